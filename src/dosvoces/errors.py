@@ -1,0 +1,52 @@
+"""What can go wrong, as types. What the world may do to a call is data (`EndReason`), not an error."""
+
+
+class DosvocesError(Exception):
+    """The root of ours. Its text names the thing, the value (masked) and the remedy."""
+
+
+class NotAllowed(DosvocesError):
+    """The caller asked for what can't be had: bad input, or a call in the wrong state."""
+
+
+class NotNow(DosvocesError):
+    """Not tried, and safe to repeat later: draining, full, no trunk, record not writable."""
+
+    def __init__(self, message: str, *, retry_after_s: int = 5) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class SettingsError(DosvocesError):
+    """The configuration can't be used."""
+
+
+class _DependencyError(DosvocesError):
+    def __init__(self, message: str, *, permanent: bool = False) -> None:
+        super().__init__(message)
+        self.permanent = permanent
+        """Whether trying again can't help."""
+
+
+class CarrierError(_DependencyError):
+    """A call could not be placed, and nothing left the machine."""
+
+
+class MediaError(_DependencyError):
+    """The media relay could not do it: no port left, worker gone."""
+
+
+class MailError(_DependencyError):
+    """The mail was not accepted. `unknown` when it may have been (the answer to the final dot never came)."""
+
+    def __init__(self, message: str, *, permanent: bool = False, unknown: bool = False) -> None:
+        super().__init__(message, permanent=permanent)
+        self.unknown = unknown
+
+
+class StoreError(_DependencyError):
+    """The record could not be written or read."""
+
+
+class AlreadyRecorded(StoreError):
+    """The unique key is taken: this connection, this dial attempt or this idempotency key is in the record already."""

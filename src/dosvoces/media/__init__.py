@@ -1,0 +1,125 @@
+"""
+The port to whatever moves the audio of a connection; ours is a worker process (`worker.py`, driven by `relay.py`).
+
+Media knows connections and sides, addresses and payload types; it knows no SIP, no record and no policy.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from dosvoces.model import ConnectionId, Side
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where RTP goes to or comes from; RTCP is the port above (RFC 3550 §11)."""
+
+    host: str
+    """A literal IPv4 or IPv6 address."""
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """The codec both legs share, as negotiated by SDP (RFC 3264)."""
+
+    name: str
+    """`PCMA`, `PCMU`, `G722`, `opus`: what `a=rtpmap` says, without the rate."""
+    payload_type: int
+    clock_rate: int = 8000
+    """Hz of the RTP timestamp (G.722: 8000, RFC 3551 §4.5.2)."""
+    dtmf_payload_type: int | None = None
+    """That of telephone-event (RFC 4733), if agreed."""
+    packet_ms: int = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """What went over one leg, from the relay's side."""
+
+    packets_received: int = 0
+    packets_sent: int = 0
+    packets_lost: int = 0
+    """Of those that the leg should have sent us (RFC 3550 §A.3); never below 0."""
+    jitter_ms: float = 0.0
+    """Interarrival jitter at the end (RFC 3550 §6.4.1)."""
+    packets_refused: int = 0
+    """From a stranger's address or not RTP: dropped."""
+
+
+@dataclass(frozen=True, slots=True)
+class Digit:
+    """A key was pressed on this side (RFC 4733), seen once per key press."""
+
+    connection_id: ConnectionId
+    side: Side
+    digit: str
+    """One of `0123456789*#ABCD`."""
+    duration_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """The first packet that was accepted from this side: media flows, and its source is locked."""
+
+    connection_id: ConnectionId
+    side: Side
+    source: Address
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The relay lost this connection (its worker died): nothing moves any more, nothing will."""
+
+    connection_id: ConnectionId
+    why: str
+
+
+RelayEvent = Digit | Heard | Lost
+
+
+class MediaRelay(Protocol):
+    """
+    Moves audio between the two sides of a connection. The contract test quotes these clauses by name.
+
+    - *one allocation*: `allocate` gives each side an even port of its own; asked again for the same connection, it is an error.
+    - *silent until told*: nothing is sent to a side before `connect` named where its media goes.
+    - *source lock*: packets are taken from the connected address; another port of that host (a NAT) is learned once, from
+      the first packets, and then locked; other hosts are refused and counted.
+    - *ringing*: `play_ringing` plays the country's ringing tone to that side until `join`, `stop_ringing` or `release`.
+    - *join*: after `join` each side hears the other within one packet time, with the sequence, timestamp and SSRC of its
+      own stream continuous.
+    - *hold*: `connect` again with other values moves or (`remote=None`) silences that side, keeping its port.
+    - *release is final and idempotent*: it returns each side's statistics (empty for an unknown connection); ports stay
+      bound and drained for 30 s.
+    - *loss is told*: if the worker dies, each of its connections gets exactly one `Lost`; later calls for it do nothing.
+    """
+
+    async def start(self, report: Callable[[RelayEvent], None]) -> None:
+        """Get ready; from here on events go to `report`, called from the loop. Raises `MediaError`."""
+
+    async def allocate(self, connection_id: ConnectionId, *, country: str) -> dict[Side, Address]:
+        """
+        Open a pair of ports for each side; the addresses are what SDP should say (the advertised ones).
+
+        `country` (ISO 3166 alpha-2) chooses the ringing tone. Raises `MediaError` when there is no port or no worker.
+        """
+
+    def connect(self, connection_id: ConnectionId, side: Side, remote: Address | None, format: Format) -> None:
+        """Say where that side's media is and how it is coded; `remote=None`: it wants to receive nothing for now."""
+
+    def play_ringing(self, connection_id: ConnectionId, side: Side) -> None:
+        """Play the ringing tone to a connected side. G.711 only; on another codec nothing is played."""
+
+    def stop_ringing(self, connection_id: ConnectionId, side: Side) -> None:
+        """Stop it."""
+
+    async def join(self, connection_id: ConnectionId) -> None:
+        """Let both sides hear each other; returns when the relay has done it. Raises `MediaError`."""
+
+    async def release(self, connection_id: ConnectionId) -> dict[Side, Statistics]:
+        """Stop everything for this connection and give its ports back after the drain."""
+
+    async def close(self) -> None:
+        """End the worker and give everything back; idempotent."""

@@ -1,0 +1,154 @@
+"""
+The words of the project as values: what a connection, a leg, a lead and an outcome are.
+
+Pure: no clock, no socket, no randomness. Everything else may import it; it imports nothing of ours.
+"""
+
+import enum
+import re
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import NewType
+
+ConnectionId = NewType("ConnectionId", str)
+LegId = NewType("LegId", str)
+
+
+class Side(enum.StrEnum):
+    """Which of the two legs: `A` is dialled first, `B` second."""
+
+    A = "a"
+    B = "b"
+
+    @property
+    def other(self) -> "Side":
+        return Side.B if self is Side.A else Side.A
+
+
+class EndReason(enum.StrEnum):
+    """Why a leg ended; the carrier's own words go beside it, in a detail."""
+
+    HANGUP = "hangup"
+    BUSY = "busy"
+    NO_ANSWER = "no_answer"
+    REJECTED = "rejected"
+    UNREACHABLE = "unreachable"
+    CANCELLED = "cancelled"
+    FAILED = "failed"
+
+
+class Outcome(enum.StrEnum):
+    """How a connection ended; set once."""
+
+    COMPLETED = "completed"
+    FIRST_BUSY = "first_busy"
+    FIRST_NO_ANSWER = "first_no_answer"
+    FIRST_FAILED = "first_failed"
+    FIRST_HUNG_UP = "first_hung_up"
+    SECOND_BUSY = "second_busy"
+    SECOND_NO_ANSWER = "second_no_answer"
+    SECOND_FAILED = "second_failed"
+    SECOND_HUNG_UP = "second_hung_up"
+    CANCELLED = "cancelled"
+    MAIL_FAILED = "mail_failed"
+    INTERRUPTED = "interrupted"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class PhoneNumber:
+    """A number that may be dialled, made by `dialplan` and by nothing else."""
+
+    e164: str
+    """`+` and 7 to 15 digits (ITU-T E.164)."""
+    as_received: str
+    """What the client wrote; answers quote it."""
+
+    def __str__(self) -> str:
+        return self.e164
+
+    @property
+    def masked(self) -> str:
+        """`+34600•••011`: enough to tell two calls apart in a log, too little to dial."""
+        return mask_number(self.e164)
+
+
+def mask_number(number: str) -> str:
+    """`+34600000011` → `+34600•••011`; what is too short to hide in is hidden whole."""
+    return f"{number[:6]}•••{number[-3:]}" if len(number) >= 11 else "•••"
+
+
+def mask_email(address: str) -> str:
+    """`ana@example.com` → `a•••@example.com`."""
+    local, at, domain = address.rpartition("@")
+    return f"{local[:1]}•••{at}{domain}" if at else "•••"
+
+
+_NUMBER_IN_TEXT = re.compile(r"\+?\d[\d .()-]{6,}\d")
+_EMAIL_IN_TEXT = re.compile(r"[^\s<>\"']+@[^\s<>\"']+")
+
+
+def mask_text(text: str) -> str:
+    """`text` with all that looks like a phone number or an e-mail address masked."""
+    text = _EMAIL_IN_TEXT.sub(lambda m: mask_email(m[0]), text)
+    return _NUMBER_IN_TEXT.sub(lambda m: mask_number(re.sub(r"[^\d+]", "", m[0])), text)
+
+
+@dataclass(frozen=True, slots=True)
+class Lead:
+    """What came with the request, for the person who handles it. Absent texts are `None`."""
+
+    email: str
+    """Whom the lead is mailed to: one addr-spec."""
+    property_name: str | None = None
+    agent_name: str | None = None
+    url: str | None = None
+    """As received; not fetched, and a link only if it is http or https."""
+    city: str | None = None
+    area_m2: str | None = None
+    price: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One accepted request: whom to connect, and when. Checked and normalised, not yet recorded."""
+
+    id: ConnectionId
+    created_at: datetime
+    first: PhoneNumber
+    second: PhoneNumber
+    lead: Lead
+    interval_s: int
+    """0 to 300 seconds from dialling A to dialling B."""
+    idempotency_key: str | None = None
+    fingerprint: str = ""
+    """SHA-256 (hex) of the request's body: tells a repeat from another request under the same key."""
+
+    def number(self, side: Side) -> PhoneNumber:
+        return self.first if side is Side.A else self.second
+
+
+def leg_id(connection: ConnectionId, side: Side) -> LegId:
+    """The leg's own id, the same at every place: in the record, in the log and in the Call-ID."""
+    return LegId(f"{connection}-{side}")
+
+
+_CROCKFORD = "0123456789abcdefghjkmnpqrstvwxyz"
+
+
+def connection_id(now: datetime, entropy: int) -> ConnectionId:
+    """
+    A new id: 26 characters, sorted by time (48 bits of milliseconds, 80 bits of `entropy`), a ULID in lower case.
+    """
+    value = (int(now.timestamp() * 1000) << 80) | (entropy & ((1 << 80) - 1))
+    return ConnectionId("".join(_CROCKFORD[(value >> shift) & 31] for shift in range(125, -1, -5)))
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Something worth keeping that changes no state: a digit, a hold, a leg's statistics, a dialog's identifiers."""
+
+    kind: str
+    """`digit`, `hold`, `resume`, `statistics`, `dialog`, `media_source` …"""
+    side: "Side | None" = None
+    facts: dict[str, str | int | float | None] = field(default_factory=dict)
