@@ -1,0 +1,77 @@
+"""
+The port to whatever places calls: one driver per kind of carrier (`sip`, and the scripted `fake` that ships).
+
+A driver places, joins and ends calls, and says what happened. It has no policy: no retry, no time-out but the
+protocol's, no opinion on who is called when.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from dosvoces.core import Event
+from dosvoces.model import ConnectionId, LegId, Note, PhoneNumber, Side, leg_id
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One leg to be dialled."""
+
+    connection_id: ConnectionId
+    side: Side
+    number: PhoneNumber
+
+    @property
+    def id(self) -> LegId:
+        """Ours, the same in the record, in the log and on the wire."""
+        return leg_id(self.connection_id, self.side)
+
+
+class Listener(Protocol):
+    """Who is told what happens to the calls. Both are called from the loop and return at once."""
+
+    def happened(self, connection_id: ConnectionId, event: Event) -> None:
+        """A leg's `Dialed`, `Ringing`, `Answered`, `Ended`, or the connection's `Unjoined`."""
+
+    def noted(self, connection_id: ConnectionId, note: Note) -> None:
+        """Something worth keeping that changes no state."""
+
+
+class Carrier(Protocol):
+    """
+    Places calls. The contract test quotes these clauses by name and runs on every driver.
+
+    - *our id on the wire*: `Call.id` goes out with the call, so that an early event finds its leg.
+    - *raises only if nothing left*: `dial` raises `CarrierError` only if nothing left the machine, and then no event follows.
+    - *exactly one end*: a dialled leg gets exactly one `Ended`, whatever happens, and nothing after it.
+    - *hang-up in any state*: `hangup` is legal in any state and idempotent; for an unknown or ended leg it does nothing.
+    - *answer after hang-up*: an answer that crosses a hang-up is hung up by the driver; it is not reported as `Answered`.
+    - *unknown fate is hung up*: a dial whose fate is unknown is hung up before it is reported as failed.
+    - *join needs both*: `join` raises `CarrierError` unless both legs are answered.
+    - *unjoined is told*: media lost after the join is one `Unjoined`; the legs stay up until they are hung up.
+    - *no policy*: no retry, no time-out but the protocol's.
+    """
+
+    async def start(self, listener: Listener) -> None:
+        """Get ready to dial. Raises `CarrierError`."""
+
+    async def dial(self, call: Call) -> None:
+        """
+        Start ringing `call.number`; all that follows arrives as events, first of all `Dialed`.
+
+        Doesn't wait for an answer. Side B is dialled after side A has answered: it is offered what A speaks.
+        """
+
+    def hangup(self, leg: LegId) -> None:
+        """Release the leg: CANCEL before the answer, BYE after it, whichever is right when they cross."""
+
+    def play_ringing(self, leg: LegId) -> None:
+        """Let this answered leg hear the ringing tone until `join`."""
+
+    async def join(self, connection_id: ConnectionId) -> None:
+        """Let both hear each other; returns when they do. Raises `CarrierError`."""
+
+    def problems(self) -> list[str]:
+        """Why no call could be placed now, in words; empty if one could."""
+
+    async def close(self) -> None:
+        """Hang up what is left, wait (bounded) until the far ends confirmed, give everything back; idempotent."""

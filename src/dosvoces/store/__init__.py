@@ -1,0 +1,152 @@
+"""
+The port to the record: what was asked for, what was dialled, what happened, when.
+
+What can't be taken back leaves only after its intent is durable; the `async` methods that write return when it is on
+disk. `journal` alone is written behind. One writer gathers what waits across all connections and commits once.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Protocol
+
+from dosvoces.core import Connection
+from dosvoces.mail import Mail
+from dosvoces.model import ConnectionId, Order, Outcome, Side
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of a connection's journal: what happened, and what that made of it."""
+
+    connection_id: ConnectionId
+    at: datetime
+    event: str
+    """The event's or note's name in snake case: `answered`, `digit` …"""
+    side: Side | None
+    before: str
+    """The phase before (`core.Phase`)."""
+    after: str
+    """The phase after; the same for a note and for what came late or doubled."""
+    facts: dict[str, str | int | float | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """What is known of the request that used an idempotency key before."""
+
+    connection_id: ConnectionId
+    fingerprint: str
+    status: int | None
+    """The HTTP status that was answered, `None` while it is open."""
+    body: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class LegRecord:
+    side: Side
+    number: str
+    """E.164."""
+    state: str
+    dialed_at: datetime | None
+    answered_at: datetime | None
+    ended_at: datetime | None
+    reason: str | None
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionRecord:
+    """A connection as the record has it."""
+
+    id: ConnectionId
+    created_at: datetime
+    phase: str
+    outcome: str | None
+    ended_by: str
+    first: str
+    second: str
+    email: str
+    lead: dict[str, str | None]
+    """The lead's other fields by their name in `model.Lead`."""
+    interval_s: int
+    joined_at: datetime | None
+    ended_at: datetime | None
+    answer_status: int | None
+    legs: Sequence[LegRecord]
+
+
+@dataclass(frozen=True, slots=True)
+class KeptMail:
+    """A mail in the embedded inbox."""
+
+    number: int
+    """1 for the oldest kept."""
+    message_id: str
+    recipient: str
+    subject: str
+    kept_at: datetime
+    content: bytes
+
+
+class Store(Protocol):
+    """
+    The record. Its contract test quotes these clauses by name.
+
+    - *durable on return*: what `record`, `intend_dial`, `settle`, `keep_mail` wrote survives a kill at any later moment.
+    - *one dial per attempt*: a second `intend_dial` for the same connection, side and attempt raises `AlreadyRecorded`.
+    - *one key, one request*: a second `record` under the same idempotency key raises `AlreadyRecorded`.
+    - *journal in order*: entries come back in the order given, none lost that was given before a durable write.
+    - *errors are ours*: whatever the database does, callers see `StoreError`.
+    """
+
+    async def open(self) -> None:
+        """Connect, migrate (SQLite), and check that the record can be written. Raises `StoreError`."""
+
+    async def record(self, order: Order) -> None:
+        """Write a new connection. Raises `AlreadyRecorded`, `StoreError`."""
+
+    async def intend_dial(self, order: Order, side: Side, *, attempt: int, at: datetime) -> None:
+        """Write that this number is about to be rung. Raises `AlreadyRecorded`, `StoreError`."""
+
+    def update(self, connection_id: ConnectionId, state: Connection, deadline: datetime | None) -> None:
+        """Note the newest state (phase, legs, times, next deadline), written behind; the last one before a commit counts."""
+
+    async def settle(self, connection_id: ConnectionId, state: Connection, outcome: Outcome, *, at: datetime) -> None:
+        """Write the outcome and both legs' ends, once. Raises `StoreError`."""
+
+    def journal(self, entry: Entry) -> None:
+        """Write `entry` behind. Never raises, never waits; a bounded queue drops nothing but is reported by `problems`."""
+
+    async def remember_answer(self, connection_id: ConnectionId, *, status: int, body: str) -> None:
+        """Keep what the client was answered. Raises `StoreError`."""
+
+    async def earlier(self, key: str) -> Earlier | None:
+        """What was recorded under this idempotency key."""
+
+    async def unfinished(self) -> list[ConnectionRecord]:
+        """Connections without an outcome: at start, those that the last process left."""
+
+    async def connection(self, connection_id: ConnectionId) -> ConnectionRecord | None:
+        """One connection with its legs."""
+
+    async def connections(self, *, limit: int = 50, before: ConnectionId | None = None) -> list[ConnectionRecord]:
+        """The newest first."""
+
+    async def entries(self, connection_id: ConnectionId) -> list[Entry]:
+        """A connection's journal, oldest first."""
+
+    async def keep_mail(self, mail: Mail, *, at: datetime) -> None:
+        """Keep a mail in the embedded inbox; the same Message-ID again changes nothing. Raises `StoreError`."""
+
+    async def mails(self, *, limit: int = 50) -> list[KeptMail]:
+        """The newest first."""
+
+    async def mail(self, number: int) -> KeptMail | None:
+        """One kept mail by its number."""
+
+    def problems(self) -> list[str]:
+        """Why the record can't be written now, in words; empty if it can."""
+
+    async def close(self) -> None:
+        """Write what waits, then disconnect; idempotent."""
