@@ -11,6 +11,28 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
+from dosvoces.events import (
+    Answered,
+    Cancel,
+    Command,
+    Dial,
+    Dialed,
+    Elapsed,
+    Ended,
+    Event,
+    Hangup,
+    Join,
+    Joined,
+    LostAtRestart,
+    MailRefused,
+    MailSent,
+    PlayRinging,
+    Report,
+    Ringing,
+    SendMail,
+    Started,
+    Unjoined,
+)
 from dosvoces.model import EndReason, Outcome, Side
 
 
@@ -44,6 +66,7 @@ class LegState(enum.StrEnum):
 
 class MailState(enum.StrEnum):
     PENDING = "pending"
+    SENDING = "sending"
     SENT = "sent"
     REFUSED = "refused"
 
@@ -136,141 +159,6 @@ _PHASE_BY_LEGS = {
 }
 
 
-# --- events: what happened ---
-
-
-@dataclass(frozen=True, slots=True)
-class Started:
-    """The connection is in the durable record."""
-
-
-@dataclass(frozen=True, slots=True)
-class MailSent:
-    """The mail was accepted."""
-
-
-@dataclass(frozen=True, slots=True)
-class MailRefused:
-    """The mail was not accepted, or nobody knows whether it was."""
-
-    detail: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Dialed:
-    """The INVITE left: the interval and the ring time-out count from now."""
-
-    side: Side
-
-
-@dataclass(frozen=True, slots=True)
-class Ringing:
-    side: Side
-
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    side: Side
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """The leg is over and nobody is left on it. `detail` has the carrier's words: SIP code and text."""
-
-    side: Side
-    reason: EndReason
-    detail: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Joined:
-    """Both hear each other."""
-
-
-@dataclass(frozen=True, slots=True)
-class Unjoined:
-    """The media between them is gone, or could not be made."""
-
-    detail: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Elapsed:
-    """Time passed: whatever is due by now is done."""
-
-
-@dataclass(frozen=True, slots=True)
-class Cancel:
-    """Somebody wants it ended: a client, an operator, a shutdown."""
-
-    by: str
-
-
-@dataclass(frozen=True, slots=True)
-class LostAtRestart:
-    """The process that carried it died; whatever was up is hung up, nothing is dialled again."""
-
-
-Event = (
-    Started
-    | MailSent
-    | MailRefused
-    | Dialed
-    | Ringing
-    | Answered
-    | Ended
-    | Joined
-    | Unjoined
-    | Elapsed
-    | Cancel
-    | LostAtRestart
-)
-
-
-# --- commands: what is to be done ---
-
-
-@dataclass(frozen=True, slots=True)
-class SendMail:
-    """E-mail the lead."""
-
-
-@dataclass(frozen=True, slots=True)
-class Dial:
-    """Ring this side, once: the intent is in the record before the INVITE leaves."""
-
-    side: Side
-
-
-@dataclass(frozen=True, slots=True)
-class PlayRinging:
-    """Let this side hear its country's ringing tone."""
-
-    side: Side
-
-
-@dataclass(frozen=True, slots=True)
-class Join:
-    """Let both hear each other."""
-
-
-@dataclass(frozen=True, slots=True)
-class Hangup:
-    """Release this leg, whatever its state."""
-
-    side: Side
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """It is over: record the outcome and tell whoever waits."""
-
-    outcome: Outcome
-
-
-Command = SendMail | Dial | PlayRinging | Join | Hangup | Report
-
-
 # --- the leg's table ---
 
 LEG_TABLE: dict[tuple[LegState, type[Event]], LegState] = {
@@ -284,7 +172,10 @@ LEG_TABLE: dict[tuple[LegState, type[Event]], LegState] = {
     # An answer that crosses our hang-up is the driver's to end (ACK and BYE): here it is late and changes nothing.
     (LegState.RELEASING, Ended): LegState.ENDED,
 }
-"""What a carrier's event does to a leg. `Dial` makes `dialing` of `idle`, `Hangup` makes `releasing` of what is live."""
+"""
+What a carrier's event does to a leg. Beside it, `Dial` makes `dialing` of `idle`, and `Hangup` makes `releasing` of
+what is live.
+"""
 
 
 def step(connection: Connection, event: Event, now: datetime) -> tuple[Connection, list[Command]]:
@@ -328,7 +219,7 @@ def _apply(c: Connection, event: Event, now: datetime) -> Connection:
 
 
 def _mailing(c: Connection) -> bool:
-    return c.started_at is not None and c.mail is MailState.PENDING
+    return c.mail is MailState.SENDING
 
 
 def _apply_to_leg(c: Connection, event: Dialed | Ringing | Answered | Ended, now: datetime) -> Connection:
@@ -472,9 +363,13 @@ def _next(c: Connection, now: datetime) -> tuple[Connection, Command | None]:
     if c.verdict is not None:
         return _release(c, c.verdict, now)
     if c.mail is MailState.PENDING:
+        return replace(c, mail=MailState.SENDING), SendMail()
+    if c.mail is MailState.SENDING:
         return c, None
     if c.a.state is LegState.IDLE:
         return replace(c, a=Leg(LegState.DIALING, dialed_at=now)), Dial(Side.A)
+    if c.a.state is LegState.ANSWERED and c.b.state is not LegState.ANSWERED and not c.ringback:
+        return replace(c, ringback=True), PlayRinging(Side.A)
     if _waits_for_interval(c) and c.a.dialed_at is not None and _after(c.a.dialed_at, c.terms.interval_s) <= now:
         return replace(c, b=Leg(LegState.DIALING, dialed_at=now)), Dial(Side.B)
     if c.a.state is LegState.ANSWERED and c.b.state is LegState.ANSWERED and c.join_ordered_at is None:

@@ -8,7 +8,7 @@ protocol's, no opinion on who is called when.
 from dataclasses import dataclass
 from typing import Protocol
 
-from dosvoces.core import Event
+from dosvoces.events import Event
 from dosvoces.model import ConnectionId, LegId, Note, PhoneNumber, Side, leg_id
 
 
@@ -41,10 +41,13 @@ class Carrier(Protocol):
     Places calls. The contract test quotes these clauses by name and runs on every driver.
 
     - *our id on the wire*: `Call.id` goes out with the call, so that an early event finds its leg.
-    - *raises only if nothing left*: `dial` raises `CarrierError` only if nothing left the machine, and then no event follows.
+    - *raises only if nothing left*: `dial` raises `CarrierError` only if nothing left the machine; no event
+      follows then.
     - *exactly one end*: a dialled leg gets exactly one `Ended`, whatever happens, and nothing after it.
-    - *hang-up in any state*: `hangup` is legal in any state and idempotent; for an unknown or ended leg it does nothing.
-    - *answer after hang-up*: an answer that crosses a hang-up is hung up by the driver; it is not reported as `Answered`.
+    - *hang-up in any state*: `hangup` is legal in any state and idempotent; for an unknown or ended leg it does
+      nothing.
+    - *answer after hang-up*: an answer that crosses a hang-up is hung up by the driver and not reported as
+      `Answered`.
     - *unknown fate is hung up*: a dial whose fate is unknown is hung up before it is reported as failed.
     - *join needs both*: `join` raises `CarrierError` unless both legs are answered.
     - *unjoined is told*: media lost after the join is one `Unjoined`; the legs stay up until they are hung up.

@@ -93,8 +93,10 @@ class Store(Protocol):
     """
     The record. Its contract test quotes these clauses by name.
 
-    - *durable on return*: what `record`, `intend_dial`, `settle`, `keep_mail` wrote survives a kill at any later moment.
-    - *one dial per attempt*: a second `intend_dial` for the same connection, side and attempt raises `AlreadyRecorded`.
+    - *durable on return*: what `record`, `intend_dial`, `settle`, `keep_mail` wrote survives a kill at any later
+      moment.
+    - *one dial per attempt*: a second `intend_dial` for the same connection, side and attempt raises
+      `AlreadyRecorded`.
     - *one key, one request*: a second `record` under the same idempotency key raises `AlreadyRecorded`.
     - *journal in order*: entries come back in the order given, none lost that was given before a durable write.
     - *errors are ours*: whatever the database does, callers see `StoreError`.
@@ -110,13 +112,13 @@ class Store(Protocol):
         """Write that this number is about to be rung. Raises `AlreadyRecorded`, `StoreError`."""
 
     def update(self, connection_id: ConnectionId, state: Connection, deadline: datetime | None) -> None:
-        """Note the newest state (phase, legs, times, next deadline), written behind; the last one before a commit counts."""
+        """Note the newest state and its deadline, written behind; the last one before a commit counts."""
 
     async def settle(self, connection_id: ConnectionId, state: Connection, outcome: Outcome, *, at: datetime) -> None:
         """Write the outcome and both legs' ends, once. Raises `StoreError`."""
 
     def journal(self, entry: Entry) -> None:
-        """Write `entry` behind. Never raises, never waits; a bounded queue drops nothing but is reported by `problems`."""
+        """Write `entry` behind. Never raises, never waits; a queue near its limit is reported by `problems`."""
 
     async def remember_answer(self, connection_id: ConnectionId, *, status: int, body: str) -> None:
         """Keep what the client was answered. Raises `StoreError`."""
