@@ -1,0 +1,122 @@
+"""
+A scripted carrier that ships: no call leaves the machine, everything else is real.
+
+For dry runs, for tests of what stands above the carriers, and as the smallest example of a driver.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from dosvoces.carriers import Call, Listener
+from dosvoces.errors import CarrierError
+from dosvoces.events import Answered, Dialed, Ended, Event, Ringing, Unjoined
+from dosvoces.model import ConnectionId, EndReason, LegId, Side, leg_id
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """What the far end does, in seconds from the dial; `None`: never."""
+
+    rings_after_s: float | None = 0.0
+    answers_after_s: float | None = 0.0
+    fails_after_s: float | None = None
+    """Ends before the answer, with `reason`."""
+    reason: EndReason = EndReason.BUSY
+    detail: str = ""
+    hangs_up_after_s: float | None = None
+    """Counted from the answer."""
+    unreachable: bool = False
+    """`dial` itself raises: nothing left the machine."""
+
+
+ANSWERS = Script()
+
+
+@dataclass(slots=True, eq=False)
+class _FakeLeg:
+    call: Call
+    script: Script
+    answered: bool = False
+    timers: list[asyncio.TimerHandle] = field(default_factory=list)
+
+
+class FakeCarrier:
+    """Plays `script(call)` for each leg; keeps in `dialed` what was dialled."""
+
+    def __init__(self, script: Callable[[Call], Script] = lambda _call: ANSWERS) -> None:
+        self._script = script
+        self._legs: dict[LegId, _FakeLeg] = {}
+        self._joined: set[ConnectionId] = set()
+        self._listener: Listener | None = None
+        self.dialed: list[Call] = []
+        self.hears_ringing: set[LegId] = set()
+
+    @property
+    def live_legs(self) -> list[LegId]:
+        return list(self._legs)
+
+    async def start(self, listener: Listener) -> None:
+        self._listener = listener
+
+    async def dial(self, call: Call) -> None:
+        script = self._script(call)
+        if script.unreachable:
+            raise CarrierError(f"no route to {call.number.masked} in the script")
+        self.dialed.append(call)
+        leg = self._legs[call.id] = _FakeLeg(call, script)
+        self._tell(leg, Dialed(call.side))
+        if script.fails_after_s is not None:
+            self._later(leg, script.fails_after_s, self._end, leg, script.reason, script.detail)
+        if script.rings_after_s is not None:
+            self._later(leg, script.rings_after_s, self._tell, leg, Ringing(call.side))
+        if script.answers_after_s is not None and script.fails_after_s is None:
+            self._later(leg, script.answers_after_s, self._answer, leg)
+
+    def hangup(self, leg: LegId) -> None:
+        if (known := self._legs.get(leg)) is not None:
+            self._end(known, EndReason.HANGUP if known.answered else EndReason.CANCELLED, "")
+
+    def play_ringing(self, leg: LegId) -> None:
+        self.hears_ringing.add(leg)
+
+    async def join(self, connection_id: ConnectionId) -> None:
+        for side in Side:
+            leg = self._legs.get(leg_id(connection_id, side))
+            if leg is None or not leg.answered:
+                raise CarrierError(f"leg {side} of {connection_id} is not answered")
+        self._joined.add(connection_id)
+
+    def lose_media(self, connection_id: ConnectionId) -> None:
+        """Pretend that the media relay died under this connection."""
+        if connection_id in self._joined and self._listener is not None:
+            self._joined.discard(connection_id)
+            self._listener.happened(connection_id, Unjoined("media lost in the script"))
+
+    def problems(self) -> list[str]:
+        return []
+
+    async def close(self) -> None:
+        for leg in list(self._legs):
+            self.hangup(leg)
+
+    def _later(self, leg: _FakeLeg, delay_s: float, act: Callable[..., None], *values: object) -> None:
+        leg.timers.append(asyncio.get_running_loop().call_later(delay_s, act, *values))
+
+    def _answer(self, leg: _FakeLeg) -> None:
+        leg.answered = True
+        self._tell(leg, Answered(leg.call.side))
+        if leg.script.hangs_up_after_s is not None:
+            self._later(leg, leg.script.hangs_up_after_s, self._end, leg, EndReason.HANGUP, leg.script.detail)
+
+    def _end(self, leg: _FakeLeg, reason: EndReason, detail: str) -> None:
+        del self._legs[leg.call.id]
+        self._joined.discard(leg.call.connection_id)
+        self.hears_ringing.discard(leg.call.id)
+        for timer in leg.timers:
+            timer.cancel()
+        self._tell(leg, Ended(leg.call.side, reason, detail))
+
+    def _tell(self, leg: _FakeLeg, event: Event) -> None:
+        assert self._listener is not None, "start() comes before dial()"
+        self._listener.happened(leg.call.connection_id, event)
