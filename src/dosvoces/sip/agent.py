@@ -1,0 +1,242 @@
+"""
+The asyncio shell of the user agent: one socket, one timer, nothing else that waits.
+
+The rules are in `ua` and below it; here are the clock, the randomness, the names to be resolved and the log. One
+`call_at` serves all timers of all calls. What a handler raises is logged here, at the loop's edge, and hurts no other
+call.
+"""
+
+import asyncio
+import logging
+import random
+import secrets
+import socket
+from collections.abc import Callable, Iterable
+
+from .api import Address, CallEnd, CallHandler, DialogFacts, Invitation
+from .digest import Credentials
+from .incoming import IncomingCall
+from .outgoing import OutgoingCall
+from .transport import UdpTransport, reachable_address
+from .ua import UserAgent
+
+__all__ = ["Agent", "IncomingCall", "OutgoingCall", "SipTransportError"]
+
+log = logging.getLogger(__name__)
+
+CLOSE_TIMEOUT_S = 5.0
+
+
+class SipTransportError(OSError):
+    """The INVITE could not leave the machine; nobody was called."""
+
+
+class Agent:
+    """
+    A SIP user agent on a UDP socket of the running loop.
+
+    Who is heard: the addresses in `peers`, and for the length of a call those that its invitation or its dialog
+    (Contact, Record-Route) names; everybody else is dropped unread. `peers=None` hears everybody, which is for trial
+    phones. Without `on_invite` an INVITE that belongs to no call gets no answer, whoever sent it.
+    """
+
+    __slots__ = ("_closed", "_loop", "_quiet", "_running", "_timer", "_timer_at", "_transport", "_ua")
+
+    def __init__(self) -> None:
+        """Use `open`."""
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+        self._running = 0
+        self._closed = False
+        self._quiet: asyncio.Future[None] | None = None
+        self._transport: UdpTransport
+        self._ua: UserAgent
+
+    @classmethod
+    async def open(
+        cls,
+        *,
+        bind: Address = ("0.0.0.0", 5060),
+        advertised: Address | None = None,
+        user_agent: str = "Dosvoces",
+        peers: Iterable[str] | None = (),
+        on_invite: Callable[[IncomingCall], CallHandler | None] | None = None,
+    ) -> "Agent":
+        """
+        Bind and listen. `peers` are hosts (addresses or names, resolved once, here).
+
+        `advertised` is what Via and Contact say; left out it is the bound address, port 0 in it stands for the bound
+        port. `on_invite` gets each new incoming call and returns its handler; it may ring, answer or reject at once;
+        `None` leaves the caller without any answer. Raises `OSError` when the port is taken or a name is unknown.
+        """
+        agent = cls()
+        family = socket.AF_INET6 if ":" in bind[0] else socket.AF_INET
+        known = None if peers is None else [(await _resolve(host, 5060, family))[0] for host in peers]
+        transport = UdpTransport(
+            bind, receiver=agent._receive, unreachable=agent._unreachable, settled=agent._settle
+        )
+        towards = next(iter(known or ()), "2001:db8::1" if family == socket.AF_INET6 else "192.0.2.1")
+        host, port = advertised or (reachable_address(transport.local[0], towards), 0)
+        agent._transport = transport
+        agent._ua = UserAgent(
+            local=(host, port or transport.local[1]),
+            user_agent=user_agent,
+            peers=known,
+            clock=agent._loop.time,
+            token=_token,
+            uniform=random.uniform,
+            wake=agent._settle,
+            on_invite=on_invite,
+        )
+        return agent
+
+    @property
+    def local(self) -> Address:
+        """The bound address, with the port that the system chose where 0 was asked for."""
+        return self._transport.local
+
+    @property
+    def advertised(self) -> Address:
+        """What Via and Contact say."""
+        return self._ua.local
+
+    @property
+    def open_calls(self) -> int:
+        """Calls that have begun and whose end has not been reported."""
+        return self._ua.open_calls
+
+    @property
+    def transactions(self) -> int:
+        """Transactions of both kinds, lingering ones included (up to 32 s after a call)."""
+        return self._ua.transactions
+
+    @property
+    def idle(self) -> bool:
+        """Nothing open, nothing lingering."""
+        return self._ua.idle
+
+    async def resolve(self, host: str, port: int = 5060) -> Address:
+        """`host` as a literal address of this agent's family. Raises `OSError`."""
+        family = socket.AF_INET6 if ":" in self._transport.local[0] else socket.AF_INET
+        return await _resolve(host, port, family)
+
+    def trust(self, host: str) -> None:
+        """Hear the literal address `host` from now on, as if it were in `peers`."""
+        self._ua.trust(host)
+
+    def invite(self, invitation: Invitation, handler: CallHandler) -> OutgoingCall:
+        """
+        Send an INVITE; all that follows comes to `handler`, never before this returns.
+
+        Raises `SipTransportError` if the INVITE could not leave the machine; then nothing follows.
+        """
+        if self._closed:
+            raise SipTransportError("the SIP agent is closed")
+        call = self._ua.invite(invitation, handler)
+        try:
+            self._flush()
+        except OSError as error:
+            self._ua.forget(call)
+            raise SipTransportError(f"cannot send to {invitation.destination[0]}: {error}") from error
+        self._arm()
+        return call
+
+    def hang_up_orphan(
+        self, facts: DialogFacts, credentials: Credentials | None, done: Callable[[CallEnd], None] | None = None
+    ) -> None:
+        """
+        Hang up a call that an earlier process left: ACK (it may have died before sending it) and BYE.
+
+        `done` gets the end when the BYE was answered or has timed out.
+        """
+        self._ua.hang_up_orphan(facts, credentials, done)
+
+    async def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
+        """Hang up what is left, wait `timeout_s` at most for it to be over, and close the socket. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        self._ua.hang_up_all()
+        if self._ua.open_calls:
+            self._quiet = self._loop.create_future()
+            try:
+                await asyncio.wait_for(self._quiet, timeout_s)
+            except TimeoutError:
+                log.warning("closed with %d calls still being hung up", self._ua.open_calls)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._transport.close()
+
+    # -- the loop's edge --------------------------------------------------------------------------------------------
+
+    def _receive(self, data: bytes, source: Address) -> None:
+        self._guard(self._ua.receive, data, source)
+
+    def _unreachable(self, destination: Address, quoted: bytes) -> None:
+        self._guard(self._ua.unreachable, destination, quoted)
+
+    def _advance(self) -> None:
+        self._timer = None
+        self._guard(self._ua.advance)
+        self._settle()
+
+    def _guard(self, action: Callable[..., None], *arguments: object) -> None:
+        self._running += 1
+        try:
+            action(*arguments, self._loop.time())
+        except Exception:
+            # A handler's fault, or ours; either way the other calls go on.
+            log.exception("error while handling a SIP event")
+        finally:
+            self._running -= 1
+
+    def _settle(self) -> None:
+        """Send what waits and set the timer; put off while a batch is being handled."""
+        if self._running:
+            return
+        try:
+            self._flush()
+        except OSError as error:
+            log.warning("cannot send: %s", error)
+        self._arm()
+        if self._quiet is not None and not self._quiet.done() and not self._ua.open_calls:
+            self._quiet.set_result(None)
+
+    def _flush(self) -> None:
+        """Send all that waits. Raises the last `OSError`, after trying the rest."""
+        outbox = self._ua.outbox
+        failure: OSError | None = None
+        while outbox:
+            waiting = outbox[:]
+            outbox.clear()
+            for data, destination in waiting:
+                try:
+                    self._transport.send(data, destination)
+                except OSError as error:
+                    failure = error
+                    self._unreachable(destination, data)
+        if failure is not None:
+            raise failure
+
+    def _arm(self) -> None:
+        due = self._ua.next_timer()
+        if due is None:
+            return
+        if self._timer is not None:
+            if self._timer_at <= due:
+                return  # wakes early at worst, and sets itself again
+            self._timer.cancel()
+        self._timer = self._loop.call_at(due, self._advance)
+        self._timer_at = due
+
+
+def _token() -> str:
+    return secrets.token_hex(8)  # RFC 3261 §19.3 asks for 32 random bits, these are 64
+
+
+async def _resolve(host: str, port: int, family: socket.AddressFamily) -> Address:
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(host.strip("[]"), port, family=family, type=socket.SOCK_DGRAM)
+    address = found[0][4]
+    return str(address[0]), int(address[1])

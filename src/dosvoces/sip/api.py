@@ -1,0 +1,145 @@
+"""
+What a call is told and what it tells: the values and the handler between the user agent and whoever uses it.
+
+Bodies are opaque `bytes`: the user agent neither makes nor reads SDP.
+"""
+
+import enum
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from .digest import Credentials
+
+Address: TypeAlias = tuple[str, int]
+"""A literal IP address (IPv6 without brackets) and a port."""
+
+SDP = "application/sdp"
+
+
+class CallStateError(RuntimeError):
+    """The caller asked for what the call's state does not allow, such as answering twice."""
+
+
+class EndCause(enum.StrEnum):
+    """Why a call ended, apart from who did it."""
+
+    HANGUP = "hangup"
+    """BYE, by either side."""
+    CANCELLED = "cancelled"
+    """Ended by the caller before the answer; no one was left on the line."""
+    REJECTED = "rejected"
+    """A final answer other than 2xx: `status` says which."""
+    TIMEOUT = "timeout"
+    """The peer did not answer, or not in time."""
+    TRANSPORT = "transport"
+    """The peer could not be reached: ICMP, or the system refused to send."""
+    PROTOCOL = "protocol"
+    """The peer no longer knows the dialog (481)."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallEnd:
+    """How a call ended; each call has exactly one."""
+
+    cause: EndCause
+    by: str
+    """`"local"` or `"remote"`."""
+    status: int | None = None
+    """The final status code of the peer; `None` when there was none (time-out, transport error, hang-up)."""
+    phrase: str = ""
+    """The peer's reason phrase, or ours."""
+    detail: str = ""
+    """The peer's Reason header as it came (RFC 3326, Q.850), or what went wrong while hanging up."""
+
+
+@dataclass(frozen=True, slots=True)
+class DialogFacts:
+    """All that a later process needs to hang up a call: texts and numbers only, fit for a record."""
+
+    call_id: str
+    local: str
+    """Our From (or To) value with its tag."""
+    remote: str
+    """The peer's To (or From) value with its tag."""
+    local_tag: str
+    remote_tag: str
+    invite_cseq: int
+    """The CSeq number of the INVITE that was answered: the ACK repeats it. 0 where the peer sent the INVITE."""
+    local_cseq: int
+    """The last CSeq number used by us."""
+    remote_target: str
+    """The peer's Contact URI."""
+    route_set: tuple[str, ...]
+    """Route values in sending order, as text."""
+    destination: Address
+    """Where the dialog's requests go if neither route nor target is a literal address."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Invitation:
+    """One INVITE to be sent."""
+
+    request_uri: str
+    destination: Address
+    """The next hop, as a literal address."""
+    from_uri: str
+    to_uri: str
+    call_id: str
+    """Ours, unique for ever: a leg's id and something random."""
+    body: bytes
+    content_type: str = SDP
+    from_name: str = ""
+    """Display name of the caller; quoted by the agent."""
+    credentials: Credentials | None = None
+    headers: tuple[tuple[str, str], ...] = ()
+    """Further headers, such as P-Asserted-Identity."""
+    peers: tuple[str, ...] = ()
+    """Addresses that may speak for the peer besides `destination` and the agent's own peers."""
+
+
+class CallHandler:
+    """
+    Told what happens to one call, synchronously and in order; the methods that a user doesn't need do nothing.
+
+    A method may call the call's own methods (hang up, say). Nothing follows `on_ended`.
+    """
+
+    __slots__ = ()
+
+    def on_progress(self, status: int, phrase: str, body: bytes) -> None:
+        """A provisional answer other than 100; `body` is early media's SDP or empty. May repeat."""
+
+    def on_answer(self, body: bytes, facts: DialogFacts) -> None:
+        """The call was answered and the answer acknowledged; `body` is the peer's SDP."""
+
+    def on_confirmed(self, body: bytes) -> None:
+        """The ACK to our own answer came (incoming calls only); `body` answers an offer of ours, or is empty."""
+
+    def on_offer(self, body: bytes | None) -> bytes | None:
+        """
+        The peer changes the session (re-INVITE, UPDATE); returns our answer, or `None` to refuse it with 488.
+
+        `body=None`: the peer wants our offer; its answer comes with `on_answer_to_offer`.
+        """
+        return None
+
+    def on_answer_to_offer(self, body: bytes) -> None:
+        """The answer to an offer that `on_offer(None)` made; empty if the ACK had none."""
+
+    def on_info(self, content_type: str, body: bytes) -> None:
+        """An INFO, such as `application/dtmf-relay`; it is answered with 200."""
+
+    def on_ended(self, end: CallEnd) -> None:
+        """The call is over and nobody is left on its line. Exactly once, and the last of all."""
+
+
+def quoted(name: str) -> str:
+    """`name` as a quoted display name (RFC 3261 §25.1) with control characters dropped."""
+    kept = "".join(char for char in name if char.isprintable())
+    return '"' + kept.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def header_lines(headers: Iterable[tuple[str, str]]) -> tuple[str, ...]:
+    """`(name, value)` pairs as lines."""
+    return tuple(f"{name}: {value}" for name, value in headers)
