@@ -26,7 +26,8 @@ class Mailbox(Protocol):
     """
     Takes mails for delivery: an SMTP submission server, or the inbox in our own store.
 
-    - *accepted or not*: `deliver` returns when the other end has taken responsibility, and raises `MailError` otherwise.
+    - *accepted or not*: `deliver` returns when the other end has taken responsibility, and raises `MailError`
+      otherwise.
     - *bounded*: it never lasts longer than its time limit (10 s by default).
     - *no second try*: one call is one try; trying again is the caller's decision.
     """
