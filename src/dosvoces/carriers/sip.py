@@ -1,0 +1,457 @@
+"""
+The SIP driver: places calls through trunks with our own agent, moves their audio with a `MediaRelay`.
+
+Makes and reads the session descriptions; knows no rule of a connection but that B is offered what A speaks.
+"""
+
+import asyncio
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import structlog
+
+from dosvoces.carriers import Call, Listener
+from dosvoces.errors import CarrierError, MediaError
+from dosvoces.events import Answered, Dialed, Ended, Event, Ringing, Unjoined
+from dosvoces.media import Address, Digit, Format, Heard, Lost, MediaRelay, RelayEvent, Statistics
+from dosvoces.model import ConnectionId, EndReason, LegId, Note, PhoneNumber, Side
+from dosvoces.sip import sdp
+from dosvoces.sip.agent import Agent, SipTransportError
+from dosvoces.sip.api import CallEnd, CallHandler, DialogFacts, EndCause, Invitation
+from dosvoces.sip.digest import Credentials
+
+if TYPE_CHECKING:
+    from dosvoces.sip.agent import OutgoingCall
+
+log = structlog.get_logger(__name__)
+
+# A is offered G.711 only: while B is called A hears the ringing tone, never silence, and our tones are G.711.
+FIRST_OFFER = (sdp.PCMA, sdp.PCMU, sdp.TELEPHONE_EVENT)
+
+
+@dataclass(frozen=True, slots=True)
+class Trunk:
+    """A configured account at a carrier that speaks SIP."""
+
+    name: str
+    host: str
+    """The proxy, as configured: it stands in the URIs."""
+    port: int
+    caller_id: str = ""
+    """E.164; shown to both parties."""
+    username: str = ""
+    password: str = field(default="", repr=False)
+    country: str = "ES"
+    prefixes: tuple[str, ...] = ("+",)
+    """Of the numbers that go through this trunk, in E.164."""
+
+    @property
+    def credentials(self) -> Credentials | None:
+        return Credentials(self.username, self.password) if self.username else None
+
+    @property
+    def domain(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == 5060 else f"{host}:{self.port}"
+
+    def uri(self, user: str) -> str:
+        return f"sip:{user}@{self.domain}"
+
+
+@dataclass(slots=True, eq=False)
+class _Session:
+    """What the two legs of a connection share: their relay and their codec."""
+
+    connection_id: ConnectionId
+    addresses: dict[Side, Address]
+    legs: "dict[Side, _Leg]" = field(default_factory=dict)
+    lost: bool = False
+
+
+class SipCarrier:
+    """Calls through SIP trunks; see `Carrier` for the contract."""
+
+    def __init__(
+        self,
+        *,
+        trunks: Sequence[Trunk],
+        relay: MediaRelay,
+        bind: tuple[str, int],
+        advertised: tuple[str, int] | None = None,
+        user_agent: str = "dosvoces",
+    ) -> None:
+        self._trunks = trunks
+        self._relay = relay
+        self._bind = bind
+        self._advertised = advertised
+        self._user_agent = user_agent
+        self._agent: Agent | None = None
+        self._listener: Listener | None = None
+        self._destinations: dict[str, tuple[str, int]] = {}
+        self._sessions: dict[ConnectionId, _Session] = {}
+        self._releases: set[asyncio.Task[None]] = set()
+
+    @property
+    def agent(self) -> Agent:
+        """The user agent under it, once started."""
+        assert self._agent is not None, "start() comes first"
+        return self._agent
+
+    @property
+    def open_sessions(self) -> int:
+        """Connections that still hold a leg or a relay."""
+        return len(self._sessions) + len(self._releases)
+
+    async def start(self, listener: Listener) -> None:
+        self._listener = listener
+        if not self._trunks:
+            return  # Nobody to call: no port is taken for it.
+        for trunk in self._trunks:
+            self._destinations[trunk.name] = await _resolve(trunk)
+        try:
+            self._agent = await Agent.open(
+                bind=self._bind,
+                advertised=self._advertised,
+                user_agent=self._user_agent,
+                peers=[host for host, _port in self._destinations.values()],
+            )
+        except OSError as error:
+            host, port = self._bind
+            raise CarrierError(
+                f"can't listen for SIP on {host}:{port}: {error.strerror or error}; change sip.bind or free the port"
+            ) from error
+        try:
+            await self._relay.start(self._media_happened)
+        except MediaError as error:
+            raise CarrierError(str(error)) from error
+
+    async def dial(self, call: Call) -> None:
+        trunk = self._route(call.number)
+        session = await self._session(call, trunk)
+        leg = _Leg(self, session, call, self._codecs(session, call.side))
+        invitation = Invitation(
+            request_uri=trunk.uri(call.number.e164),
+            to_uri=trunk.uri(call.number.e164),
+            from_uri=trunk.uri(trunk.caller_id or trunk.username or "anonymous"),
+            destination=self._destinations[trunk.name],
+            # RFC 3261 §8.1.1.4: unique for ever, so the leg's id is not enough for a second attempt.
+            call_id=f"{call.id}-{secrets.token_hex(6)}",
+            body=leg.first_offer(),
+            credentials=trunk.credentials,
+        )
+        session.legs[call.side] = leg
+        try:
+            leg.call = self.agent.invite(invitation, leg)
+        except SipTransportError as error:
+            del session.legs[call.side]
+            self._release_if_over(session)
+            raise CarrierError(f"trunk {trunk.name}: {error}") from error
+        self.tell(call.connection_id, Dialed(call.side))
+
+    def hangup(self, leg: LegId) -> None:
+        if (known := self._leg(leg)) is not None and known.call is not None:
+            known.call.hangup()
+
+    def play_ringing(self, leg: LegId) -> None:
+        if (known := self._leg(leg)) is not None:
+            self._relay.play_ringing(known.session.connection_id, known.side)
+
+    async def join(self, connection_id: ConnectionId) -> None:
+        session = self._sessions.get(connection_id)
+        if session is None or not all(side in session.legs and session.legs[side].answered for side in Side):
+            raise CarrierError(f"not both legs of {connection_id} are answered")
+        try:
+            await self._relay.join(connection_id)
+        except MediaError as error:
+            raise CarrierError(f"the media could not be joined: {error}") from error
+
+    def problems(self) -> list[str]:
+        return [] if self._trunks else ["no trunk is configured: add [[trunks]] to dosvoces.toml"]
+
+    async def close(self) -> None:
+        if self._agent is not None:
+            await self._agent.close()
+        if self._releases:
+            await asyncio.wait(self._releases)
+        await self._relay.close()
+
+    # --- for the legs ---
+
+    @property
+    def relay(self) -> MediaRelay:
+        return self._relay
+
+    def tell(self, connection_id: ConnectionId, event: Event) -> None:
+        assert self._listener is not None
+        self._listener.happened(connection_id, event)
+
+    def note(self, connection_id: ConnectionId, note: Note) -> None:
+        assert self._listener is not None
+        self._listener.noted(connection_id, note)
+
+    def leg_over(self, leg: "_Leg", event: Ended) -> None:
+        """The leg ended: forget it, tell, and give the relay back when it was the last."""
+        session = leg.session
+        if session.legs.get(leg.side) is leg:
+            del session.legs[leg.side]
+        self._release_if_over(session)
+        self.tell(session.connection_id, event)
+
+    # --- its own ---
+
+    def _route(self, number: PhoneNumber) -> Trunk:
+        """The first trunk, in the order of the settings, that takes this number."""
+        for trunk in self._trunks:
+            if number.e164.startswith(trunk.prefixes):
+                return trunk
+        raise CarrierError(f"no trunk takes {number.masked}: see the trunks' prefixes", permanent=True)
+
+    async def _session(self, call: Call, trunk: Trunk) -> _Session:
+        session = self._sessions.get(call.connection_id)
+        if session is None:
+            try:
+                addresses = await self._relay.allocate(call.connection_id, country=trunk.country)
+            except MediaError as error:
+                raise CarrierError(f"no media for the call: {error}") from error
+            session = self._sessions[call.connection_id] = _Session(call.connection_id, addresses)
+        return session
+
+    def _codecs(self, session: _Session, side: Side) -> Sequence[sdp.Codec]:
+        first = session.legs.get(Side.A)
+        if side is Side.B and first is not None and first.chosen is not None:
+            return sdp.pass_through(first.chosen)
+        return FIRST_OFFER
+
+    def _leg(self, wanted: LegId) -> "_Leg | None":
+        connection, _, side = wanted.rpartition("-")
+        session = self._sessions.get(ConnectionId(connection))
+        return session.legs.get(Side(side)) if session is not None and side in ("a", "b") else None
+
+    def _release_if_over(self, session: _Session) -> None:
+        if session.legs:
+            return
+        if self._sessions.pop(session.connection_id, None) is not None:
+            task = asyncio.get_running_loop().create_task(self._release(session))
+            self._releases.add(task)
+            task.add_done_callback(self._releases.discard)
+
+    async def _release(self, session: _Session) -> None:
+        for side, statistics in (await self._relay.release(session.connection_id)).items():
+            self.note(session.connection_id, _statistics_note(side, statistics))
+
+    def _media_happened(self, event: RelayEvent) -> None:
+        match event:
+            case Digit(connection_id=connection_id, side=side, digit=digit, duration_ms=duration_ms):
+                self.note(connection_id, Note("digit", side, {"digit": digit, "duration_ms": duration_ms}))
+            case Heard(connection_id=connection_id, side=side, source=source):
+                self.note(connection_id, Note("media_source", side, {"host": source.host, "port": source.port}))
+            case Lost(connection_id=connection_id, why=why):
+                session = self._sessions.get(connection_id)
+                if session is not None and not session.lost:
+                    session.lost = True
+                    self.tell(connection_id, Unjoined(why))
+
+
+class _Leg(CallHandler):
+    """One call: hears from the agent, tells the carrier's listener."""
+
+    __slots__ = (
+        "_codecs",
+        "_failure",
+        "_session_id",
+        "call",
+        "carrier",
+        "chosen",
+        "dialed",
+        "held",
+        "local_sdp",
+        "session",
+        "side",
+    )
+
+    def __init__(self, carrier: SipCarrier, session: _Session, call: Call, codecs: Sequence[sdp.Codec]) -> None:
+        self.carrier = carrier
+        self.session = session
+        self.dialed = call
+        self.side = call.side
+        self.call: OutgoingCall | None = None
+        self.chosen: sdp.Chosen | None = None
+        self.held = False
+        self.local_sdp = b""
+        self._codecs = codecs
+        self._failure = ""
+        self._session_id = secrets.randbits(62)
+
+    @property
+    def answered(self) -> bool:
+        return self.chosen is not None
+
+    def first_offer(self) -> bytes:
+        self.local_sdp = self._offer(self._codecs)
+        return self.local_sdp
+
+    def on_progress(self, status: int, phrase: str, body: bytes) -> None:
+        # 183 is all that many gateways ever send. 181 and 182 say that nobody is being rung yet.
+        if status in (180, 183):
+            self._tell(Ringing(self.side))
+
+    def on_answer(self, body: bytes, facts: DialogFacts) -> None:
+        try:
+            self.chosen = sdp.choose(sdp.parse(body), self._codecs)
+        except sdp.SdpError as error:
+            # A call that nobody could hear is hung up at once and told as what it is.
+            self._failure = f"no media: {error}"
+            self._hangup()
+            return
+        self._connect_media(self.chosen)
+        self.carrier.note(self.session.connection_id, Note("dialog", self.side, _dialog_facts(facts)))
+        self._tell(Answered(self.side))
+
+    def on_offer(self, body: bytes | None) -> bytes | None:
+        if self.chosen is None:
+            return None
+        if body is None:
+            fresh = self._offer(sdp.pass_through(self.chosen))
+            self.local_sdp = sdp.with_version(fresh, self.local_sdp)
+            return self.local_sdp
+        here = self.session.addresses[self.side]
+        try:
+            answer = sdp.answer_to(
+                sdp.parse(body),
+                here.host,
+                here.port,
+                self._codecs,
+                session_id=self._session_id,
+                previous=self.local_sdp,
+                in_use=self.chosen.codec,
+            )
+        except sdp.SdpError as error:
+            self._note("offer_refused", {"why": str(error)})
+            return None
+        self.local_sdp = answer.body
+        self._change_media(answer.chosen)
+        return answer.body
+
+    def on_answer_to_offer(self, body: bytes) -> None:
+        try:
+            self._change_media(sdp.choose(sdp.parse(body), self._codecs))
+        except sdp.SdpError as error:
+            # RFC 3264 §8: a failed exchange leaves the session as it was.
+            self._note("answer_refused", {"why": str(error)})
+
+    def on_info(self, content_type: str, body: bytes) -> None:
+        if content_type.partition(";")[0].strip().lower() == "application/dtmf-relay":
+            signal = body.partition(b"Signal=")[2].strip()[:1].decode("ascii", "replace")
+            self._note("digit", {"digit": signal, "by": "INFO"})
+
+    def on_ended(self, end: CallEnd) -> None:
+        if self._failure:
+            event = Ended(self.side, EndReason.FAILED, self._failure)
+        else:
+            event = Ended(self.side, _reason(end), _detail(end))
+        self.carrier.leg_over(self, event)
+
+    def _offer(self, codecs: Sequence[sdp.Codec]) -> bytes:
+        here = self.session.addresses[self.side]
+        return sdp.offer(here.host, here.port, codecs, session_id=self._session_id)
+
+    def _change_media(self, chosen: sdp.Chosen) -> None:
+        if chosen.held != self.held:
+            self.held = chosen.held
+            self._note("hold" if chosen.held else "resume", {})
+        self.chosen = chosen
+        self._connect_media(chosen)
+
+    def _connect_media(self, chosen: sdp.Chosen) -> None:
+        remote = None if chosen.held else Address(chosen.host, chosen.port)
+        codec = chosen.codec
+        agreed = Format(
+            name=codec.name,
+            payload_type=codec.payload_type,
+            clock_rate=codec.clock_rate,
+            dtmf_payload_type=chosen.dtmf_payload_type,
+            packet_ms=chosen.packet_ms,
+        )
+        self.carrier.relay.connect(self.session.connection_id, self.side, remote, agreed)
+
+    def _hangup(self) -> None:
+        if self.call is not None:
+            self.call.hangup()
+
+    def _tell(self, event: Event) -> None:
+        self.carrier.tell(self.session.connection_id, event)
+
+    def _note(self, kind: str, facts: dict[str, str | int | float | None]) -> None:
+        self.carrier.note(self.session.connection_id, Note(kind, self.side, facts))
+
+
+_REASONS: dict[int, EndReason] = {
+    486: EndReason.BUSY,  # Busy Here
+    600: EndReason.BUSY,  # Busy Everywhere
+    408: EndReason.NO_ANSWER,  # Request Timeout
+    480: EndReason.NO_ANSWER,  # Temporarily Unavailable
+    403: EndReason.REJECTED,  # Forbidden: what a decline becomes behind some PBXs
+    603: EndReason.REJECTED,  # Decline
+    404: EndReason.UNREACHABLE,  # Not Found
+    410: EndReason.UNREACHABLE,  # Gone
+    484: EndReason.UNREACHABLE,  # Address Incomplete
+    604: EndReason.UNREACHABLE,  # Does Not Exist Anywhere
+}
+_CAUSES: dict[EndCause, EndReason] = {
+    EndCause.HANGUP: EndReason.HANGUP,
+    EndCause.CANCELLED: EndReason.CANCELLED,
+    EndCause.TIMEOUT: EndReason.UNREACHABLE,
+    EndCause.TRANSPORT: EndReason.UNREACHABLE,
+    EndCause.PROTOCOL: EndReason.FAILED,
+}
+
+
+def _reason(end: CallEnd) -> EndReason:
+    if end.cause is EndCause.REJECTED and end.status is not None:
+        return _REASONS.get(end.status, EndReason.FAILED)
+    return _CAUSES.get(end.cause, EndReason.FAILED)
+
+
+def _detail(end: CallEnd) -> str:
+    """The carrier's own words: `486 Busy Here; Q.850;cause=17`."""
+    status = f"{end.status} {end.phrase}".strip() if end.status is not None else end.phrase
+    return "; ".join(part for part in (status, end.detail) if part)
+
+
+def _dialog_facts(facts: DialogFacts) -> dict[str, str | int | float | None]:
+    return {
+        "call_id": facts.call_id,
+        "local": facts.local,
+        "remote": facts.remote,
+        "invite_cseq": facts.invite_cseq,
+        "local_cseq": facts.local_cseq,
+        "remote_target": facts.remote_target,
+        "route_set": "\n".join(facts.route_set),
+        "destination": f"{facts.destination[0]} {facts.destination[1]}",
+    }
+
+
+def _statistics_note(side: Side, statistics: Statistics) -> Note:
+    return Note(
+        "statistics",
+        side,
+        {
+            "received": statistics.packets_received,
+            "sent": statistics.packets_sent,
+            "lost": statistics.packets_lost,
+            "jitter_ms": round(statistics.jitter_ms, 2),
+            "refused": statistics.packets_refused,
+        },
+    )
+
+
+async def _resolve(trunk: Trunk) -> tuple[str, int]:
+    """The trunk's address, looked up once at start; the whole of RFC 3263 comes with more than one address."""
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(trunk.host, trunk.port, type=2, proto=17)
+    except OSError as error:
+        raise CarrierError(f"trunk {trunk.name}: {trunk.host} has no address: {error.strerror or error}") from error
+    host, port = found[0][4][:2]
+    return str(host), int(port)
