@@ -1,0 +1,63 @@
+# Everything from a clone on Debian 12 with python3 and make. `make` alone lists what there is.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
+export PYTHON
+
+.DEFAULT_GOAL := help
+.PHONY: help install dev demo test check run bench fmt docs lock clean
+
+help: ## List the commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
+
+demo: install ## Run the main job on built-in phones and an inbox, and show the proof
+	@$(BIN)/dosvoces demo
+
+test: dev ## Install what the tests need, then run them all
+	@scripts/debian-packages
+	@$(BIN)/pytest
+
+check: dev ## What CI checks beside the tests: format, lint, types, the direction of imports
+	@$(BIN)/ruff format --check
+	@$(BIN)/ruff check
+	@$(BIN)/mypy
+	@$(BIN)/pytest --quiet tests/test_architecture.py
+
+run: install ## Start the service with ./dosvoces.toml, or with nothing configured
+	@$(BIN)/dosvoces serve
+
+bench: dev ## Measure, as JSON and as a table
+	@$(BIN)/python -m bench
+
+install: $(VENV)/run.stamp ## Set up .venv with .venv/bin/dosvoces; nothing is done twice
+
+dev: $(VENV)/dev.stamp
+
+# Versions and hashes are pinned; the package itself is installed in place, with the pinned setuptools.
+$(VENV)/run.stamp: requirements/run.txt pyproject.toml scripts/venv
+	@echo "Setting up $(VENV), about a minute the first time"
+	@scripts/venv $(VENV)
+	@$(PIP) --require-hashes --requirement requirements/run.txt
+	@$(PIP) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/dev.stamp: requirements/dev.txt $(VENV)/run.stamp
+	@echo "Adding the tools for tests and checks"
+	@$(PIP) --require-hashes --requirement requirements/dev.txt
+	@touch $@
+
+fmt: dev ## Format the code and mend what ruff can mend
+	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff format
+
+docs: install ## Write the generated pages anew
+	@$(BIN)/dosvoces reference > docs/reference/settings.md
+
+lock: ## Pin the requirements anew from pyproject.toml; needs uv
+	@scripts/lock
+
+clean: ## Remove what was built and cached; the record (*.db) stays
+	@rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage src/*.egg-info
+	@find src tests bench -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,299 @@
+"""Settings: every way to write a value, and every way to get it wrong, with what the operator then reads."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from dosvoces import reference
+from dosvoces.errors import SettingsError
+from dosvoces.settings import HostPort, InvalidSettings, PortRange, Proxy, Settings, load
+
+ROOT = Path(__file__).parent.parent
+
+COMPLETE = """
+[http]
+host = "0.0.0.0"
+port = 9000
+[mail]
+url = "smtp://user:pa%40ss@mail.example.com:587?tls=starttls"
+from = "Leads <leads@example.com>"
+locale = "en"
+[sip]
+bind = "0.0.0.0:5070"
+advertised = "198.51.100.7"
+[media]
+address = "0.0.0.0"
+advertised = "198.51.100.7"
+ports = "30000-30999"
+[dialing]
+countries = ["es", "PT"]
+[[trunks]]
+name = "main"
+proxy = "sip:sip.example.com:5080;transport=UDP"
+username = "u"
+password = "secret"
+caller_id = "+34910000000"
+prefixes = ["+34", "+351"]
+"""
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    file = tmp_path / "dosvoces.toml"
+    file.write_text(text)
+    return file
+
+
+def problems(tmp_path: Path, text: str, **environ: str) -> list[str]:
+    with pytest.raises(InvalidSettings) as caught:
+        load(written(tmp_path, text), environ)
+    return caught.value.problems
+
+
+def test_nothing_configured_is_loopback_sqlite_and_inbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = load(None, {})
+    assert settings == Settings()
+    assert (settings.http.host, settings.sip.bind, settings.media.address) == (
+        "127.0.0.1",
+        HostPort("127.0.0.1", 5060),
+        "127.0.0.1",
+    )
+    assert settings.database.url.get_secret_value() == "sqlite:///dosvoces.db"
+    assert settings.mail.url.get_secret_value() == "inbox:"
+    assert settings.countries == ("ES",)
+
+
+def test_a_complete_file_is_read(tmp_path: Path) -> None:
+    settings = load(written(tmp_path, COMPLETE), {})
+    (trunk,) = settings.trunks
+    assert settings.http.port == 9000
+    assert settings.mail.from_ == "Leads <leads@example.com>"
+    assert settings.sip.bind == HostPort("0.0.0.0", 5070)
+    assert settings.sip.advertised == HostPort("198.51.100.7", 5060)
+    assert settings.media.ports == PortRange(30000, 30999)
+    assert settings.media.ports.connections == 250
+    assert settings.countries == ("ES", "PT")
+    assert trunk.proxy == Proxy("sip.example.com", 5080)
+    assert str(trunk.proxy) == "sip:sip.example.com:5080;transport=udp"
+    assert trunk.password is not None
+    assert trunk.password.get_secret_value() == "secret"
+    assert trunk.prefixes == ("+34", "+351")
+
+
+def test_the_file_in_this_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written(tmp_path, "[http]\nport = 9001")
+    monkeypatch.chdir(tmp_path)
+    assert load(None, {}).http.port == 9001
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(ValidationError):
+        Settings().http.port = 1
+
+
+def test_environment_outweighs_the_file(tmp_path: Path) -> None:
+    environ = {
+        "DOSVOCES_HTTP__PORT": "8081",
+        "DOSVOCES_MAIL__FROM": "b@example.com",
+        "DOSVOCES_DIALING__COUNTRIES": "FR, IT",
+        "DOSVOCES_TRUNKS__MAIN__PASSWORD": "other",
+        "DOSVOCES_TRUNKS__1__NAME": "spare",
+        "DOSVOCES_TRUNKS__1__PROXY": "sip:[2001:db8::1]",
+        "DOSVOCES_CONFIG": "read by the command line",
+        "PATH": "/bin",
+    }
+    settings = load(written(tmp_path, COMPLETE), environ)
+    main, spare = settings.trunks
+    assert settings.http.port == 8081
+    assert settings.mail.from_ == "b@example.com"
+    assert settings.countries == ("FR", "IT")
+    assert main.password is not None
+    assert main.password.get_secret_value() == "other"
+    assert spare.proxy == Proxy("2001:db8::1", 5060)
+
+
+def test_countries_are_those_of_the_trunks(tmp_path: Path) -> None:
+    trunk = '[[trunks]]\nname = "{}"\nproxy = "sip:127.0.0.1"\ncountry = "{}"\n'
+    file = written(tmp_path, trunk.format("a", "PT") + trunk.format("b", "fr") + trunk.format("c", "PT"))
+    assert load(file, {}).countries == ("PT", "FR")
+
+
+def test_secrets_come_from_files(tmp_path: Path) -> None:
+    for name, secret in {"p": "pa\n", "m": "smtp://u:p@h:25?tls=none\r\n", "d": "sqlite:///x.db"}.items():
+        (tmp_path / name).write_text(secret)
+    text = f"""
+    [mail]
+    url_file = "{tmp_path}/m"
+    [database]
+    url_file = "{tmp_path}/d"
+    [[trunks]]
+    name = "main"
+    proxy = "sip:127.0.0.1"
+    username = "u"
+    password_file = "{tmp_path}/p"
+    """
+    settings = load(written(tmp_path, text), {})
+    password = settings.trunks[0].password
+    assert password is not None
+    assert password.get_secret_value() == "pa"
+    assert settings.mail.url.get_secret_value() == "smtp://u:p@h:25?tls=none"
+    assert settings.database.url.get_secret_value() == "sqlite:///x.db"
+
+
+def test_a_secret_in_the_environment_outweighs_the_files_secret_file(tmp_path: Path) -> None:
+    file = written(tmp_path, '[mail]\nurl_file = "/nowhere"')
+    assert load(file, {"DOSVOCES_MAIL__URL": "smtp://h"}).mail.url.get_secret_value() == "smtp://h"
+
+
+def test_secrets_are_never_printed(tmp_path: Path) -> None:
+    settings = load(written(tmp_path, COMPLETE), {})
+    assert "secret" not in repr(settings)
+    assert "ss@mail" not in str(settings)
+
+
+def test_every_problem_is_listed_with_its_remedy(tmp_path: Path) -> None:
+    text = """
+    bogus = 1
+    http = 5
+    [mail]
+    from = "nonsense"
+    url = "smtp://u:se@cret@host:70000"
+    [sip]
+    bnid = "127.0.0.1:5060"
+    [media]
+    ports = "20001-29999"
+    [dialing]
+    countries = ["ES", "ZZ"]
+    [[trunks]]
+    name = "main"
+    proxy = "sip:foo;transport=tls"
+    caller_id = "0034910000000"
+    passwort = "hello"
+    [[trunks]]
+    carrier = "twilio"
+    password_file = "/nope"
+    """
+    assert problems(tmp_path, text) == [
+        '[[trunks]] password_file (the second) = "/nope": can\'t be read: No such file or directory',
+        "http = 5: write it as a section, [http]",
+        '[mail] url = "smtp://•••@host:70000": Port out of range 0-65535',
+        '[mail] from = "nonsense": write it as "Name <local@domain>" or "local@domain"',
+        "[sip] bnid: there is no such key; did you mean bind?",
+        '[media] ports = "20001-29999": begin with an even port and end with an odd one '
+        "(RTP is even, its RTCP the odd one above)",
+        '[dialing] countries[1] = "ZZ": a country is two letters of ISO 3166, for instance "ES"',
+        '[[trunks]] proxy (trunk "main") = "sip:foo;transport=tls": '
+        "SIP over TCP or TLS is not spoken yet; use ;transport=udp",
+        '[[trunks]] caller_id (trunk "main") = "0034910000000": write it in E.164: "+", the country code and the '
+        'number, without spaces ("+34910000000")',
+        '[[trunks]] passwort (trunk "main"): there is no such key; did you mean password?',
+        "[[trunks]] name (the second): it is missing",
+        "[[trunks]] carrier (the second) = \"twilio\": it should be 'sip' or 'fake'",
+        "bogus: there is no such key; there are http, database, mail, sip, media, dialing, log, trunks",
+    ]
+
+
+def test_the_error_names_the_file(tmp_path: Path) -> None:
+    file = written(tmp_path, "[http]\nport = 0")
+    with pytest.raises(
+        SettingsError, match=re.escape(f"{file} can't be used; 1 problem:\n  [http] port = 0: it should")
+    ):
+        load(file, {})
+
+
+def test_a_wrong_variable_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    environ = {
+        "DOSVOCES_HTTP__PORT": "many",
+        "DOSVOCES_HTTP__PORT__X": "1",
+        "DOSVOCES_HTPT__PORT": "1",
+        "DOSVOCES_TRUNKS__MAIN__PASSWORD": "x",
+        "DOSVOCES_TRUNKS": "x",
+    }
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InvalidSettings) as caught:
+        load(None, environ)
+    assert caught.value.source == "the environment"
+    assert caught.value.problems == [
+        "DOSVOCES_HTTP__PORT__X: [http] port has no keys",
+        "DOSVOCES_TRUNKS: name the trunk and the key: DOSVOCES_TRUNKS__0__PASSWORD",
+        "DOSVOCES_TRUNKS__MAIN__PASSWORD: there is no such trunk; name one, or count them from 0",
+        'DOSVOCES_HTTP__PORT = "many": it should be a valid integer, unable to parse string as an integer',
+        "[htpt]: there is no such key; did you mean http?",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[http", "not TOML: Expected ']' at the end of a table declaration (at end of document)"),
+        ("a = '\x00'", "not TOML: Found invalid character '\\x00' (at line 1, column 6)"),
+    ],
+)
+def test_a_broken_file_is_said_so(tmp_path: Path, text: str, expected: str) -> None:
+    assert problems(tmp_path, text) == [expected]
+
+
+def test_a_missing_or_binary_file_is_said_so(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="it can't be read: No such file or directory"):
+        load(tmp_path / "none.toml", {})
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    with pytest.raises(SettingsError, match="it is not UTF-8 text"):
+        load(tmp_path / "binary", {})
+
+
+TRUNK = '[[trunks]]\nname = "main"\nproxy = "sip:127.0.0.1"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('[sip]\nbind = "127.0.0.1"', "write it as host:port, an IPv6 address in brackets"),
+        ('[sip]\nbind = "127.0.0.1:0"', "a port is 1 to 65535"),
+        ('[sip]\nbind = "[::zz]:5060"', "write it as host:port, an IPv6 address in brackets"),
+        ('[media]\naddress = "example.com"', "an IP address is meant (media goes to addresses, not to names)"),
+        ('[media]\nadvertised = "0.0.0.0"', "it is what others send to: an address of this machine as they see it"),
+        ('[media]\nports = "20000-20005"', "at least 8 ports are needed, 4 a connection"),
+        ('[media]\nports = "29998-20001"', "at least 8 ports are needed, 4 a connection"),
+        ('[media]\nports = "80-99"', "ports below 1024 belong to the system; begin at 1024 or above"),
+        ('[media]\nports = "any"', 'write it as "low-high", for instance "20000-29999"'),
+        ('[mail]\nurl = "http://x"', 'write it as "smtp://user:password@host:587?tls=starttls", or "inbox:" to keep'),
+        ('[mail]\nurl = "smtp://x?tls=maybe"', "the only parameter is ?tls=, one of starttls, implicit, none"),
+        ('[mail]\nlocale = "fr"', "it should be 'es' or 'en'"),
+        ('[mail]\nfrom = "A <a@b.c"', 'write it as "Name <local@domain>" or "local@domain"'),
+        ('[database]\nurl = "mysql://x"', "write it as sqlite:///dosvoces.db, or"),
+        ('[database]\nurl = "postgresql://x"', "PostgreSQL is not supported yet; use sqlite:///path"),
+        ("[dialing]\ncountries = []", "at least 1 item"),
+        (TRUNK + TRUNK, "two trunks are called 'main'; names must differ"),
+        (TRUNK + 'password = "x"', "there is a password and no `username`"),
+        (TRUNK + 'prefixes = ["34"]', 'a prefix is "+" and the first digits of the numbers meant'),
+        ('[[trunks]]\nname = "main"', 'a trunk needs `proxy = "sip:host:5060;transport=udp"`'),
+        ('[[trunks]]\nname = "main"\nproxy = "tel:1"', 'write it as "sip:host:5060;transport=udp"'),
+        ('[[trunks]]\nname = "main"\nproxy = "sip:h;lr"', "the only parameter is ;transport=udp"),
+        ('[[trunks]]\nname = "main"\nproxy = "sip:u@h"', 'write it as "sip:host:5060;transport=udp"'),
+        ('[trunks]\nname = "main"', "write every trunk as a section of its own, [[trunks]]"),
+        (TRUNK + 'password = "x"\npassword_file = "y"', "password is given too; keep one of them"),
+    ],
+)
+def test_what_is_refused(tmp_path: Path, text: str, expected: str) -> None:
+    assert expected in "\n".join(problems(tmp_path, text))
+
+
+def toml_blocks(page: Path) -> list[str]:
+    return re.findall(r"```toml\n(.*?)```", page.read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/quickstart.md"])
+def test_the_examples_of_the_documentation_are_valid(page: str, tmp_path: Path) -> None:
+    blocks = toml_blocks(ROOT / page)
+    assert blocks
+    for block in blocks:
+        load(written(tmp_path, block), {})
+        assert tomllib.loads(block)
+
+
+def test_the_reference_is_current() -> None:
+    """`make docs` writes it."""
+    assert (ROOT / "docs/reference/settings.md").read_text() == reference.settings_page()
