@@ -1,0 +1,181 @@
+"""
+Puts the house together: the only place that names concrete adapters.
+
+`Service.open(settings)` is the whole service, started and ready; leaving it hangs up every leg and gives everything
+back. `serve` runs one until a signal ends it.
+"""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime
+from functools import partial
+
+import structlog
+
+from dosvoces.carriers import Carrier
+from dosvoces.carriers.fake import FakeCarrier
+from dosvoces.carriers.sip import SipCarrier, Trunk
+from dosvoces.dialplan import NumberRules
+from dosvoces.errors import SettingsError
+from dosvoces.mail import Mailbox
+from dosvoces.mail.inbox import Inbox
+from dosvoces.mail.messages import compose_lead
+from dosvoces.mail.smtp import SmtpMailbox
+from dosvoces.mail.smtp_url import parse_mail_url
+from dosvoces.media.relay import MediaSettings, WorkerRelay
+from dosvoces.settings import Settings
+from dosvoces.store import Store
+from dosvoces.store.sql import open_store
+from dosvoces.switchboard import Limits, Switchboard
+from dosvoces.web import build_app
+from dosvoces.web.server import HttpServer
+
+log = structlog.get_logger(__name__)
+
+INBOX_URL = "inbox:"
+
+
+class Service:
+    """The running service and its parts."""
+
+    def __init__(
+        self, *, settings: Settings, store: Store, mailbox: Mailbox, carrier: Carrier, switchboard: Switchboard
+    ) -> None:
+        """Use `open`."""
+        self.settings = settings
+        self.store = store
+        self.mailbox = mailbox
+        self.carrier = carrier
+        self.switchboard = switchboard
+        self.http: HttpServer
+        """Set last, when everything behind it is ready."""
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, settings: Settings, *, carrier: Carrier | None = None) -> AsyncIterator["Service"]:
+        """
+        Start everything, in the order in which things depend on each other, and end it in reverse.
+
+        `carrier` takes the place of the one that the settings name. Raises `SettingsError`, `StoreError`,
+        `CarrierError` when a part can't start; what had started is given back.
+        """
+        async with AsyncExitStack() as stack:
+            store = open_store(settings.database.url.get_secret_value())
+            stack.push_async_callback(store.close)
+            await store.open()
+            mailbox = _mailbox(settings, store)
+            stack.push_async_callback(mailbox.close)
+            carrier = carrier or _carrier(settings)
+            stack.push_async_callback(carrier.close)
+            switchboard = Switchboard(
+                store=store,
+                mailbox=mailbox,
+                carrier=carrier,
+                compose=partial(compose_lead, sender=settings.mail.from_, locale=settings.mail.locale),
+                limits=_limits(settings),
+            )
+            stack.push_async_callback(switchboard.close)
+            await switchboard.start()
+            service = cls(settings=settings, store=store, mailbox=mailbox, carrier=carrier, switchboard=switchboard)
+            await service._listen(stack)
+            yield service
+            # Requests that wait for their call are answered while the door is still open; new ones get 503.
+            await switchboard.close()
+
+    async def _listen(self, stack: AsyncExitStack) -> None:
+        app = build_app(
+            connector=self.switchboard,
+            records=self.store,
+            readiness=self,
+            rules=number_rules(self.settings),
+            clock=_utc_now,
+            default_interval_s=self.settings.dialing.default_interval_s,
+        )
+        self.http = HttpServer(app, host=self.settings.http.host, port=self.settings.http.port)
+        stack.push_async_callback(self.http.stop)
+        await self.http.start()
+
+    @property
+    def http_url(self) -> str:
+        return self.http.url
+
+    async def ready(self) -> list[str]:
+        """What is missing for a call to be made now, in words for an operator."""
+        return self.switchboard.problems()
+
+
+def number_rules(settings: Settings) -> NumberRules:
+    """Whom this installation may dial."""
+    own = frozenset(trunk.caller_id for trunk in settings.trunks if trunk.caller_id)
+    return NumberRules(countries=frozenset(settings.countries), own_numbers=own)
+
+
+async def serve(settings: Settings) -> None:
+    """Run the service until SIGTERM or SIGINT; returns when every leg is hung up and everything is recorded."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with Service.open(settings) as service:
+        log.info("ready", url=service.http_url, missing=await service.ready())
+        await stop.wait()
+        log.info("stopping", open_connections=service.switchboard.open_connections)
+    log.info("stopped")
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _mailbox(settings: Settings, store: Store) -> Mailbox:
+    url = settings.mail.url.get_secret_value()
+    if url == INBOX_URL:
+        return Inbox(store, _utc_now)
+    return SmtpMailbox(parse_mail_url(url), sender=settings.mail.from_)
+
+
+def _carrier(settings: Settings) -> Carrier:
+    kinds = {trunk.carrier for trunk in settings.trunks}
+    if kinds == {"fake"}:
+        return FakeCarrier()
+    if "fake" in kinds:
+        raise SettingsError('trunks: a scripted trunk (carrier = "fake") can\'t stand beside a real one; remove one')
+    return SipCarrier(
+        trunks=[
+            Trunk(
+                name=trunk.name,
+                host=trunk.proxy.host,
+                port=trunk.proxy.port,
+                caller_id=trunk.caller_id or "",
+                username=trunk.username or "",
+                password=trunk.password.get_secret_value() if trunk.password else "",
+                country=trunk.country,
+                prefixes=trunk.prefixes,
+            )
+            for trunk in settings.trunks
+            if trunk.proxy is not None
+        ],
+        relay=WorkerRelay(
+            MediaSettings(
+                bind_host=settings.media.address,
+                advertised_host=settings.media.advertised or settings.media.address,
+                port_range=settings.media.ports,
+                workers=settings.media.workers,
+            )
+        ),
+        bind=settings.sip.bind,
+        advertised=settings.sip.advertised,
+        user_agent=settings.sip.user_agent,
+    )
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        max_connections=settings.dialing.max_connections,
+        ring_timeout_s=settings.dialing.ring_timeout_s,
+        talk_limit_s=settings.dialing.talk_limit_s,
+        # The mailbox has its own, shorter limit; this one is for a mailbox that breaks it.
+        mail_timeout_s=settings.mail.timeout_s + 5,
+    )
