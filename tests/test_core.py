@@ -1,12 +1,10 @@
 """The rules of a connection: dialogues as they happen, then an exhaustive walk through every reachable state."""
 
-from collections import deque
-from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import pytest
 
-from dosvoces.core import Answer, AnswerKind, Connection, Leg, LegState, MailState, Phase, Terms, answer, deadline, step
+from dosvoces.core import Answer, AnswerKind, Connection, LegState, MailState, Phase, Terms, answer, deadline, step
 from dosvoces.events import (
     Answered,
     Cancel,
@@ -30,9 +28,7 @@ from dosvoces.events import (
     Unjoined,
 )
 from dosvoces.model import EndReason, Outcome, Side
-
-A, B = Side.A, Side.B
-T0 = datetime(2026, 11, 23, 9, 0, tzinfo=UTC)
+from dosvoces.testing import T0, WALK_TERMS, A, B, walk
 
 
 class Dialogue:
@@ -220,72 +216,6 @@ def test_an_answer_after_the_hangup_changes_nothing() -> None:
 
 # --- the walk ---
 
-EVENTS: tuple[Event, ...] = (
-    Started(),
-    MailSent(),
-    MailRefused(),
-    Joined(),
-    Unjoined(),
-    Elapsed(),
-    Cancel("x"),
-    LostAtRestart(),
-    *(kind(side) for side in Side for kind in (Dialed, Ringing, Answered)),
-    *(Ended(side, reason) for side in Side for reason in (EndReason.HANGUP, EndReason.BUSY, EndReason.FAILED)),
-)
-WALK_TERMS = Terms(
-    interval_s=1, ring_timeout_s=2, talk_limit_s=1, mail_timeout_s=1, join_timeout_s=1, release_timeout_s=1
-)
-
-
-def shape(connection: Connection, now: datetime) -> Connection:
-    """The state with its times made relative and coarse, so that equal futures are walked once."""
-
-    def age(at: datetime | None) -> datetime | None:
-        # No limit is longer than two seconds: older than that is all the same.
-        return None if at is None else T0 - min(now - at, timedelta(seconds=2))
-
-    def aged(leg: Leg) -> Leg:
-        # Nothing is counted from the answer or the end of a leg, only whether it was.
-        return replace(
-            leg,
-            dialed_at=age(leg.dialed_at),
-            answered_at=leg.answered_at and T0,
-            released_at=age(leg.released_at),
-            ended_at=leg.ended_at and T0,
-        )
-
-    return replace(
-        connection,
-        a=aged(connection.a),
-        b=aged(connection.b),
-        started_at=age(connection.started_at),
-        join_ordered_at=age(connection.join_ordered_at),
-        joined_at=age(connection.joined_at),
-    )
-
-
-def walk() -> dict[Connection, tuple[Event, Connection] | None]:
-    """
-    Every state that any order of events can reach, events repeated, reordered and contradicted, time moving by seconds.
-
-    At each step the rules of design §2 are asserted.
-    """
-    start = Connection(WALK_TERMS)
-    seen: dict[Connection, tuple[Event, Connection] | None] = {start: None}
-    todo = deque([start])
-    while todo:
-        state = todo.popleft()
-        for event in EVENTS:
-            # A tick passes before time is looked at; the other events come at once.
-            now = T0 + timedelta(seconds=1) if isinstance(event, Elapsed) else T0
-            after, commands = step(state, event, now)
-            check(state, commands, after)
-            known = shape(after, now)
-            if known not in seen:
-                seen[known] = (event, state)
-                todo.append(known)
-    return seen
-
 
 def check(before: Connection, commands: list[Command], after: Connection) -> None:
     for command in commands:
@@ -326,7 +256,7 @@ def check(before: Connection, commands: list[Command], after: Connection) -> Non
 
 
 def test_every_reachable_state_keeps_the_rules() -> None:
-    seen = walk()
+    seen = walk(check)
     assert {connection.phase for connection in seen} == set(Phase)
     outcomes = {connection.outcome for connection in seen if connection.outcome}
     assert set(Outcome) - {Outcome.REFUSED} == outcomes, "all but that of a request refused before it was recorded"
