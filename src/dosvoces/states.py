@@ -42,9 +42,9 @@ def phases() -> str:
 
 def with_phases(text: str) -> str:
     """`text` with the diagram between its two marks made anew."""
-    before, begin, rest = text.partition(BEGIN)
+    before, _begin, rest = text.partition(BEGIN)
     _old, end, after = rest.partition(END)
-    assert begin and end, f"the text has no {BEGIN} … {END}"
+    assert end, f"the text has no {BEGIN} … {END}"
     return f"{before}{BEGIN}\n{phases()}{END}{after}"
 
 
