@@ -1,0 +1,117 @@
+"""
+`/v1`: connections as resources. So far one can be read; it is what `Location` of `POST /call` points to.
+
+There are no keys yet, so nothing here is confidential: numbers are masked, the lead is left out.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated
+
+from fastapi import APIRouter, HTTPException, Path
+
+from dosvoces.model import ConnectionId, mask_number, mask_text
+from dosvoces.store import ConnectionRecord, Entry, LegRecord
+from dosvoces.web.ports import Records
+
+_ID = re.compile(r"[0-9a-hjkmnp-tv-z]{26}")
+_PRIVATE_NOTES = frozenset({"dialog"})
+"""Notes that say what it takes to hang up after a crash, and so what it takes to forge a hang-up."""
+
+
+@dataclass(frozen=True, slots=True)
+class LegView:
+    """One call to one number."""
+
+    side: str
+    number: str
+    state: str
+    dialed_at: datetime | None
+    answered_at: datetime | None
+    ended_at: datetime | None
+    reason: str | None
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class EntryView:
+    """One line of the journal."""
+
+    at: datetime
+    event: str
+    side: str | None
+    before: str
+    after: str
+    facts: dict[str, str | int | float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionView:
+    """Two legs to be joined, and what became of them."""
+
+    id: str
+    created_at: datetime
+    phase: str
+    outcome: str | None
+    ended_by: str
+    interval_s: int
+    joined_at: datetime | None
+    ended_at: datetime | None
+    legs: list[LegView]
+    journal: list[EntryView]
+
+
+def api_routes(records: Records) -> APIRouter:
+    routes = APIRouter(prefix="/v1", tags=["connections"])
+
+    @routes.get("/connections/{id}", summary="One connection", responses={404: {"description": "No such connection"}})
+    async def read_connection(
+        id: Annotated[str, Path(description="As in the Location of POST /call: 26 characters")],
+    ) -> ConnectionView:
+        record = await records.connection(ConnectionId(id)) if _ID.fullmatch(id) else None
+        if record is None:
+            raise HTTPException(404, "There is no such connection")
+        return _connection_view(record, await records.entries(record.id))
+
+    return routes
+
+
+def _connection_view(record: ConnectionRecord, entries: Sequence[Entry]) -> ConnectionView:
+    return ConnectionView(
+        id=record.id,
+        created_at=record.created_at,
+        phase=record.phase,
+        outcome=record.outcome,
+        ended_by=record.ended_by,
+        interval_s=record.interval_s,
+        joined_at=record.joined_at,
+        ended_at=record.ended_at,
+        legs=[_leg_view(leg) for leg in record.legs],
+        journal=[_entry_view(entry) for entry in entries if entry.event not in _PRIVATE_NOTES],
+    )
+
+
+def _leg_view(leg: LegRecord) -> LegView:
+    return LegView(
+        side=leg.side,
+        number=mask_number(leg.number),
+        state=leg.state,
+        dialed_at=leg.dialed_at,
+        answered_at=leg.answered_at,
+        ended_at=leg.ended_at,
+        reason=leg.reason,
+        detail=mask_text(leg.detail),
+    )
+
+
+def _entry_view(entry: Entry) -> EntryView:
+    return EntryView(
+        at=entry.at,
+        event=entry.event,
+        side=entry.side,
+        before=entry.before,
+        after=entry.after,
+        facts={name: mask_text(fact) if isinstance(fact, str) else fact for name, fact in entry.facts.items()},
+    )

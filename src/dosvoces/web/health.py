@@ -1,0 +1,25 @@
+"""For whoever watches the service: is the process alive, and could it make a call now?"""
+
+from collections.abc import Awaitable, Callable
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from dosvoces.web.ports import Readiness
+
+
+async def healthz(request: Request) -> Response:
+    """200 as long as the process answers at all."""
+    return JSONResponse({"status": "ok"})
+
+
+def readyz(readiness: Readiness) -> Callable[[Request], Awaitable[Response]]:
+    """200 if a call could be made now, otherwise 503 with what is missing."""
+
+    async def respond(request: Request) -> Response:
+        problems = await readiness.ready()
+        if not problems:
+            return JSONResponse({"status": "ready"})
+        return JSONResponse({"status": "not ready", "problems": problems}, status_code=503)
+
+    return respond

@@ -1,0 +1,49 @@
+"""What the HTTP door needs from behind it: three narrow ports, so that it can be tested without the house."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from dosvoces.core import Answer
+from dosvoces.model import ConnectionId, Order
+from dosvoces.store import ConnectionRecord, Earlier, Entry
+
+
+class Connector(Protocol):
+    """
+    Carries an order out: the switchboard.
+
+    - *nothing before the record*: what `connect` raises, it raises before anything irreversible was done.
+    - *one answer*: `connect` returns once, when both calls were made or one of them, or the mail, has failed; the
+      connection goes on by itself.
+    - *cancellation is harmless*: whoever waits for `connect` may leave; the connection goes on.
+    """
+
+    async def connect(self, order: Order) -> Answer:
+        """
+        Record, mail, dial; return when B rings or has answered, or when something failed.
+
+        Raises `NotNow` if it is not tried now, `AlreadyRecorded` if the order's idempotency key is taken.
+        """
+
+    async def earlier(self, key: str) -> Earlier | None:
+        """The request that used this idempotency key before. Raises `StoreError`."""
+
+    async def remember_answer(self, connection_id: ConnectionId, *, status: int, body: str) -> None:
+        """Keep what was answered, for a repeat of the request. Raises `StoreError`."""
+
+
+class Records(Protocol):
+    """Reads the record: part of `store.Store`."""
+
+    async def connection(self, connection_id: ConnectionId) -> ConnectionRecord | None:
+        """One connection with its legs."""
+
+    async def entries(self, connection_id: ConnectionId) -> Sequence[Entry]:
+        """A connection's journal, oldest first."""
+
+
+class Readiness(Protocol):
+    """Knows whether a call could be made now."""
+
+    async def ready(self) -> list[str]:
+        """What is missing, in words for an operator; empty if nothing is."""

@@ -1,0 +1,215 @@
+"""
+Puts the HTTP application on a socket, inside the loop that is already running.
+
+uvicorn with its signal handlers, access log and banner off: `app.py` decides when to stop, structlog what is said.
+"""
+
+import asyncio
+import contextlib
+import os
+import socket
+from asyncio import AbstractEventLoop, TimerHandle, Transport
+from collections.abc import Iterator
+from typing import Any, cast
+
+import uvicorn
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from dosvoces.errors import SettingsError
+from dosvoces.web.answers import message
+
+HEAD_TIMEOUT_S = 10.0
+"""From the connection, or a request's first byte, to the end of its headers."""
+MAX_HEAD_BYTES = 32 * 1024
+KEEP_ALIVE_S = 75
+BACKLOG = 512
+
+_BUSY = message(503, "Too many connections; nothing was done", (b"retry-after", b"5"), (b"connection", b"close"))
+
+
+_HEAD_TOO_LARGE = message(431, "The request's headers are too large", (b"connection", b"close"))
+
+
+async def _head_too_large(scope: Scope, receive: Receive, send: Send) -> None:
+    await _HEAD_TOO_LARGE.send(send)
+
+
+async def _busy(scope: Scope, receive: Receive, send: Send) -> None:
+    await _BUSY.send(send)
+
+
+class HttpServer:
+    """
+    Serves `app` on one TCP socket between `start` and `stop`.
+
+    `port` 0 asks the system for one; `address` tells which it gave.
+    """
+
+    def __init__(self, app: ASGIApp, *, host: str, port: int, max_clients: int = 1000) -> None:
+        self._host = host
+        self._port = port
+        self._config = uvicorn.Config(
+            cast(Any, app),
+            http=_Protocol,
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            limit_concurrency=max_clients,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            backlog=BACKLOG,
+        )
+        self._server: _Server | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._socket: socket.socket | None = None
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port that are listened on; valid between `start` and `stop`."""
+        assert self._socket is not None
+        host, port = self._socket.getsockname()[:2]
+        return host, port
+
+    async def start(self) -> None:
+        """Listen. Raises `SettingsError` if the address can't be had."""
+        self._socket = await _listen(self._host, self._port)
+        self._server = _Server(self._config)
+        self._task = asyncio.create_task(self._server.serve([self._socket]), name="http")
+        ready = asyncio.create_task(self._server.ready.wait())
+        await asyncio.wait({ready, self._task}, return_when=asyncio.FIRST_COMPLETED)
+        ready.cancel()
+        if self._task.done():
+            await self._task
+
+    async def stop(self, *, grace_s: float = 5.0) -> None:
+        """Take no more requests, give those under way `grace_s` to finish, close; idempotent."""
+        if self._server is None or self._task is None:
+            return
+        self._config.timeout_graceful_shutdown = cast(int, grace_s)
+        self._server.leave()
+        await self._task
+        self._server = self._task = self._socket = None
+
+
+async def _listen(host: str, port: int) -> socket.socket:
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    except OSError as error:
+        raise SettingsError(
+            f"http.host is {host!r}, which is not an address of this machine ({error.strerror}); "
+            "set it to 127.0.0.1, 0.0.0.0 or ::"
+        ) from error
+    family, kind, protocol, _, address = found[0]
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setblocking(False)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise SettingsError(
+            f"Can't listen for HTTP on {host}:{port}: {os.strerror(error.errno or 0)}; "
+            "stop what uses it, or set another http.port (above 1024) or http.host"
+        ) from error
+    return listener
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server without its signal handlers, saying when it listens, and waking once a second, not ten times."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.ready = asyncio.Event()
+        self._leaving = asyncio.Event()
+
+    def leave(self) -> None:
+        self.should_exit = True
+        self._leaving.set()
+
+    async def main_loop(self) -> None:
+        while not await self.on_tick(0):  # Renews the Date header.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1.0):
+                    await self._leaving.wait()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        self.ready.set()
+
+
+class _Protocol(HttpToolsProtocol):
+    """
+    uvicorn's protocol, with limits it doesn't have: on the time and the size of a request's head (a client that sends
+    a header a minute must not hold a connection), and a refusal in our own words when there are too many clients.
+    """
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._serving = self.app
+        self._max_clients = self.limit_concurrency or 0
+        self.limit_concurrency = None
+        self._head_bytes = 0
+        self._head_timer: TimerHandle | None = None
+
+    def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._head_complete()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._head_timer is not None:
+            self._head_bytes += len(data)
+        super().data_received(data)
+        if self._head_timer is not None and self._head_bytes > MAX_HEAD_BYTES:
+            self._refuse_head(b"431 Request Header Fields Too Large")
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        if self._head_timer is None:
+            self._await_head()
+
+    def on_headers_complete(self) -> None:
+        self._head_complete()
+        if len(self.connections) > self._max_clients:
+            self.app = cast(Any, _busy)
+        elif len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD_BYTES:
+            self.app = cast(Any, _head_too_large)
+        else:
+            self.app = self._serving
+        super().on_headers_complete()
+
+    def _await_head(self) -> None:
+        self._head_bytes = 0
+        self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._refuse_head, b"408 Request Timeout")
+
+    def _head_complete(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _refuse_head(self, status: bytes) -> None:
+        self._head_complete()
+        if not self.transport.is_closing():
+            self.transport.write(b"HTTP/1.1 " + status + b"\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
+            self.transport.close()

@@ -1,0 +1,133 @@
+"""The number rules: what is called, how it is normalised, and why the rest is refused."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dosvoces.dialplan import EMERGENCY_NUMBERS, NumberRules, Refusal, check_number
+from dosvoces.model import PhoneNumber
+
+SPAIN = NumberRules(own_numbers=frozenset({"+34960000000"}))
+WIDE = NumberRules(countries=frozenset({"ES", "PT", "FR", "GB", "US", "DE", "IT"}))
+
+
+def code(text: str, rules: NumberRules = SPAIN) -> str:
+    checked = check_number(text, rules)
+    return checked.code if isinstance(checked, Refusal) else checked.e164
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["+34600000011", "0034600000011", "+34 600-000.011", " +34600000011 ", "(+34) 600 000 011", "00 34 600 00 00 11"],
+)
+def test_a_number_is_normalised_and_keeps_how_it_was_written(text: str) -> None:
+    assert PhoneNumber("+34600000011", text) == check_number(text, SPAIN)
+
+
+@pytest.mark.parametrize("text", ["+34222222222", "+34111111111", "+34900123456", "+34800123456"])
+def test_possible_is_enough(text: str) -> None:
+    """The contract's own numbers are assigned to nobody."""
+    assert text == code(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "+", "+34", "+3460000001", "+346000000111", "+3460000001112345", "+" + "3" * 1000, "+0034600000011",
+        "+34+600000011", "600000011", "+34 SEISCIENTOS", "+34600000011p9", "tel:+34600000011", "+34600000011;ext=9",
+        "+34600000011\n", "+34600000011\0", "+34\u200b600000011", "+３４600000011", "１１２", "+34600²00011",
+        "+٣٤600000011", "+34 (0) 600000011", "+34600000011" + " " * 60 + "(", "192.168.1.1", "-", "()", "++34600000011",
+    ],
+)  # fmt: skip
+def test_what_is_no_international_number_is_refused(text: str) -> None:
+    assert code(text) == "format"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["112", "1-1-2", "(112)", "+112", "00112", "+34112", "0034112", "+0034112", "+34 (0) 112", "061", "+34061", "017",
+     "000", "911", "+1911", "+44999", "+4415", "116111", "+34116111", "+351112"],
+)  # fmt: skip
+def test_emergency_lines_are_never_called_in_any_spelling(text: str) -> None:
+    assert code(text) == "emergency"
+    assert code(text, NumberRules(countries=frozenset())) == "emergency"
+
+
+@pytest.mark.parametrize("text", ["11888", "1004", "22", "123456"])
+def test_short_codes_are_never_called(text: str) -> None:
+    assert code(text) == "short_code"
+
+
+@pytest.mark.parametrize("text", ["+34960000000", "+34 960 000 000", "0034-960-000-000"])
+def test_our_own_number_is_not_called(text: str) -> None:
+    assert code(text) == "own_number"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["+870773123456", "+881612345678", "+979123456789", "+80012345678", "+12684641234", "+12025550123", "+37121234567",
+     "+29051234", "+21012345678", "+393331234567"],
+)  # fmt: skip
+def test_only_allowed_countries_are_called(text: str) -> None:
+    assert code(text) == "country"
+
+
+def test_area_codes_tell_the_countries_of_a_shared_code_apart() -> None:
+    assert code("+12025550123", WIDE) == "+12025550123"
+    assert code("+12684641234", WIDE) == "country"  # Antigua
+    assert code("+14165550123", WIDE) == "country"  # Toronto
+    assert code("+15550123456", WIDE) == "country"  # nobody's area code
+    assert code("+447797123456", WIDE) == "country"  # Jersey
+    assert code("+442079460123", WIDE) == "+442079460123"
+    assert code("+390612345678", WIDE) == "+390612345678"
+    assert code("+390669812345", WIDE) == "country"  # the Vatican
+    assert code("+393331234567", WIDE) == "+393331234567"
+
+
+@pytest.mark.parametrize(
+    "text", [f"+34{prefix}{'0' * (9 - len(prefix))}" for prefix in "803 806 807 905 907 901 902 70 118 51 59".split()]
+)
+def test_dear_numbers_of_spain_are_refused(text: str) -> None:
+    assert code(text) == "destination"
+
+
+def test_a_dear_prefix_counts_whatever_the_length() -> None:
+    assert code("+3411888") == "destination"
+
+
+@pytest.mark.parametrize("text", ["+447012345678", "+449012345678", "+448712345678", "+33899123456", "+391991234567"])
+def test_dear_numbers_of_other_countries_are_refused(text: str) -> None:
+    assert code(text, WIDE) == "destination"
+
+
+def test_a_number_that_lacks_its_area_code_is_refused() -> None:
+    assert code("+3519123456", WIDE) == "format"
+
+
+def test_nothing_written_is_missing() -> None:
+    assert [code(text) for text in ("", "  ", "\u00a0\u2003", "\t\r\n")] == ["missing"] * 4
+
+
+@given(st.text(max_size=80) | st.text("+0123456789 -.()", max_size=30))
+def test_whatever_is_written_is_judged_without_an_error(text: str) -> None:
+    checked = check_number(text, WIDE)
+    if isinstance(checked, PhoneNumber):
+        assert checked.e164[0] == "+"
+        assert checked.e164[1:].isascii()
+        assert checked.e164[1:].isdigit()
+        assert 8 <= len(checked.e164) <= 16
+
+
+@given(st.integers(10**6, 10**15 - 1))
+def test_what_is_called_is_in_spain_and_not_dear(digits: int) -> None:
+    checked = check_number(f"+{digits}", SPAIN)
+    if isinstance(checked, PhoneNumber):
+        assert str(digits)[:2] == "34"
+        assert len(str(digits)) == 11
+        assert not str(digits)[2:].startswith(("803", "806", "807", "905", "70"))
+
+
+@given(st.sampled_from(sorted(EMERGENCY_NUMBERS)), st.sampled_from(["", "+", "00", "+34", "0034", "+1", "+44", "+351"]))
+def test_every_emergency_line_is_known_behind_every_code(number: str, prefix: str) -> None:
+    assert isinstance(check_number(prefix + number, WIDE), Refusal)
+    assert code(prefix + number, WIDE) == "emergency"

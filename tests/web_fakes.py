@@ -1,0 +1,85 @@
+"""What stands behind the HTTP door in tests: a connector that counts, a record in memory, a readiness to set."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from fastapi import FastAPI
+
+from dosvoces.core import Answer, AnswerKind
+from dosvoces.dialplan import NumberRules
+from dosvoces.errors import AlreadyRecorded
+from dosvoces.model import ConnectionId, Order
+from dosvoces.store import ConnectionRecord, Earlier, Entry
+from dosvoces.web import build_app
+
+NOW = datetime(2026, 3, 2, 10, 30, tzinfo=UTC)
+RULES = NumberRules(own_numbers=frozenset({"+34960000000"}))
+
+
+@dataclass
+class FakeConnector:
+    """Makes every connection at once, and counts what would have left the machine."""
+
+    answer: Answer | Exception = field(default_factory=lambda: Answer(AnswerKind.MADE))
+    orders: list[Order] = field(default_factory=list)
+    answers: dict[ConnectionId, tuple[int, str]] = field(default_factory=dict)
+    dials: int = 0
+    mails: int = 0
+    gate: asyncio.Event | None = None
+    """If set, `connect` waits for it."""
+
+    async def connect(self, order: Order) -> Answer:
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        if order.idempotency_key is not None and await self.earlier(order.idempotency_key) is not None:
+            raise AlreadyRecorded("this key is in the record")
+        self.orders.append(order)
+        if self.gate is not None:
+            await self.gate.wait()
+        self.mails += 1
+        self.dials += 2
+        return self.answer
+
+    async def earlier(self, key: str) -> Earlier | None:
+        for order in self.orders:
+            if order.idempotency_key == key:
+                status, body = self.answers.get(order.id, (None, None))
+                return Earlier(order.id, order.fingerprint, status, body)
+        return None
+
+    async def remember_answer(self, connection_id: ConnectionId, *, status: int, body: str) -> None:
+        self.answers[connection_id] = status, body
+
+
+@dataclass
+class FakeRecords:
+    records: dict[ConnectionId, ConnectionRecord] = field(default_factory=dict)
+    journal: list[Entry] = field(default_factory=list)
+
+    async def connection(self, connection_id: ConnectionId) -> ConnectionRecord | None:
+        return self.records.get(connection_id)
+
+    async def entries(self, connection_id: ConnectionId) -> Sequence[Entry]:
+        return [entry for entry in self.journal if entry.connection_id == connection_id]
+
+
+@dataclass
+class FakeReadiness:
+    problems: list[str] = field(default_factory=list)
+
+    async def ready(self) -> list[str]:
+        return self.problems
+
+
+def app_with(
+    connector: FakeConnector, records: FakeRecords | None = None, readiness: FakeReadiness | None = None
+) -> FastAPI:
+    return build_app(
+        connector=connector,
+        records=records or FakeRecords(),
+        readiness=readiness or FakeReadiness(),
+        rules=RULES,
+        clock=lambda: NOW,
+    )
