@@ -1,0 +1,146 @@
+"""What is asked of the record: one function per question, named for its answer. Runs on a reader's own connection."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Row, Select, select
+from sqlalchemy.sql.elements import ColumnElement
+
+from dosvoces.core import LegState
+from dosvoces.model import ConnectionId, Side
+from dosvoces.store import ConnectionRecord, Earlier, Entry, KeptMail, LegRecord
+from dosvoces.store.tables import connection, dial_attempt, journal, leg, mail
+
+ROWS_LIMIT = 1_000
+"""The most that one question brings."""
+
+
+def earlier_request(db: Connection, key: str) -> Earlier | None:
+    """What was recorded under this idempotency key."""
+    c = connection.c
+    row = db.execute(
+        select(c.id, c.fingerprint, c.answer_status, c.answer_body).where(c.idempotency_key == key)
+    ).one_or_none()
+    return None if row is None else Earlier(ConnectionId(row.id), row.fingerprint, row.answer_status, row.answer_body)
+
+
+def open_connections(db: Connection) -> list[ConnectionRecord]:
+    """Those without an outcome, oldest first: all of them, for there are never more than may be open at once."""
+    return _records(db, connection.c.outcome.is_(None), select(connection).order_by(connection.c.id))
+
+
+def one_connection(db: Connection, connection_id: ConnectionId) -> ConnectionRecord | None:
+    """One connection with its legs."""
+    found = _records(db, connection.c.id == connection_id, select(connection))
+    return found[0] if found else None
+
+
+def newest_connections(db: Connection, limit: int, before: ConnectionId | None) -> list[ConnectionRecord]:
+    """The newest first; from `before` on backwards. The ids sort by time."""
+    newest = select(connection.c.id).order_by(connection.c.id.desc()).limit(min(limit, ROWS_LIMIT))
+    if before is not None:
+        newest = newest.where(connection.c.id < before)
+    ids = list(db.scalars(newest))
+    return _records(db, connection.c.id.in_(ids), select(connection).order_by(connection.c.id.desc()))
+
+
+def journal_of(db: Connection, connection_id: ConnectionId) -> list[Entry]:
+    """A connection's journal, oldest first."""
+    rows = db.execute(select(journal).where(journal.c.connection_id == connection_id).order_by(journal.c.seq))
+    return [
+        Entry(
+            connection_id=connection_id,
+            at=row.at,
+            event=row.event,
+            side=None if row.side is None else Side(row.side),
+            before=row.before,
+            after=row.after,
+            facts=row.facts or {},
+        )
+        for row in rows
+    ]
+
+
+def newest_mails(db: Connection, limit: int) -> list[KeptMail]:
+    """The newest kept mails first."""
+    rows = db.execute(select(mail).order_by(mail.c.number.desc()).limit(min(limit, ROWS_LIMIT)))
+    return [_kept_mail(row) for row in rows]
+
+
+def one_mail(db: Connection, number: int) -> KeptMail | None:
+    """One kept mail by its number."""
+    row = db.execute(select(mail).where(mail.c.number == number)).one_or_none()
+    return None if row is None else _kept_mail(row)
+
+
+def _records(db: Connection, which: ColumnElement[bool], ordered: Select[Any]) -> list[ConnectionRecord]:
+    """The connections of which `which` is true, with their legs: two queries, however many they are."""
+    rows = db.execute(ordered.where(which)).all()
+    # A dial intent is durable before the leg's own state is: what it says is true even if the process died between.
+    legs = db.execute(
+        select(leg, dial_attempt.c.at.label("intended_at"))
+        .join(connection, connection.c.id == leg.c.connection_id)
+        .outerjoin(
+            dial_attempt,
+            (dial_attempt.c.connection_id == leg.c.connection_id)
+            & (dial_attempt.c.side == leg.c.side)
+            & (dial_attempt.c.attempt == 1),
+        )
+        .where(which)
+        .order_by(leg.c.connection_id, leg.c.side)
+    )
+    legs_of: dict[str, list[LegRecord]] = {}
+    for row in legs:
+        legs_of.setdefault(row.connection_id, []).append(_leg_record(row))
+    return [_connection_record(row, legs_of.get(row.id, [])) for row in rows]
+
+
+def _connection_record(row: Row[Any], legs: Sequence[LegRecord]) -> ConnectionRecord:
+    return ConnectionRecord(
+        id=ConnectionId(row.id),
+        created_at=row.created_at,
+        phase=row.phase,
+        outcome=row.outcome,
+        ended_by=row.ended_by,
+        first=row.first,
+        second=row.second,
+        email=row.email,
+        lead={
+            "property_name": row.property_name,
+            "agent_name": row.agent_name,
+            "url": row.url,
+            "city": row.city,
+            "area_m2": row.area_m2,
+            "price": row.price,
+        },
+        interval_s=row.interval_s,
+        joined_at=row.joined_at,
+        ended_at=row.ended_at,
+        answer_status=row.answer_status,
+        legs=tuple(legs),
+    )
+
+
+def _leg_record(row: Row[Any]) -> LegRecord:
+    intended = row.state == LegState.IDLE and row.intended_at is not None
+    return LegRecord(
+        side=Side(row.side),
+        number=row.number,
+        state=LegState.DIALING.value if intended else row.state,
+        dialed_at=row.intended_at if intended else row.dialed_at,
+        answered_at=row.answered_at,
+        ended_at=row.ended_at,
+        reason=row.reason,
+        detail=row.detail,
+    )
+
+
+def _kept_mail(row: Row[Any]) -> KeptMail:
+    return KeptMail(
+        number=row.number,
+        message_id=row.message_id,
+        recipient=row.recipient,
+        subject=row.subject,
+        kept_at=row.kept_at,
+        content=row.content,
+    )

@@ -1,0 +1,195 @@
+"""
+The record in a database, behind the port: SQLite now, PostgreSQL with its own issue.
+
+A service writes on one lane and reads on another, each with its own connection, so that a slow question never holds up
+a commit. A reader (`dosvoces list` beside a running service) has the second lane only.
+"""
+
+import asyncio
+from collections.abc import Callable
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from sqlalchemy import Connection as Database
+from sqlalchemy import Engine
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+from dosvoces.core import Connection
+from dosvoces.errors import SettingsError, StoreError
+from dosvoces.mail import Mail
+from dosvoces.model import ConnectionId, Order, Outcome, Side
+from dosvoces.store import ConnectionRecord, Earlier, Entry, KeptMail, Store, queries
+from dosvoces.store.lane import Lane
+from dosvoces.store.sqlite import SqliteFile
+from dosvoces.store.writer import Writer
+from dosvoces.store.writes import Writes
+
+T = TypeVar("T")
+
+
+def open_store(url: str, *, reader: bool = False) -> "SqlStore":
+    """
+    The record at `url`, not yet opened: `sqlite:///dosvoces.db` (relative) or `sqlite:////var/lib/dosvoces.db`.
+
+    A `reader` never writes, creates or migrates, and may run beside the service. Raises `SettingsError`.
+    """
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise SettingsError(f"[database] url = {url!r} is no database URL: try sqlite:///dosvoces.db") from error
+    if parsed.get_backend_name() != "sqlite":
+        name = parsed.render_as_string(hide_password=True)
+        raise SettingsError(f"[database] url = {name!r}: only SQLite is supported, as in sqlite:///dosvoces.db")
+    if parsed.query:
+        raise SettingsError(f"[database] url = {url!r}: what follows the ? is not supported; leave it out")
+    if not parsed.database or parsed.database == ":memory:" or parsed.host:
+        raise SettingsError(
+            f"[database] url = {url!r} names no file (a record in memory would be lost): try sqlite:///dosvoces.db"
+        )
+    return SqlStore(SqliteFile(Path(parsed.database)), reader=reader)
+
+
+class SqlStore(Store):
+    """The record in a SQL database. `open` before all else; used from one event loop."""
+
+    def __init__(self, file: SqliteFile, *, reader: bool = False) -> None:
+        self._file = file
+        self._is_reader = reader
+        self._writer: Writer | None = None
+        self._writes: Writes | None = None
+        self._engines: list[tuple[Lane, Engine]] = []
+        self._reading: tuple[Lane, Database] | None = None
+
+    async def open(self) -> None:
+        try:
+            if not self._is_reader:
+                await self._open_writer()
+            await self._open_reader()
+        except BaseException:
+            await self.close()
+            raise
+
+    async def _open_writer(self) -> None:
+        self._file.claim()
+        lane = Lane("record-writer")
+        try:
+            engine = await lane.run(self._file.prepare)
+        except BaseException:
+            lane.stop()
+            raise
+        self._engines.append((lane, engine))
+        cursor = engine.raw_connection().cursor()
+        self._writes = Writes(engine.dialect)
+        self._writer = Writer(self._file, self._writes, cursor, lane)
+        # The first write there can be tells whether there can be any.
+        await self._writer.write(self._writes.touch)
+
+    async def _open_reader(self) -> None:
+        lane = Lane("record-reader")
+        try:
+            engine = await lane.run(self._file.attach)
+        except BaseException:
+            lane.stop()
+            raise
+        self._engines.append((lane, engine))
+        self._reading = (lane, engine.connect())
+
+    async def close(self) -> None:
+        writer, self._writer = self._writer, None
+        self._reading = None
+        try:
+            if writer is not None:
+                await writer.close()
+        finally:
+            engines, self._engines = self._engines, []
+            # The writer's connection is closed last: the last one to close tidies the write-ahead log away.
+            for lane, engine in reversed(engines):
+                await asyncio.shield(lane.run(engine.dispose))
+                lane.stop()
+            self._file.release()
+
+    # --- writing ---
+
+    async def record(self, order: Order) -> None:
+        writer, writes = self._opened()
+        await writer.write(partial(writes.record, order=order))
+
+    async def intend_dial(self, order: Order, side: Side, *, attempt: int, at: datetime) -> None:
+        writer, writes = self._opened()
+        await writer.write(partial(writes.intend_dial, order=order, side=side, attempt=attempt, at=at))
+
+    def update(self, connection_id: ConnectionId, state: Connection, deadline: datetime | None) -> None:
+        self._opened()[0].update(connection_id, state, deadline)
+
+    async def settle(self, connection_id: ConnectionId, state: Connection, outcome: Outcome, *, at: datetime) -> None:
+        """As the port says. After a failure of the database it is also tried again on its own: it must not be lost."""
+        writer, writes = self._opened()
+        settle = partial(writes.settle, connection_id=connection_id, state=state, outcome=outcome, at=at)
+        await writer.write(settle, keep=True)
+
+    def journal(self, entry: Entry) -> None:
+        self._opened()[0].journal(entry)
+
+    async def remember_answer(self, connection_id: ConnectionId, *, status: int, body: str) -> None:
+        """As the port says. After a failure of the database it is also tried again on its own."""
+        writer, writes = self._opened()
+        remember = partial(writes.remember_answer, connection_id=connection_id, status=status, body=body)
+        await writer.write(remember, keep=True)
+
+    async def keep_mail(self, mail: Mail, *, at: datetime) -> None:
+        writer, writes = self._opened()
+        await writer.write(partial(writes.keep_mail, kept=mail, at=at))
+
+    def _opened(self) -> tuple[Writer, Writes]:
+        if self._writer is None or self._writes is None:
+            raise StoreError(f"the record {self._file.path} is not open for writing")
+        return self._writer, self._writes
+
+    # --- reading ---
+
+    async def earlier(self, key: str) -> Earlier | None:
+        return await self._ask(partial(queries.earlier_request, key=key))
+
+    async def unfinished(self) -> list[ConnectionRecord]:
+        return await self._ask(queries.open_connections)
+
+    async def connection(self, connection_id: ConnectionId) -> ConnectionRecord | None:
+        return await self._ask(partial(queries.one_connection, connection_id=connection_id))
+
+    async def connections(self, *, limit: int = 50, before: ConnectionId | None = None) -> list[ConnectionRecord]:
+        return await self._ask(partial(queries.newest_connections, limit=limit, before=before))
+
+    async def entries(self, connection_id: ConnectionId) -> list[Entry]:
+        return await self._ask(partial(queries.journal_of, connection_id=connection_id))
+
+    async def mails(self, *, limit: int = 50) -> list[KeptMail]:
+        return await self._ask(partial(queries.newest_mails, limit=limit))
+
+    async def mail(self, number: int) -> KeptMail | None:
+        return await self._ask(partial(queries.one_mail, number=number))
+
+    async def _ask(self, question: Callable[[Database], T]) -> T:
+        """Answer `question` from the database, with what this process has given to be written so far in it."""
+        if self._reading is None:
+            raise StoreError(f"the record {self._file.path} is not open")
+        if self._writer is not None:
+            await self._writer.flush()
+        lane, db = self._reading
+        return await lane.run(partial(self._answer, question, db))
+
+    def _answer(self, question: Callable[[Database], T], db: Database) -> T:
+        self._file.check_present()
+        try:
+            with db.begin():
+                db.exec_driver_sql("BEGIN")  # One state of the record, however many queries the question takes.
+                return question(db)
+        except (SQLAlchemyError, ValueError, OverflowError) as error:
+            raise self._file.explain(error) from error
+
+    def problems(self) -> list[str]:
+        if self._writer is not None:
+            return self._writer.problems()
+        return [f"the record {self._file.path} is not open for writing"]

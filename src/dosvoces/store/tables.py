@@ -1,0 +1,182 @@
+"""
+The tables of the record, in SQLAlchemy Core: what `migrations/` builds and `writes.py` and `queries.py` use.
+
+A connection costs a handful of rows. Whatever is asked by key is clustered by that key on SQLite (`WITHOUT ROWID`), so
+that one page write does for row and index. All of it runs on SQLite and on PostgreSQL.
+"""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+    text,
+)
+from sqlalchemy.types import TypeEngine
+
+REVISION = "0001"
+"""The newest migration: what a database must be at. A test holds it equal to the head of `migrations/versions`."""
+
+
+class Moment(TypeDecorator[datetime]):
+    """
+    An aware UTC `datetime` to the microsecond.
+
+    `timestamptz` on PostgreSQL. On SQLite, ISO 8601 text of one width (`2026-05-09T07:35:25.123456+00:00`): it sorts as
+    text, SQLite's own date functions read it, and so does whoever opens the file; integer microseconds would save 24
+    bytes and take all three away.
+    """
+
+    impl = DateTime
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        if dialect.name == "sqlite":
+            return dialect.type_descriptor(String(32))
+        return dialect.type_descriptor(DateTime(timezone=True))
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
+        if value is None:
+            return None
+        if value.tzinfo is not UTC:
+            if value.tzinfo is None:
+                raise ValueError(f"a moment without a time zone: {value!r}")
+            value = value.astimezone(UTC)
+        return value.isoformat(timespec="microseconds") if dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
+        if isinstance(value, str):
+            value = datetime.fromisoformat(value)
+        return None if value is None else value.astimezone(UTC)
+
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+def _connection_key() -> Column[str]:
+    return Column("connection_id", String(26), ForeignKey("connection.id", ondelete="CASCADE"), primary_key=True)
+
+
+def _side_key() -> Column[str]:
+    return Column("side", String(1), CheckConstraint("side IN ('a', 'b')", name="side"), primary_key=True)
+
+
+connection = Table(
+    "connection",
+    metadata,
+    Column("id", String(26), primary_key=True),
+    Column("created_at", Moment, nullable=False),
+    Column("first", String(16), nullable=False, doc="E.164."),
+    Column("second", String(16), nullable=False, doc="E.164."),
+    Column("email", String(320), nullable=False),
+    Column("property_name", Text),
+    Column("agent_name", Text),
+    Column("url", Text),
+    Column("city", Text),
+    Column("area_m2", Text),
+    Column("price", Text),
+    Column("interval_s", Integer, nullable=False),
+    # Unique: one key, one request, also when two of them arrive at the same moment.
+    Column("idempotency_key", Text, unique=True),
+    Column("fingerprint", String(64), nullable=False),
+    Column("phase", String(20), nullable=False),
+    Column("outcome", String(20)),
+    Column("ended_by", Text, nullable=False, server_default=""),
+    Column("failed_side", String(1)),
+    Column("started_at", Moment),
+    Column("joined_at", Moment),
+    Column("ended_at", Moment),
+    Column("deadline", Moment, doc="When something is due next."),
+    Column("answer_status", Integer),
+    Column("answer_body", Text),
+    Column("version", Integer, nullable=False, server_default="1", doc="Counts the writes of the state."),
+)
+
+# Open connections only, by what is due first: the start after a crash asks for them, and never reads the history.
+Index(
+    "ix_connection_open",
+    connection.c.deadline,
+    sqlite_where=text("outcome IS NULL"),
+    postgresql_where=text("outcome IS NULL"),
+)
+
+leg = Table(
+    "leg",
+    metadata,
+    _connection_key(),
+    _side_key(),
+    Column("number", String(16), nullable=False, doc="E.164."),
+    Column("state", String(12), nullable=False),
+    Column("dialed_at", Moment),
+    Column("answered_at", Moment),
+    Column("released_at", Moment),
+    Column("ended_at", Moment),
+    Column("reason", String(12)),
+    Column("detail", Text, nullable=False, server_default=""),
+    Column("dialog", JSON(none_as_null=True), doc="What hanging up after a crash needs."),
+    sqlite_with_rowid=False,
+)
+
+dial_attempt = Table(
+    "dial_attempt",
+    metadata,
+    # The primary key is the rule: a side is dialled at most once per attempt, whoever asks.
+    _connection_key(),
+    _side_key(),
+    Column("attempt", Integer, primary_key=True, autoincrement=False),
+    Column("number", String(16), nullable=False, doc="E.164."),
+    Column("at", Moment, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+journal = Table(
+    "journal",
+    metadata,
+    _connection_key(),
+    Column("seq", Integer, primary_key=True, autoincrement=False, doc="1, 2, 3 … within its connection."),
+    Column("at", Moment, nullable=False),
+    Column("event", Text, nullable=False),
+    Column("side", String(1)),
+    Column("before", String(20), nullable=False),
+    Column("after", String(20), nullable=False),
+    Column("facts", JSON(none_as_null=True)),
+    sqlite_with_rowid=False,
+)
+
+mail = Table(
+    "mail",
+    metadata,
+    Column("number", Integer, primary_key=True),
+    # Unique: the same mail handed over twice is kept once.
+    Column("message_id", Text, nullable=False, unique=True),
+    Column("recipient", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("kept_at", Moment, nullable=False),
+    Column("content", LargeBinary, nullable=False),
+    # A number shown once means that mail for ever.
+    sqlite_autoincrement=True,
+)
+
+# Named here and built by Alembic; the writer touches it to learn whether the record can be written.
+alembic_version = Table("alembic_version", MetaData(), Column("version_num", String(32), primary_key=True))

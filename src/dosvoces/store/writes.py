@@ -1,0 +1,310 @@
+"""
+What is written, statement by statement: each from SQLAlchemy Core, compiled once, run on the driver's own cursor.
+
+Core checks and spells the SQL for the database at hand; running it through Core would cost several times what the
+statement itself does. Every function here runs inside a transaction that `writer.py` begins and commits.
+"""
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any, Protocol
+
+from sqlalchemy import (
+    ColumnElement,
+    Dialect,
+    Insert,
+    Integer,
+    Select,
+    Table,
+    Update,
+    bindparam,
+    func,
+    insert,
+    literal_column,
+    select,
+    update,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.sql.compiler import SQLCompiler
+
+from dosvoces.core import Connection, Leg, LegState, Phase
+from dosvoces.errors import AlreadyRecorded, StoreError
+from dosvoces.mail import Mail
+from dosvoces.model import ConnectionId, Order, Outcome, Side
+from dosvoces.store import Entry
+from dosvoces.store.tables import alembic_version, connection, dial_attempt, journal, leg, mail
+
+Row = dict[str, Any]
+Statement = Select[Any] | Insert | Update
+
+
+class Cursor(Protocol):
+    """What we use of a driver's cursor (PEP 249)."""
+
+    @property
+    def rowcount(self) -> int: ...
+    def execute(self, sql: str, parameters: Any = ..., /) -> Any: ...
+    def executemany(self, sql: str, parameters: Any, /) -> Any: ...
+    def fetchone(self) -> Any: ...
+
+
+class _Prepared:
+    """A statement's text for one database, with what turns our values into the driver's."""
+
+    def __init__(self, statement: Statement, dialect: Dialect, columns: Sequence[str] | None = None) -> None:
+        compiled = statement.compile(dialect=dialect, column_keys=columns)
+        assert isinstance(compiled, SQLCompiler)
+        self._sql = str(compiled)
+        self._convert: list[tuple[str, Callable[[Any], Any]]] = []
+        for name, parameter in compiled.binds.items():
+            processor = parameter.type.dialect_impl(dialect).bind_processor(dialect)
+            if processor is not None:
+                self._convert.append((name, processor))
+
+    def _bound(self, row: Row) -> Row:
+        for name, convert in self._convert:
+            row[name] = convert(row[name])
+        return row
+
+    def run(self, cursor: Cursor, row: Row) -> int:
+        """Run it once; the number of rows it wrote."""
+        cursor.execute(self._sql, self._bound(row))
+        return cursor.rowcount
+
+    def run_many(self, cursor: Cursor, rows: Sequence[Row]) -> None:
+        cursor.executemany(self._sql, [self._bound(row) for row in rows])
+
+
+class Writes:
+    """All that is ever written, for one dialect. Times and ids come from the caller."""
+
+    def __init__(self, dialect: Dialect) -> None:
+        self._insert_connection = _insert_new(connection, dialect, _CONNECTION_COLUMNS)
+        self._insert_leg = _Prepared(insert(leg), dialect, ("connection_id", "side", "number", "state"))
+        self._insert_attempt = _insert_new(dial_attempt, dialect, [column.name for column in dial_attempt.c])
+        self._insert_mail = _insert_new(mail, dialect, [column.name for column in mail.c if column.name != "number"])
+        self._insert_entry = _Prepared(_insert_entry(), dialect)
+        self._update_connection = _Prepared(_update_open(_STATE_COLUMNS), dialect)
+        self._settle_connection = _Prepared(_update_open((*_STATE_COLUMNS, "outcome", "ended_at")), dialect)
+        self._update_leg = _Prepared(_update_leg(), dialect)
+        self._outcome = _Prepared(select(connection.c.outcome).where(connection.c.id == bindparam("of")), dialect)
+        self._remember_answer = _Prepared(_remember_answer(), dialect)
+        self._touch = _Prepared(update(alembic_version).values(version_num=alembic_version.c.version_num), dialect)
+
+    def record(self, cursor: Cursor, order: Order) -> None:
+        """Write a new connection and its legs. Raises `AlreadyRecorded` for a taken id or idempotency key."""
+        if not self._insert_connection.run(cursor, _connection_row(order)):
+            key = f" or the idempotency key {order.idempotency_key}" if order.idempotency_key else ""
+            raise AlreadyRecorded(f"connection {order.id}{key} is in the record already", permanent=True)
+        idle = LegState.IDLE.value
+        self._insert_leg.run_many(
+            cursor,
+            [
+                {"connection_id": order.id, "side": "a", "number": order.first.e164, "state": idle},
+                {"connection_id": order.id, "side": "b", "number": order.second.e164, "state": idle},
+            ],
+        )
+
+    def intend_dial(self, cursor: Cursor, order: Order, side: Side, attempt: int, at: datetime) -> None:
+        """The intent to ring. Raises `AlreadyRecorded` if it is there already, whoever wrote it."""
+        row = {
+            "connection_id": order.id,
+            "side": side.value,
+            "attempt": attempt,
+            "number": order.number(side).e164,
+            "at": at,
+        }
+        if not self._insert_attempt.run(cursor, row):
+            raise AlreadyRecorded(
+                f"attempt {attempt} to dial {order.id}, side {side}, is in the record already: it is not dialled again",
+                permanent=True,
+            )
+
+    def settle(
+        self, cursor: Cursor, connection_id: ConnectionId, state: Connection, outcome: Outcome, at: datetime
+    ) -> None:
+        """
+        The outcome and how both legs ended. The same outcome again changes nothing, so that a doubtful write can be
+        repeated. Raises `AlreadyRecorded` if there is another outcome, `StoreError` if there is no such connection.
+        """
+        row = _state_row(connection_id, state, None)
+        row.update(phase=Phase.ENDED.value, outcome=outcome.value, ended_at=at)
+        if self._settle_connection.run(cursor, row):
+            self._legs(cursor, connection_id, state.a, state.b)
+            return
+        self._outcome.run(cursor, {"of": connection_id})
+        found = cursor.fetchone()
+        if found is None:
+            raise StoreError(f"connection {connection_id} is not in the record", permanent=True)
+        if found[0] != outcome.value:
+            raise AlreadyRecorded(f"connection {connection_id} ended as {found[0]} already", permanent=True)
+
+    def remember_answer(self, cursor: Cursor, connection_id: ConnectionId, status: int, body: str) -> None:
+        """What the client was answered. Raises `StoreError` if there is no such connection."""
+        row = {"of": connection_id, "answer_status": status, "answer_body": body}
+        if not self._remember_answer.run(cursor, row):
+            raise StoreError(f"connection {connection_id} is not in the record", permanent=True)
+
+    def keep_mail(self, cursor: Cursor, kept: Mail, at: datetime) -> None:
+        """A mail for the inbox, unless its Message-ID is there."""
+        row = {
+            "message_id": kept.message_id,
+            "recipient": kept.recipient,
+            "subject": kept.subject,
+            "kept_at": at,
+            "content": kept.content,
+        }
+        self._insert_mail.run(cursor, row)
+
+    def state(
+        self,
+        cursor: Cursor,
+        connection_id: ConnectionId,
+        state: Connection,
+        due: datetime | None,
+        on_disk: tuple[Leg, Leg] | None,
+    ) -> None:
+        """The newest state, unless the connection has its outcome; of the legs, what differs from `on_disk`."""
+        if self._update_connection.run(cursor, _state_row(connection_id, state, due)):
+            a, b = on_disk or (None, None)
+            self._legs(cursor, connection_id, None if state.a is a else state.a, None if state.b is b else state.b)
+
+    def _legs(self, cursor: Cursor, connection_id: ConnectionId, *legs: Leg | None) -> None:
+        """A's leg and B's; `None`, and what was never dialled, is left as it is."""
+        for side, of in zip(Side, legs, strict=True):
+            if of is not None and of.state is not LegState.IDLE:
+                self._update_leg.run(cursor, _leg_row(connection_id, side, of))
+
+    def entries(self, cursor: Cursor, entries: Sequence[Entry]) -> None:
+        """Lines of journals, in this order."""
+        self._insert_entry.run_many(cursor, [_entry_row(entry) for entry in entries])
+
+    def touch(self, cursor: Cursor) -> None:
+        """Write something that changes nothing: whether it commits tells whether the record can be written."""
+        self._touch.run(cursor, {})
+
+
+def _insert_new(table: Table, dialect: Dialect, columns: Sequence[str]) -> _Prepared:
+    """An insert that leaves out what violates a unique key, so that the rest of its batch is not lost with it."""
+    statement = (
+        postgresql.insert(table).on_conflict_do_nothing()
+        if dialect.name == "postgresql"
+        else sqlite.insert(table).on_conflict_do_nothing()
+    )
+    return _Prepared(statement, dialect, columns)
+
+
+_LEAD_COLUMNS = ("property_name", "agent_name", "url", "city", "area_m2", "price")
+_CONNECTION_COLUMNS = (
+    "id",
+    "created_at",
+    "first",
+    "second",
+    "email",
+    *_LEAD_COLUMNS,
+    "interval_s",
+    "idempotency_key",
+    "fingerprint",
+    "phase",
+)
+_STATE_COLUMNS = ("phase", "ended_by", "failed_side", "started_at", "joined_at", "deadline")
+_LEG_COLUMNS = ("state", "dialed_at", "answered_at", "released_at", "ended_at", "reason", "detail")
+
+
+# Written into the text, so that a row has nothing but its own values to bring.
+_ZERO: ColumnElement[int] = literal_column("0", Integer)
+_ONE: ColumnElement[int] = literal_column("1", Integer)
+
+
+def _update_open(columns: Sequence[str]) -> Statement:
+    values: dict[str, Any] = {name: bindparam(name, type_=connection.c[name].type) for name in columns}
+    return (
+        update(connection)
+        .where(connection.c.id == bindparam("of"), connection.c.outcome.is_(None))
+        .values(version=connection.c.version + _ONE, **values)
+    )
+
+
+def _update_leg() -> Statement:
+    return (
+        update(leg)
+        .where(leg.c.connection_id == bindparam("of"), leg.c.side == bindparam("which"))
+        .values({name: bindparam(name, type_=leg.c[name].type) for name in _LEG_COLUMNS})
+    )
+
+
+def _remember_answer() -> Statement:
+    return (
+        update(connection)
+        .where(connection.c.id == bindparam("of"))
+        .values(answer_status=bindparam("answer_status"), answer_body=bindparam("answer_body"))
+    )
+
+
+def _insert_entry() -> Statement:
+    """Its number is one more than its journal's last: right after any restart, with nothing to remember."""
+    earlier = journal.alias("earlier")
+    last = select(func.coalesce(func.max(earlier.c.seq), _ZERO)).where(earlier.c.connection_id == bindparam("of"))
+    names = ("at", "event", "side", "before", "after", "facts")
+    values: dict[str, Any] = {name: bindparam(name, type_=journal.c[name].type) for name in names}
+    # Inline: nobody asks for the number, and RETURNING it would forbid many rows in one call.
+    return insert(journal).inline().values(connection_id=bindparam("of"), seq=last.scalar_subquery() + _ONE, **values)
+
+
+def _connection_row(order: Order) -> Row:
+    lead = order.lead
+    return {
+        "id": order.id,
+        "created_at": order.created_at,
+        "first": order.first.e164,
+        "second": order.second.e164,
+        "email": lead.email,
+        "property_name": lead.property_name,
+        "agent_name": lead.agent_name,
+        "url": lead.url,
+        "city": lead.city,
+        "area_m2": lead.area_m2,
+        "price": lead.price,
+        "interval_s": order.interval_s,
+        "idempotency_key": order.idempotency_key,
+        "fingerprint": order.fingerprint,
+        "phase": Phase.RECORDED.value,
+    }
+
+
+def _state_row(connection_id: ConnectionId, state: Connection, due: datetime | None) -> Row:
+    return {
+        "of": connection_id,
+        "phase": state.phase.value,
+        "ended_by": state.ended_by,
+        "failed_side": None if state.failed_side is None else state.failed_side.value,
+        "started_at": state.started_at,
+        "joined_at": state.joined_at,
+        "deadline": due,
+    }
+
+
+def _leg_row(connection_id: ConnectionId, side: Side, of: Leg) -> Row:
+    return {
+        "of": connection_id,
+        "which": side.value,
+        "state": of.state.value,
+        "dialed_at": of.dialed_at,
+        "answered_at": of.answered_at,
+        "released_at": of.released_at,
+        "ended_at": of.ended_at,
+        "reason": None if of.reason is None else of.reason.value,
+        "detail": of.detail,
+    }
+
+
+def _entry_row(entry: Entry) -> Row:
+    return {
+        "of": entry.connection_id,
+        "at": entry.at,
+        "event": entry.event,
+        "side": None if entry.side is None else entry.side.value,
+        "before": entry.before,
+        "after": entry.after,
+        "facts": entry.facts or None,
+    }
