@@ -45,7 +45,7 @@ class Statistics:
     jitter_ms: float = 0.0
     """Interarrival jitter at the end (RFC 3550 §6.4.1)."""
     packets_refused: int = 0
-    """From a stranger's address or not RTP: dropped."""
+    """From a stranger's address, not RTP, or far out of sequence: dropped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class Digit:
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """The first packet that was accepted from this side: media flows, and its source is locked."""
+    """The first packet that was accepted from this side, and again if its source changes: media flows from there."""
 
     connection_id: ConnectionId
     side: Side
@@ -83,17 +83,19 @@ class MediaRelay(Protocol):
     """
     Moves audio between the two sides of a connection. The contract test quotes these clauses by name.
 
-    - *one allocation*: `allocate` gives each side an even port of its own; asked again for the same connection, it is an error.
+    - *one allocation*: `allocate` gives each side an even port of its own; asked again for the same connection, it
+      raises `NotAllowed`.
     - *silent until told*: nothing is sent to a side before `connect` named where its media goes.
-    - *source lock*: packets are taken from the connected address; another port of that host (a NAT) is learned once, from
-      the first packets, and then locked; other hosts are refused and counted.
+    - *source lock*: packets are taken from the connected address; another port of that host (a NAT) is learned once,
+      from the first packets, and then locked; other hosts are refused and counted. Before `connect` all are.
     - *ringing*: `play_ringing` plays the country's ringing tone to that side until `join`, `stop_ringing` or `release`.
-    - *join*: after `join` each side hears the other within one packet time, with the sequence, timestamp and SSRC of its
-      own stream continuous.
+    - *join*: after `join` each side hears the other within one packet time, with the sequence, timestamp and SSRC of
+      its own stream continuous.
     - *hold*: `connect` again with other values moves or (`remote=None`) silences that side, keeping its port.
-    - *release is final and idempotent*: it returns each side's statistics (empty for an unknown connection); ports stay
-      bound and drained for 30 s.
-    - *loss is told*: if the worker dies, each of its connections gets exactly one `Lost`; later calls for it do nothing.
+    - *release is final and idempotent*: it returns each side's statistics (all zero for an unknown connection); ports
+      stay bound and are drained for 30 s.
+    - *loss is told*: if the worker dies, each of its connections gets exactly one `Lost`; later calls for it do nothing
+      (`join` raises `MediaError`).
     """
 
     async def start(self, report: Callable[[RelayEvent], None]) -> None:
@@ -107,7 +109,11 @@ class MediaRelay(Protocol):
         """
 
     def connect(self, connection_id: ConnectionId, side: Side, remote: Address | None, format: Format) -> None:
-        """Say where that side's media is and how it is coded; `remote=None`: it wants to receive nothing for now."""
+        """
+        Say where that side's media is and how it is coded; `remote=None`: it wants to receive nothing for now.
+
+        Raises `MediaError` if `remote` can't be sent to: no literal address, or of the other family.
+        """
 
     def play_ringing(self, connection_id: ConnectionId, side: Side) -> None:
         """Play the ringing tone to a connected side. G.711 only; on another codec nothing is played."""
@@ -116,7 +122,11 @@ class MediaRelay(Protocol):
         """Stop it."""
 
     async def join(self, connection_id: ConnectionId) -> None:
-        """Let both sides hear each other; returns when the relay has done it. Raises `MediaError`."""
+        """
+        Let both sides hear each other; returns when the relay has done it.
+
+        Raises `MediaError`: no such connection, no worker, or the sides are coded differently (nothing transcodes).
+        """
 
     async def release(self, connection_id: ConnectionId) -> dict[Side, Statistics]:
         """Stop everything for this connection and give its ports back after the drain."""

@@ -1,0 +1,58 @@
+"""Where a party's packets may come from: the signalled address, or another port of that host learned once."""
+
+SocketAddress = tuple[str, int] | tuple[str, int, int, int]
+"""As `recvfrom` gives it: two members for IPv4, four for IPv6."""
+
+LEARNING_PACKETS = 5  # a port other than the signalled one is final after so many packets (rtpengine's number)
+
+
+class SourceLock:
+    """
+    The source of one party's packets.
+
+    A party behind a NAT sends from a port it doesn't know of, so one other port of the signalled host is learned. Until
+    it is final the signalled port itself still wins: a stray packet from a host that carries many calls must not take a
+    line. Another host is never learned (RTP bleed and injection).
+    """
+
+    __slots__ = ("_learned", "_packets", "signalled", "source")
+
+    def __init__(self) -> None:
+        self.signalled: tuple[str, int] | None = None
+        self.source: SocketAddress | None = None
+        """Final: the relay takes its packets without asking `admit`."""
+        self._learned: SocketAddress | None = None
+        self._packets = 0
+
+    def expect(self, signalled: tuple[str, int]) -> None:
+        """Take packets from there; the same address again changes nothing."""
+        if signalled != self.signalled:
+            self.signalled, self.source, self._learned, self._packets = signalled, None, None, 0
+
+    def admit(self, source: SocketAddress) -> bool:
+        """Whether a packet from `source` is the party's; learns and locks."""
+        if self.source is not None:
+            return source == self.source
+        if self.signalled is None or source[0] != self.signalled[0]:
+            return False
+        if source[1] == self.signalled[1]:
+            self.source = source
+            return True
+        if self._learned is None:
+            self._learned = source
+        if source != self._learned:
+            return False
+        self._packets += 1
+        if self._packets >= LEARNING_PACKETS:
+            self.source = source
+        return True
+
+    @property
+    def heard(self) -> SocketAddress | None:
+        """Where packets were taken from, final or not."""
+        return self.source or self._learned
+
+    @property
+    def reply_to(self) -> SocketAddress | None:
+        """Where to send: back to the source once there is one, or a NAT would drop it."""
+        return self.heard or self.signalled

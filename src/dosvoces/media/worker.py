@@ -1,0 +1,314 @@
+"""
+The media worker: a process of its own that moves RTP, so that neither the database nor a slow page can hurt a voice.
+
+Run as `python -m dosvoces.media.worker FD`, where FD is its end of the control socket (`wire.py`); `process.py` starts
+it and nothing else does. One thread, one `epoll`. It ends when the control socket ends. It knows no SIP and keeps no
+record.
+"""
+
+import gc
+import os
+import resource
+import select
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from dosvoces.errors import MediaError
+from dosvoces.media import Digit, Format, Heard
+from dosvoces.media.incoming import MAX_PACKET
+from dosvoces.media.ports import PortPair, PortPool
+from dosvoces.media.session import Line, Session
+from dosvoces.media.source import SocketAddress
+from dosvoces.media.tones import FRAME_MS
+from dosvoces.media.wire import MAX_MESSAGE, decode, encode
+from dosvoces.model import ConnectionId, Side
+
+TICK_S = FRAME_MS / 1000  # one frame of tone
+SETTLE_S = 0.2  # how often lost ends of key presses and rested ports are looked for
+MAX_EVENTS = 512  # sockets served before the clock is looked at again
+MAX_COMMANDS = 64  # commands served before packets are again
+MAX_LATE_TICKS = 5  # frames of tone made up for after a stall; beyond it the tone goes on later
+MAX_OUTBOX = 10_000  # messages the server has not read; beyond it what is told is lost
+MAX_TROUBLES = 20  # tracebacks told to the server
+
+_Socket = tuple[Line, Callable[[bytearray], tuple[int, Any]], Callable[[memoryview, SocketAddress], int]]
+"""What a readable socket means: its line, its `recvfrom_into`, and `sendto` of the socket of the other side."""
+
+
+class Call:
+    """A session with its sockets."""
+
+    __slots__ = ("ports", "session")
+
+    def __init__(self, session: Session, ports: dict[Side, PortPair]) -> None:
+        self.session = session
+        self.ports = ports
+
+
+class Worker:
+    """The loop and the commands."""
+
+    def __init__(self, control: socket.socket) -> None:
+        control.setblocking(False)
+        self._control = control
+        self._epoll = select.epoll()
+        self._epoll.register(control.fileno(), select.EPOLLIN)
+        self._calls: dict[ConnectionId, Call] = {}
+        self._sockets: dict[int, _Socket] = {}
+        self._ringing: dict[ConnectionId, Call] = {}
+        self._outbox: deque[bytes] = deque()
+        self._blocked = False  # the server doesn't read; `_attend` goes on when it does
+        self._pool = PortPool("", [])
+        self._next_tick = self._next_settle = 0.0
+        self._troubles = 0
+        self._over = False
+        self._commands: dict[str, Callable[..., None]] = {
+            "start": self._start,
+            "allocate": self._allocate,
+            "connect": self._connect,
+            "play": self._play,
+            "stop": self._stop,
+            "join": self._join,
+            "release": self._release,
+            "ping": self._done,
+        }
+
+    def run(self) -> None:
+        """Serve until the server is gone."""
+        while not self._over:
+            try:
+                self._serve()
+            except Exception:  # The loop's edge: one packet that shows a fault of ours must not end all calls.
+                self._trouble(traceback.format_exc())
+
+    def _serve(self) -> None:
+        poll, sockets, clock = self._epoll.poll, self._sockets, time.monotonic
+        packet = bytearray(MAX_PACKET)
+        view = memoryview(packet)
+        control = self._control.fileno()
+        while not self._over:
+            ready = poll(self._wait(clock()), MAX_EVENTS)
+            now = clock()
+            for fd, _ in ready:
+                if fd == control:
+                    continue
+                # One packet a turn: no line starves another, and no call is spent on learning that a socket is empty.
+                line, receive, send = sockets[fd]
+                try:
+                    size, source = receive(packet)
+                except OSError:
+                    continue  # an ICMP error of an earlier packet, or a bad checksum: nothing to read
+                if source == line.lock.source or line.admit(packet, size, source):
+                    destination = line.incoming.receive(packet, size, now)
+                    if destination is not None:
+                        try:
+                            send(view[:size], destination)
+                        except OSError:
+                            continue  # no route, or the buffer is full: a packet lost, as on any network
+            if now >= self._next_tick and self._ringing:
+                self._tick(now)
+            if now >= self._next_settle:
+                self._settle(now)
+            for fd, events in ready:
+                if fd == control:
+                    self._attend(events)
+
+    # Time
+
+    def _wait(self, now: float) -> float:
+        """Seconds until something is due; -1: nothing ever."""
+        due = self._next_settle if self._calls or self._pool.resting else -1.0
+        if self._ringing:
+            due = min(due, self._next_tick)
+        return due if due < 0 else max(0.0, due - now)
+
+    def _tick(self, now: float) -> None:
+        """Play the next frame of every tone, on a clock that doesn't drift."""
+        if now - self._next_tick > MAX_LATE_TICKS * TICK_S:
+            self._next_tick = now
+        while self._next_tick <= now:
+            for call in self._ringing.values():
+                for side, line in call.session.lines.items():
+                    packet = line.out.tone_packet(self._next_tick)
+                    if packet is not None and line.out.destination is not None:
+                        try:
+                            call.ports[side].rtp.sendto(packet, line.out.destination)
+                        except OSError:
+                            continue
+            self._next_tick += TICK_S
+
+    def _settle(self, now: float) -> None:
+        for call in self._calls.values():
+            call.session.settle(now)
+        self._pool.wake(now)
+        self._next_settle = now + SETTLE_S
+
+    # Commands
+
+    def _attend(self, events: int) -> None:
+        if events & select.EPOLLOUT:
+            self._flush()
+        if not events & (select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR):
+            return
+        for _ in range(MAX_COMMANDS):
+            try:
+                data = self._control.recv(MAX_MESSAGE)
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
+            if not data:
+                self._over = True
+                return
+            name, *arguments = decode(data)
+            self._commands[name](*arguments)
+
+    def _start(self, host: str, low: int, high: int, index: int, count: int, resting: list[int], rest_s: float) -> None:
+        ports = list(range(low + low % 2, high, 2))[index::count]
+        self._pool = PortPool(host, ports, rest_s=rest_s)
+        self._pool.avoid(resting, time.monotonic())
+        self._tell("ready", len(ports))
+
+    def _allocate(self, number: int, id: ConnectionId, country: str) -> None:
+        now = time.monotonic()
+        ports: dict[Side, PortPair] = {}
+        try:
+            for side in Side:
+                ports[side] = self._pool.open(now)
+        except MediaError as error:
+            for pair in ports.values():
+                self._pool.rest(pair, now)
+            self._tell("failed", number, str(error))
+            return
+        if not self._calls:
+            self._next_settle = now + SETTLE_S
+        call = Call(Session(id, country, self._report, _entropy), ports)
+        self._calls[id] = call
+        for side, pair in ports.items():
+            line, other = call.session.lines[side], ports[side.other]
+            self._sockets[pair.rtp.fileno()] = (line, pair.rtp.recvfrom_into, other.rtp.sendto)
+            self._epoll.register(pair.rtp.fileno(), select.EPOLLIN)
+        self._done(number, ports[Side.A].port, ports[Side.B].port)
+
+    def _connect(
+        self,
+        id: ConnectionId,
+        side: str,
+        host: str | None,
+        port: int,
+        name: str,
+        payload_type: int,
+        clock_rate: int,
+        dtmf: int | None,
+        packet_ms: int,
+    ) -> None:
+        if call := self._calls.get(id):
+            remote = None if host is None else (host, port)
+            call.session.connect(Side(side), remote, Format(name, payload_type, clock_rate, dtmf, packet_ms))
+
+    def _play(self, id: ConnectionId, side: str) -> None:
+        if call := self._calls.get(id):
+            call.session.play_ringing(Side(side))
+            if not self._ringing:
+                self._next_tick = time.monotonic()
+            self._watch_ringing(id, call)
+
+    def _stop(self, id: ConnectionId, side: str) -> None:
+        if call := self._calls.get(id):
+            call.session.stop_ringing(Side(side))
+            self._watch_ringing(id, call)
+
+    def _join(self, number: int, id: ConnectionId) -> None:
+        call = self._calls.get(id)
+        if call is None:
+            self._tell("failed", number, f"the worker has no connection {id}")
+            return
+        call.session.join()
+        self._watch_ringing(id, call)
+        self._done(number)
+
+    def _release(self, number: int, id: ConnectionId) -> None:
+        call = self._calls.pop(id, None)
+        if call is None:
+            self._tell("failed", number, f"the worker has no connection {id}")
+            return
+        self._ringing.pop(id, None)
+        now = time.monotonic()
+        for pair in call.ports.values():
+            self._epoll.unregister(pair.rtp.fileno())
+            del self._sockets[pair.rtp.fileno()]
+            self._pool.rest(pair, now)
+        sides = call.session.end()
+        self._done(
+            number,
+            *(
+                [s.packets_received, s.packets_sent, s.packets_lost, s.jitter_ms, s.packets_refused]
+                for s in (sides[Side.A], sides[Side.B])
+            ),
+        )
+
+    def _watch_ringing(self, id: ConnectionId, call: Call) -> None:
+        if any(line.out.ringing for line in call.session.lines.values()):
+            self._ringing[id] = call
+        else:
+            self._ringing.pop(id, None)
+
+    # What the server is told
+
+    def _report(self, event: Digit | Heard) -> None:
+        if isinstance(event, Digit):
+            self._tell("digit", event.connection_id, event.side, event.digit, event.duration_ms)
+        else:
+            self._tell("heard", event.connection_id, event.side, event.source.host, event.source.port)
+
+    def _done(self, number: int, *result: object) -> None:
+        self._tell("done", number, *result)
+
+    def _trouble(self, text: str) -> None:
+        self._troubles += 1
+        if self._troubles <= MAX_TROUBLES:
+            self._tell("trouble", text[-4000:])
+
+    def _tell(self, *message: object) -> None:
+        if len(self._outbox) < MAX_OUTBOX:
+            self._outbox.append(encode(*message))
+        self._flush()
+
+    def _flush(self) -> None:
+        blocked = False
+        try:
+            while self._outbox:
+                self._control.send(self._outbox[0])
+                self._outbox.popleft()
+        except BlockingIOError:
+            blocked = True
+        except OSError:
+            self._over = True
+        if blocked is not self._blocked:
+            self._blocked = blocked
+            self._epoll.modify(self._control.fileno(), select.EPOLLIN | (select.EPOLLOUT if blocked else 0))
+
+
+def _entropy(bits: int) -> int:
+    return int.from_bytes(os.urandom(bits // 8))
+
+
+def main() -> None:
+    """Be a worker. The one argument is the control socket's descriptor."""
+    # Ctrl-C and a service manager's SIGTERM go to the whole group; the server decides when calls end, not the signal.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # four descriptors a connection, and those that rest
+    gc.disable()  # a session leaves no cycles (tested), and a full collection stops every voice for milliseconds
+    Worker(socket.socket(fileno=int(sys.argv[1]))).run()
+
+
+if __name__ == "__main__":
+    main()
