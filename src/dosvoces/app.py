@@ -99,7 +99,9 @@ class Service:
 
     @property
     def http_url(self) -> str:
-        return self.http.url
+        """Where the door is; with the port that the system chose where 0 was asked for."""
+        host, port = self.http.address
+        return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
     async def ready(self) -> list[str]:
         """What is missing for a call to be made now, in words for an operator."""

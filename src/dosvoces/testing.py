@@ -4,8 +4,9 @@ For tests and for the pages made from the code: builders, and the walk through e
 Ships with the package, so that a driver written elsewhere can be tried against the same contracts.
 """
 
+import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -96,6 +97,13 @@ def shape(connection: Connection, now: datetime) -> Connection:
         join_ordered_at=age(connection.join_ordered_at),
         joined_at=age(connection.joined_at),
     )
+
+
+async def until(condition: Callable[[], Awaitable[object]], *, limit_s: float = 5.0) -> None:
+    """Return once `condition()` is true; raises `TimeoutError` after `limit_s`. For what no event tells."""
+    async with asyncio.timeout(limit_s):
+        while not await condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
 
 
 def walk(check: Callable[[Connection, list[Command], Connection], None]) -> set[Connection]:

@@ -23,7 +23,7 @@ TIME_LIMIT_S = 10.0
 class MailShelf(Protocol):
     """Where the inbox keeps its mails: the store."""
 
-    async def keep_mail(self, mail: Mail, at: datetime) -> None:
+    async def keep_mail(self, mail: Mail, *, at: datetime) -> None:
         """
         Keep `mail`, received `at`; returns once it is durable.
 
@@ -42,7 +42,7 @@ class Inbox(Mailbox):
     async def deliver(self, mail: Mail) -> None:
         try:
             async with asyncio.timeout(self._time_limit_s):
-                await self._shelf.keep_mail(mail, self._clock())
+                await self._shelf.keep_mail(mail, at=self._clock())
         except TimeoutError as error:
             message = f"inbox: the store took longer than {self._time_limit_s:g} s; the mail may be kept or not"
             raise MailError(message, unknown=True) from error

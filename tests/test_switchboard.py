@@ -1,0 +1,296 @@
+"""The switchboard on a real record, a scripted carrier and a scripted mailbox."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from dosvoces.carriers import Call
+from dosvoces.carriers.fake import FakeCarrier, Script
+from dosvoces.core import Answer, AnswerKind
+from dosvoces.errors import AlreadyRecorded, MailError, NotNow, StoreError
+from dosvoces.mail import Mail
+from dosvoces.model import ConnectionId, Note, Order, Side, leg_id
+from dosvoces.store import Store
+from dosvoces.store.sql import SqlStore, open_store
+from dosvoces.switchboard import Limits, Switchboard
+from dosvoces.testing import A, B, an_order, until
+
+MADE = Answer(AnswerKind.MADE)
+
+
+@dataclass
+class Letters:
+    """A mailbox that takes what `answer` lets it take."""
+
+    answer: Callable[[], Awaitable[None]] | None = None
+    taken: list[Mail] = field(default_factory=list)
+    arrived: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def deliver(self, mail: Mail) -> None:
+        if self.answer is not None:
+            await self.answer()
+        self.taken.append(mail)
+        self.arrived.set()
+
+    async def check(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+class Bench:
+    """A switchboard with its parts in the test's hands."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.letters = Letters()
+        self.script: Callable[[Call], Script] = lambda call: Script()
+        self.carrier = FakeCarrier(lambda call: self.script(call))
+        self.switchboard = self.make()
+
+    def make(self, **limits: float) -> Switchboard:
+        self.switchboard = Switchboard(
+            store=self.store,
+            mailbox=self.letters,
+            carrier=self.carrier,
+            compose=_compose,
+            limits=Limits(**limits),  # type: ignore[arg-type]
+        )
+        return self.switchboard
+
+    async def connect(self, order: Order) -> Answer:
+        return await asyncio.wait_for(self.switchboard.connect(order), 5)
+
+    async def over(self, order: Order) -> str | None:
+        """The outcome in the record, once the connection is over."""
+        await asyncio.wait_for(self.switchboard.ended(order.id), 5)
+        record = await self.store.connection(order.id)
+        return record.outcome if record else None
+
+    async def events(self, order: Order) -> list[str]:
+        return [entry.event for entry in await self.store.entries(order.id)]
+
+
+def _compose(order: Order) -> Mail:
+    return Mail(f"<{order.id}@example.com>", order.lead.email, "lead", "text", b"")
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[SqlStore]:
+    opened = open_store(f"sqlite:///{tmp_path / 'record.db'}")
+    await opened.open()
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def bench(store: SqlStore) -> AsyncIterator[Bench]:
+    made = Bench(store)
+    await made.switchboard.start()
+    yield made
+    await made.switchboard.close()
+    assert [] == made.carrier.live_legs
+
+
+async def test_a_connection_is_recorded_mailed_dialed_joined_and_settled(bench: Bench) -> None:
+    order = an_order()
+    bench.script = lambda call: Script(hangs_up_after_s=0.05 if call.side is B else None)
+    assert MADE == await bench.connect(order)
+    assert "completed" == await bench.over(order)
+    assert [leg_id(order.id, A), leg_id(order.id, B)] == [call.id for call in bench.carrier.dialed]
+    assert 1 == len(bench.letters.taken)
+    leg = ["dialed", "ringing", "answered"]
+    expected = ["started", "mail_sent", *leg, *leg, "joined", "ended", "ended"]
+    assert expected == await bench.events(order)
+
+
+async def test_nobody_is_dialed_when_the_mail_is_refused(bench: Bench) -> None:
+    async def refuse() -> None:
+        raise MailError("mail server said 550", permanent=True)
+
+    bench.letters.answer = refuse
+    order = an_order()
+    assert Answer(AnswerKind.MAIL_FAILED) == await bench.connect(order)
+    assert "mail_failed" == await bench.over(order)
+    assert [] == bench.carrier.dialed
+
+
+async def test_the_other_leg_is_released_when_one_fails(bench: Bench) -> None:
+    busy = Script(fails_after_s=0.0, rings_after_s=None)
+    bench.script = lambda call: busy if call.side is B else Script()
+    order = an_order()
+    assert Answer(AnswerKind.CALL_FAILED, B) == await bench.connect(order)
+    assert "second_busy" == await bench.over(order)
+
+
+async def test_an_unreachable_first_party_is_a_failed_call(bench: Bench) -> None:
+    bench.script = lambda call: Script(unreachable=True)
+    order = an_order()
+    assert Answer(AnswerKind.CALL_FAILED, A) == await bench.connect(order)
+    assert "first_failed" == await bench.over(order)
+
+
+async def test_a_phone_that_rings_for_ever_is_given_up(bench: Bench) -> None:
+    bench.script = lambda call: Script(answers_after_s=None)
+    bench.make(ring_timeout_s=0.05)
+    await bench.switchboard.start()
+    order = an_order()
+    assert Answer(AnswerKind.CALL_FAILED, A) == await bench.connect(order)
+    assert "first_no_answer" == await bench.over(order)
+    record = await bench.store.connection(order.id)
+    assert record is not None
+    assert ["no_answer"] == [leg.reason for leg in record.legs if leg.side is A]
+
+
+async def test_first_hears_ringing_until_the_second_answers(bench: Bench) -> None:
+    bench.script = lambda call: Script(answers_after_s=None if call.side is B else 0.0)
+    order = an_order()
+    assert MADE == await bench.connect(order)
+    assert {leg_id(order.id, A)} == bench.carrier.hears_ringing
+    bench.switchboard.cancel(order.id, by="operator")
+    assert "cancelled" == await bench.over(order)
+
+
+async def test_a_full_switchboard_refuses_before_anything_is_done(bench: Bench) -> None:
+    bench.make(max_connections=2)
+    await bench.switchboard.start()
+    orders = [an_order(number) for number in range(1, 6)]
+    results = await asyncio.gather(*(bench.connect(order) for order in orders), return_exceptions=True)
+    assert 2 == results.count(MADE)
+    assert 3 == sum(isinstance(result, NotNow) for result in results)
+    assert 2 == len(bench.letters.taken)
+
+
+async def test_an_order_under_a_taken_key_is_not_carried_out(bench: Bench) -> None:
+    await bench.connect(an_order(1, key="k"))
+    with pytest.raises(AlreadyRecorded):
+        await bench.connect(an_order(2, key="k"))
+    assert 1 == len(bench.letters.taken)
+
+
+class _Broken(SqlStore):
+    """A record that fails where it is told to."""
+
+    refuses: frozenset[str] = frozenset()
+
+    async def record(self, order: Order) -> None:
+        self._fail("record")
+        await super().record(order)
+
+    async def intend_dial(self, order: Order, side: Side, **facts: object) -> None:
+        self._fail(f"dial {side}")
+        await super().intend_dial(order, side, **facts)  # type: ignore[arg-type]
+
+    def _fail(self, what: str) -> None:
+        if what in self.refuses:
+            raise StoreError("disk full")
+
+
+async def test_an_order_that_can_t_be_recorded_is_not_carried_out(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = object.__new__(_Broken)
+    broken.__dict__ = bench.store.__dict__
+    broken.refuses = frozenset({"record"})
+    bench.store = broken
+    bench.make()
+    with pytest.raises(NotNow):
+        await bench.connect(an_order())
+    assert ([], []) == (bench.letters.taken, bench.carrier.dialed)
+
+
+async def test_nobody_is_rung_without_the_intent_on_disk(bench: Bench) -> None:
+    broken = object.__new__(_Broken)
+    broken.__dict__ = bench.store.__dict__
+    broken.refuses = frozenset({"dial b"})
+    bench.store = broken
+    bench.make()
+    await bench.switchboard.start()
+    order = an_order()
+    assert Answer(AnswerKind.CALL_FAILED, B) == await bench.connect(order)
+    assert "second_failed" == await bench.over(order)
+    assert [A] == [call.side for call in bench.carrier.dialed]
+
+
+async def test_the_caller_may_leave_and_the_connection_goes_on(bench: Bench) -> None:
+    order = an_order()
+    bench.script = lambda call: Script(rings_after_s=0.05, answers_after_s=0.05, hangs_up_after_s=0.05)
+    waiting = asyncio.create_task(bench.switchboard.connect(order))
+    await bench.letters.arrived.wait()
+    waiting.cancel()
+    assert "first_hung_up" == await bench.over(order)
+
+
+async def test_a_hangup_that_overtakes_the_dial_rings_nobody(bench: Bench) -> None:
+    order = an_order()
+    waiting = asyncio.create_task(bench.switchboard.connect(order))
+    await bench.letters.arrived.wait()
+    # The dial's intent is on its way to the disk now.
+    bench.switchboard.cancel(order.id, by="operator")
+    await waiting
+    assert "cancelled" == await bench.over(order)
+    assert [] == bench.carrier.dialed
+
+
+async def test_lost_media_ends_the_connection_truthfully(bench: Bench) -> None:
+    order = an_order()
+    assert MADE == await bench.connect(order)
+
+    async def joined() -> bool:
+        return "joined" in await bench.events(order)
+
+    await until(joined)
+    bench.carrier.lose_media(order.id)
+    assert "interrupted" == await bench.over(order)
+
+
+async def test_a_note_is_journaled_even_after_the_end(bench: Bench) -> None:
+    order = an_order()
+    bench.script = lambda call: Script(unreachable=True)
+    await bench.connect(order)
+    await bench.over(order)
+    bench.switchboard.noted(order.id, Note("statistics", A, {"received": 7}))
+    await bench.switchboard.remember_answer(order.id, status=500, body="")
+    last = (await bench.store.entries(order.id))[-1]
+    assert ("statistics", A, "ended", {"received": 7}) == (last.event, last.side, last.after, last.facts)
+
+
+async def test_shutdown_hangs_everybody_up_and_records_it(bench: Bench) -> None:
+    order = an_order()
+    assert MADE == await bench.connect(order)
+    await bench.switchboard.close()
+    assert [] == bench.carrier.live_legs
+    record = await bench.store.connection(order.id)
+    assert record is not None
+    assert ("completed", "shutdown") == (record.outcome, record.ended_by)
+    with pytest.raises(NotNow, match="shutting down"):
+        await bench.connect(an_order(2))
+
+
+async def test_what_the_last_process_left_is_settled_and_never_dialed_again(bench: Bench) -> None:
+    order = an_order()
+    # As a process leaves it that is killed after its intent to dial was committed.
+    await bench.store.record(order)
+    await bench.store.intend_dial(order, A, attempt=1, at=order.created_at)
+    bench.make()
+    await bench.switchboard.start()
+    record = await bench.store.connection(ConnectionId(order.id))
+    assert record is not None
+    assert "interrupted" == record.outcome
+    assert [] == bench.carrier.dialed
+    assert ["lost_at_restart"] == await bench.events(order)
+
+
+async def test_a_fault_of_ours_ends_its_own_connection_only(bench: Bench) -> None:
+    async def fault() -> None:
+        if not bench.carrier.dialed:
+            raise ZeroDivisionError
+
+    bench.letters.answer = fault
+    first, second = an_order(1), an_order(2)
+    assert AnswerKind.CALL_FAILED is (await bench.connect(first)).kind
+    assert "cancelled" == await bench.over(first)
+    bench.letters.answer = None
+    assert MADE == await bench.connect(second)
