@@ -122,7 +122,7 @@ def test_countries_are_those_of_the_trunks(tmp_path: Path) -> None:
 
 
 def test_secrets_come_from_files(tmp_path: Path) -> None:
-    for name, secret in {"p": "pa\n", "m": "smtp://u:p@h:25?tls=none\r\n", "d": "sqlite:///x.db"}.items():
+    for name, secret in {"p": "pa\n", "m": "smtp://u:p@h:25?tls=starttls\r\n", "d": "sqlite:///x.db"}.items():
         (tmp_path / name).write_text(secret)
     text = f"""
     [mail]
@@ -139,7 +139,7 @@ def test_secrets_come_from_files(tmp_path: Path) -> None:
     password = settings.trunks[0].password
     assert password is not None
     assert password.get_secret_value() == "pa"
-    assert settings.mail.url.get_secret_value() == "smtp://u:p@h:25?tls=none"
+    assert settings.mail.url.get_secret_value() == "smtp://u:p@h:25?tls=starttls"
     assert settings.database.url.get_secret_value() == "sqlite:///x.db"
 
 
@@ -179,8 +179,9 @@ def test_every_problem_is_listed_with_its_remedy(tmp_path: Path) -> None:
     assert problems(tmp_path, text) == [
         '[[trunks]] password_file (the second) = "/nope": can\'t be read: No such file or directory',
         "http = 5: write it as a section, [http]",
-        '[mail] url = "smtp://•••@host:70000": Port out of range 0-65535',
-        '[mail] from = "nonsense": write it as "Name <local@domain>" or "local@domain"',
+        '[mail] url = "smtp://•••@host:70000": the port must be 1 to 65535; if a user or password comes before '
+        "the host, characters like # / ? @ : % in it must be percent-encoded",
+        '[mail] from = "nonsense": write it as "Dosvoces <leads@example.com>"',
         "[sip] bnid: there is no such key; did you mean bind?",
         '[media] ports = "20001-29999": begin with an even port and end with an odd one '
         "(RTP is even, its RTCP the odd one above)",
@@ -197,9 +198,9 @@ def test_every_problem_is_listed_with_its_remedy(tmp_path: Path) -> None:
 
 
 def test_the_error_names_the_file(tmp_path: Path) -> None:
-    file = written(tmp_path, "[http]\nport = 0")
+    file = written(tmp_path, "[http]\nport = -1")
     with pytest.raises(
-        SettingsError, match=re.escape(f"{file} can't be used; 1 problem:\n  [http] port = 0: it should")
+        SettingsError, match=re.escape(f"{file} can't be used; 1 problem:\n  [http] port = -1: it should")
     ):
         load(file, {})
 
@@ -251,7 +252,7 @@ TRUNK = '[[trunks]]\nname = "main"\nproxy = "sip:127.0.0.1"\n'
     ("text", "expected"),
     [
         ('[sip]\nbind = "127.0.0.1"', "write it as host:port, an IPv6 address in brackets"),
-        ('[sip]\nbind = "127.0.0.1:0"', "a port is 1 to 65535"),
+        ('[sip]\nbind = "127.0.0.1:65536"', "a port is 1 to 65535"),
         ('[sip]\nbind = "[::zz]:5060"', "write it as host:port, an IPv6 address in brackets"),
         ('[media]\naddress = "example.com"', "an IP address is meant (media goes to addresses, not to names)"),
         ('[media]\nadvertised = "0.0.0.0"', "it is what others send to: an address of this machine as they see it"),
@@ -259,10 +260,11 @@ TRUNK = '[[trunks]]\nname = "main"\nproxy = "sip:127.0.0.1"\n'
         ('[media]\nports = "29998-20001"', "at least 8 ports are needed, 4 a connection"),
         ('[media]\nports = "80-99"', "ports below 1024 belong to the system; begin at 1024 or above"),
         ('[media]\nports = "any"', 'write it as "low-high", for instance "20000-29999"'),
-        ('[mail]\nurl = "http://x"', 'write it as "smtp://user:password@host:587?tls=starttls", or "inbox:" to keep'),
-        ('[mail]\nurl = "smtp://x?tls=maybe"', "the only parameter is ?tls=, one of starttls, implicit, none"),
+        ('[mail]\nurl = "http://x"', "it must begin with smtp://, smtps:// or be inbox:"),
+        ('[mail]\nurl = "smtp://x?tls=maybe"', "tls='maybe' must be one of starttls, implicit, none"),
+        ('[media]\naddress = "0.0.0.0"', '`address = "0.0.0.0"` needs `advertised`'),
         ('[mail]\nlocale = "fr"', "it should be 'es' or 'en'"),
-        ('[mail]\nfrom = "A <a@b.c"', 'write it as "Name <local@domain>" or "local@domain"'),
+        ('[mail]\nfrom = "A <a@b.c"', 'write it as "Dosvoces <leads@example.com>"'),
         ('[database]\nurl = "mysql://x"', "write it as sqlite:///dosvoces.db, or"),
         ('[database]\nurl = "postgresql://x"', "PostgreSQL is not supported yet; use sqlite:///path"),
         ("[dialing]\ncountries = []", "at least 1 item"),

@@ -9,7 +9,6 @@ import functools
 import ipaddress
 import os
 import re
-import urllib.parse
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, Self
@@ -75,10 +74,11 @@ def is_loopback(host: str) -> bool:
 
 # --- how a text becomes a value; each raises ValueError with the remedy ---
 
-_HOST_PORT = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9.-]+))(?::(?P<port>\d{1,5}))?")
+_HOST_PORT = re.compile(
+    r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*\.?))(?::(?P<port>\d{1,5}))?"
+)
 _PROXY = re.compile(r"(?P<scheme>sips?):(?P<address>[^;?@]+)(?P<parameters>(?:;[^;?]+)*)", re.IGNORECASE)
 _E164 = re.compile(r"\+[1-9]\d{6,14}")
-_MAIL_FROM = re.compile(r"(?:[^<>@\r\n]*<)?[^\s<>@,]+@[^\s<>@,]+?>?")
 
 
 def _port(text: str) -> int:
@@ -87,7 +87,7 @@ def _port(text: str) -> int:
     return int(text)
 
 
-def _host_port(value: object, *, default_port: int | None = None) -> object:
+def _host_port(value: object, *, default_port: int | None = None, any_port: bool = False) -> object:
     if not isinstance(value, str):
         return value
     match = _HOST_PORT.fullmatch(value)
@@ -95,7 +95,8 @@ def _host_port(value: object, *, default_port: int | None = None) -> object:
         raise ValueError("write it as host:port, an IPv6 address in brackets")
     if match["v6"]:
         _literal(match["v6"])
-    return HostPort(match["v6"] or match["host"], _port(match["port"] or str(default_port)))
+    port = match["port"] or str(default_port)
+    return HostPort(match["v6"] or match["host"], 0 if any_port and int(port) == 0 else _port(port))
 
 
 def _advertised_host_port(value: object) -> object:
@@ -174,26 +175,26 @@ def _prefix(value: str) -> str:
 
 
 def _mail_from(value: str) -> str:
-    if not _MAIL_FROM.fullmatch(value) or ("<" in value) != value.endswith(">"):
-        raise ValueError('write it as "Name <local@domain>" or "local@domain"')
+    from dosvoces.mail.address import parse_sender
+
+    try:
+        parse_sender(value)
+    except SettingsError:
+        raise ValueError('write it as "Dosvoces <leads@example.com>"') from None
     return value
 
 
 def _mail_url(value: SecretStr) -> SecretStr:
-    url = urllib.parse.urlsplit(value.get_secret_value())
-    if url.geturl() in ("inbox:", "inbox"):
+    from dosvoces.mail.smtp_url import parse_mail_url
+
+    url = value.get_secret_value()
+    if url in ("inbox:", "inbox"):
         return SecretStr("inbox:")
-    if url.scheme not in ("smtp", "smtps") or not url.hostname or url.path not in ("", "/") or url.fragment:
-        raise ValueError('write it as "smtp://user:password@host:587?tls=starttls", or "inbox:" to keep mails here')
-    if url.port == 0:  # a port out of range raises by itself
-        raise ValueError("a port is 1 to 65535")
-    query = urllib.parse.parse_qs(url.query, keep_blank_values=True)
-    if set(query) - {"tls"} or query.get("tls", ["starttls"])[-1] not in MAIL_TLS:
-        raise ValueError(f"the only parameter is ?tls=, one of {', '.join(MAIL_TLS)}")
+    try:
+        parse_mail_url(url)
+    except SettingsError as error:  # Its text begins with the key, which the problem's line names already.
+        raise ValueError(str(error).removeprefix("mail.url: ").replace("mail.url ", "it ")) from None
     return value
-
-
-MAIL_TLS = ("starttls", "implicit", "none")
 
 
 def _database_url(value: SecretStr) -> SecretStr:
@@ -212,9 +213,9 @@ def _comma_separated(value: object) -> object:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
-Port = Annotated[int, Field(ge=1, le=65535)]
+ListenPort = Annotated[int, Field(ge=0, le=65535)]
 Country = Annotated[str, AfterValidator(_country)]
-Bind = Annotated[HostPort, BeforeValidator(functools.partial(_host_port))]
+Bind = Annotated[HostPort, BeforeValidator(functools.partial(_host_port, any_port=True))]
 AdvertisedBind = Annotated[HostPort, BeforeValidator(_advertised_host_port)]
 
 
@@ -230,8 +231,8 @@ class Http(_Section):
 
     host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
     """Address to listen on. `0.0.0.0` lets other machines in: put a proxy with TLS and access rules before it."""
-    port: Port = 8080
-    """TCP port to listen on."""
+    port: ListenPort = 8080
+    """TCP port to listen on; 0 lets the system choose."""
 
 
 class Database(_Section):
@@ -246,7 +247,8 @@ class Mail(_Section):
 
     url: Annotated[SecretStr, AfterValidator(_mail_url)] = SecretStr("inbox:")
     """`inbox:` keeps mails in the record (`dosvoces mail list`). `smtp://user:password@host:587?tls=starttls` submits
-    them; `tls=implicit` (port 465, the same as `smtps://`) and `tls=none` too. Or `url_file`."""
+    them; `tls=implicit` (port 465, the same as `smtps://`) and `tls=none` too; further options are `ca`, `timeout`,
+    `connections`, `ehlo`, `allow_plain_login=1`. In user and password `@` is written `%40`. Or `url_file`."""
     from_: Annotated[str, AfterValidator(_mail_from)] = Field(default="Dosvoces <dosvoces@localhost>", alias="from")
     """The sender, `Name <local@domain>`. A real mail server wants an address of yours."""
     locale: Literal["es", "en"] = "es"
@@ -259,7 +261,8 @@ class Sip(_Section):
     """Our end of the signalling."""
 
     bind: Bind = HostPort("127.0.0.1", DEFAULT_SIP_PORT)
-    """UDP address to send from and listen on. A trunk on another machine needs `0.0.0.0:5060`."""
+    """UDP address to send from and listen on. A trunk on another machine needs `0.0.0.0:5060`. Port 0 lets the system
+    choose."""
     advertised: AdvertisedBind | None = None
     """What the far end shall send to, if it isn't the bound address: the public side of a NAT. The port may be left out
     when it is 5060."""
@@ -275,11 +278,19 @@ class Media(_Section):
     address: Annotated[str, AfterValidator(_literal)] = "127.0.0.1"
     """IP address to receive audio on. A trunk on another machine needs `0.0.0.0`."""
     advertised: Annotated[str, AfterValidator(_advertised_literal)] | None = None
-    """The IP address that SDP names; needed when `address` is `0.0.0.0` and the trunk is on another machine."""
+    """The IP address that SDP names: this machine as the trunk sees it. Needed when `address` is `0.0.0.0`."""
     ports: Annotated[PortRange, BeforeValidator(_port_range)] = PortRange(20000, 29999)
     """UDP ports for audio, four a connection, given back 30 s after use."""
     workers: Annotated[int, Field(ge=1, le=64)] = 1
     """Processes that move audio. One carries some hundred conversations."""
+
+    @model_validator(mode="after")
+    def _sendable(self) -> Self:
+        if self.advertised is None and ipaddress.ip_address(self.address).is_unspecified:
+            raise ValueError(
+                f'`address = "{self.address}"` needs `advertised`: the IP address that the trunk shall send audio to'
+            )
+        return self
 
 
 class Dialing(_Section):

@@ -1,0 +1,242 @@
+"""`dosvoces check`: what it finds, and what it says to do about it."""
+
+import asyncio
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import cast
+
+from dosvoces import doctor
+from dosvoces.doctor import Finding, Level, ask_options, examine, offline
+from dosvoces.errors import MailError, StoreError
+from dosvoces.mail import Mail, Mailbox
+from dosvoces.settings import HostPort, Settings
+from dosvoces.store import Store
+
+
+class AStore:
+    def __init__(self, error: str = "", problems: tuple[str, ...] = ()) -> None:
+        self.error, self.found, self.closed = error, problems, False
+
+    async def open(self) -> None:
+        if self.error:
+            raise StoreError(self.error)
+
+    def problems(self) -> list[str]:
+        return list(self.found)
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+class AMailbox:
+    def __init__(self, error: str = "") -> None:
+        self.error, self.closed = error, False
+
+    async def deliver(self, mail: Mail) -> None:
+        raise AssertionError("a check sends no mail")
+
+    async def check(self) -> None:
+        if self.error:
+            raise MailError(self.error)
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+def settings(**sections: object) -> Settings:
+    return Settings.model_validate({"http": {"port": 0}, **sections})
+
+
+def trunk(**keys: object) -> dict[str, object]:
+    return {"name": "main", "proxy": "sip:127.0.0.1:5060", "caller_id": "+34910000000", **keys}
+
+
+@contextmanager
+def a_socket(kind: socket.SocketKind) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_INET, kind) as taken:
+        taken.bind(("127.0.0.1", 0))
+        if kind is socket.SOCK_STREAM:
+            taken.listen()
+        yield taken
+
+
+async def found(subject: Settings, store: AStore | None = None, mailbox: AMailbox | None = None) -> list[Finding]:
+    store, mailbox = store or AStore(), mailbox or AMailbox()
+    findings = await examine(subject, file=None, store=cast(Store, store), mailbox=cast(Mailbox, mailbox))
+    assert store.closed
+    assert mailbox.closed
+    return findings
+
+
+def about(thing: str, findings: list[Finding]) -> list[Finding]:
+    return [finding for finding in findings if finding.thing == thing]
+
+
+async def test_nothing_configured_lacks_a_trunk_and_nothing_else() -> None:
+    findings = await found(settings())
+    assert [f for f in findings if f.level is not Level.OK] == [
+        Finding(Level.ERROR, "trunk", "there is none: no call can be made", "add a [[trunks]] section")
+    ]
+    assert [f.thing for f in findings] == [
+        "configuration",
+        "clock",
+        "database",
+        "mail",
+        "http",
+        "trunk",
+        "media",
+        "open files",
+    ]
+
+
+async def test_a_database_that_fails_is_an_error_and_one_in_use_a_warning() -> None:
+    failing = about("database", await found(settings(), AStore("disk I/O error")))
+    full = about("database", await found(settings(), AStore(problems=("the disk is full",))))
+    in_use = about(
+        "database", await found(settings(), AStore("the record x is in use by another Dosvoces (process 1)"))
+    )
+    assert [(f.level, f.text) for f in failing + full] == [
+        (Level.ERROR, "disk I/O error"),
+        (Level.ERROR, "the disk is full"),
+    ]
+    assert [f.level for f in in_use] == [Level.WARNING]
+
+
+async def test_a_mail_server_that_refuses_is_an_error() -> None:
+    mail = settings(mail={"url": "smtp://127.0.0.1:25?tls=none", "from": "a@example.com"})
+    refused = about("mail", await found(mail, mailbox=AMailbox("127.0.0.1:25 refused us: 554 no")))
+    assert [(f.level, f.text) for f in refused] == [(Level.ERROR, "127.0.0.1:25 refused us: 554 no")]
+    assert [f.level for f in about("mail", await found(mail))] == [Level.OK]
+
+
+async def test_a_senderless_mail_server_is_a_warning() -> None:
+    mail = settings(mail={"url": "smtp://127.0.0.1:25?tls=none"})
+    assert [f.level for f in about("mail", await found(mail))] == [Level.OK, Level.WARNING]
+
+
+async def test_taken_ports_are_told() -> None:
+    with a_socket(socket.SOCK_STREAM) as http, a_socket(socket.SOCK_DGRAM) as sip:
+        subject = settings(
+            http={"port": http.getsockname()[1]},
+            sip={"bind": f"127.0.0.1:{sip.getsockname()[1]}"},
+            trunks=[trunk(proxy=f"sip:127.0.0.1:{sip.getsockname()[1]}")],
+        )
+        findings = [*doctor._http(subject), *doctor._sip_socket(subject)]
+    assert [(f.level, f.thing, f.text.partition(": ")[2]) for f in findings] == [
+        (Level.WARNING, "http", "Address already in use"),
+        (Level.WARNING, "sip", "Address already in use"),
+    ]
+
+
+def test_an_address_of_another_machine_is_an_error() -> None:
+    subject = settings(http={"host": "192.0.2.1"}, media={"address": "192.0.2.1"}, trunks=[trunk()])
+    findings = [*doctor._http(subject), *doctor._media_ports(subject)]
+    assert [(f.level, f.thing) for f in findings] == [(Level.ERROR, "http"), (Level.ERROR, "media")]
+
+
+def test_a_port_range_too_small_for_the_connections_names_one_that_is_enough() -> None:
+    subject = settings(media={"ports": "20000-20099"}, dialing={"max_connections": 50})
+    assert list(doctor._media_ports(subject)) == [
+        Finding(
+            Level.ERROR,
+            "media",
+            "ports 20000-20099 are enough for 25 connections, 50 are allowed",
+            '[media] ports = "20000-20199" or wider, or lower [dialing] max_connections',
+        )
+    ]
+
+
+def test_media_ports_of_others_are_counted() -> None:
+    with a_socket(socket.SOCK_DGRAM) as taken:
+        low = taken.getsockname()[1] // 2 * 2
+        subject = settings(media={"ports": f"{low}-{low + 7}"}, dialing={"max_connections": 2})
+        (finding,) = doctor._media_ports(subject)
+    assert finding.level is Level.WARNING
+
+
+def test_a_trunk_far_away_needs_addresses_that_it_can_reach() -> None:
+    far = settings(trunks=[trunk(proxy="sip:203.0.113.9")])
+    assert [(f.level, f.thing, f.remedy) for f in offline(far) if f.level is Level.ERROR] == [
+        (Level.ERROR, "sip", '[sip] bind = "0.0.0.0:5060"'),
+        (
+            Level.ERROR,
+            "media",
+            '[media] address = "0.0.0.0" and advertised = the IP address that the trunk shall send audio to',
+        ),
+    ]
+    behind_nat = settings(
+        sip={"bind": "0.0.0.0:5060"},
+        media={"address": "0.0.0.0", "advertised": "192.168.1.2"},
+        trunks=[trunk(proxy="sip:8.8.8.8")],
+    )
+    assert [(f.level, f.thing) for f in offline(behind_nat)] == [(Level.OK, "countries"), (Level.WARNING, "media")]
+
+
+def test_a_trunk_without_caller_id_or_with_a_script_is_a_warning() -> None:
+    subject = settings(trunks=[trunk(caller_id=None), {"name": "trial", "carrier": "fake"}])
+    assert [(f.level, f.thing) for f in offline(subject)] == [
+        (Level.OK, "countries"),
+        (Level.WARNING, "trunk main"),
+        (Level.WARNING, "trunk trial"),
+    ]
+
+
+def test_too_few_open_files_are_an_error() -> None:
+    (finding,) = doctor._descriptors(settings(), 256, 512)
+    assert (finding.level, finding.text) == (Level.ERROR, "256 open files are allowed, 100 connections need 600")
+    assert finding.remedy.startswith("ulimit -n 600, or LimitNOFILE=600 in the systemd unit (the hard limit of 512")
+
+
+def test_a_clock_before_this_program_is_an_error() -> None:
+    (finding,) = doctor._clock(0.0)
+    assert finding.level is Level.ERROR
+
+
+def test_a_readable_file_with_a_password_is_a_warning(tmp_path: Path) -> None:
+    file = tmp_path / "dosvoces.toml"
+    file.write_text('password = "x"')
+    file.chmod(0o644)
+    assert [f.level for f in doctor._configuration(file)] == [Level.OK, Level.WARNING]
+    file.chmod(0o600)
+    assert [f.level for f in doctor._configuration(file)] == [Level.OK]
+
+
+class _Answering(asyncio.DatagramProtocol):
+    """A far end that answers every request with 405, after something that is no answer."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.DatagramTransport, transport)
+
+    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+        kept = [
+            line
+            for line in data.split(b"\r\n")
+            if line.partition(b":")[0] in (b"Via", b"From", b"To", b"Call-ID", b"CSeq")
+        ]
+        self.transport.sendto(b"noise", addr)
+        self.transport.sendto(b"\r\n".join([b"SIP/2.0 100 Trying", *kept, b"", b""]), addr)
+        self.transport.sendto(b"\r\n".join([b"SIP/2.0 405 Method Not Allowed", *kept, b"", b""]), addr)
+
+
+async def test_a_trunk_that_answers_anything_is_alive() -> None:
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.create_datagram_endpoint(_Answering, local_addr=("127.0.0.1", 0))
+    port = transport.get_extra_info("sockname")[1]
+    subject = settings(trunks=[trunk(proxy=f"sip:127.0.0.1:{port}")])
+    findings = [finding async for finding in doctor._trunk(subject, subject.trunks[0])]
+    transport.close()
+    assert findings == [Finding(Level.OK, "trunk main", f"127.0.0.1:{port} answers (405 Method Not Allowed)")]
+
+
+async def test_a_closed_port_does_not_answer() -> None:
+    with a_socket(socket.SOCK_DGRAM) as gone:
+        port = gone.getsockname()[1]
+    assert await ask_options(HostPort("127.0.0.1", port), local=HostPort("127.0.0.1", 0)) is None
+
+
+async def test_an_unknown_name_is_an_error() -> None:
+    subject = settings(trunks=[trunk(proxy=f"sip:{'a' * 64}.invalid")])
+    findings = [finding async for finding in doctor._trunk(subject, subject.trunks[0])]
+    assert [(f.level, f.thing) for f in findings] == [(Level.ERROR, "trunk main")]
