@@ -263,6 +263,7 @@ TRUNK = '[[trunks]]\nname = "main"\nproxy = "sip:127.0.0.1"\n'
         ('[mail]\nurl = "http://x"', "it must begin with smtp://, smtps:// or be inbox:"),
         ('[mail]\nurl = "smtp://x?tls=maybe"', "tls='maybe' must be one of starttls, implicit, none"),
         ('[media]\naddress = "0.0.0.0"', '`address = "0.0.0.0"` needs `advertised`'),
+        ('[mail]\nurl = "smtp://x?timeout=5"', "write the time limit as [mail] timeout_s"),
         ('[mail]\nlocale = "fr"', "it should be 'es' or 'en'"),
         ('[mail]\nfrom = "A <a@b.c"', 'write it as "Dosvoces <leads@example.com>"'),
         ('[database]\nurl = "mysql://x"', "write it as sqlite:///dosvoces.db, or"),

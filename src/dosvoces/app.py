@@ -7,8 +7,9 @@ back. `serve` runs one until a signal ends it.
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 
@@ -65,7 +66,7 @@ class Service:
             store = open_store(settings.database.url.get_secret_value())
             stack.push_async_callback(store.close)
             await store.open()
-            mailbox = _mailbox(settings, store)
+            mailbox = open_mailbox(settings, store)
             stack.push_async_callback(mailbox.close)
             carrier = carrier or _carrier(settings)
             stack.push_async_callback(carrier.close)
@@ -114,14 +115,21 @@ def number_rules(settings: Settings) -> NumberRules:
     return NumberRules(countries=frozenset(settings.countries), own_numbers=own)
 
 
-async def serve(settings: Settings) -> None:
-    """Run the service until SIGTERM or SIGINT; returns when every leg is hung up and everything is recorded."""
+async def serve(settings: Settings, *, welcome: Callable[[str, list[str]], None] | None = None) -> None:
+    """
+    Run the service until SIGTERM or SIGINT; returns when every leg is hung up and everything is recorded.
+
+    `welcome` is told the URL and what is missing, once requests are taken.
+    """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with Service.open(settings) as service:
-        log.info("ready", url=service.http_url, missing=await service.ready())
+        missing = await service.ready()
+        log.info("ready", url=service.http_url, missing=missing)
+        if welcome is not None:
+            welcome(service.http_url, missing)
         await stop.wait()
         log.info("stopping", open_connections=service.switchboard.open_connections)
     log.info("stopped")
@@ -131,11 +139,13 @@ def _utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-def _mailbox(settings: Settings, store: Store) -> Mailbox:
+def open_mailbox(settings: Settings, store: Store) -> Mailbox:
+    """What the settings name to take the mails. Raises `SettingsError`."""
     url = settings.mail.url.get_secret_value()
     if url == INBOX_URL:
         return Inbox(store, _utc_now)
-    return SmtpMailbox(parse_mail_url(url), sender=settings.mail.from_)
+    server = replace(parse_mail_url(url), timeout_s=settings.mail.timeout_s)
+    return SmtpMailbox(server, sender=settings.mail.from_)
 
 
 def _carrier(settings: Settings) -> Carrier:

@@ -190,6 +190,8 @@ def _mail_url(value: SecretStr) -> SecretStr:
     url = value.get_secret_value()
     if url in ("inbox:", "inbox"):
         return SecretStr("inbox:")
+    if re.search(r"[?&]timeout=", url):
+        raise ValueError("write the time limit as [mail] timeout_s")
     try:
         parse_mail_url(url)
     except SettingsError as error:  # Its text begins with the key, which the problem's line names already.
@@ -247,8 +249,8 @@ class Mail(_Section):
 
     url: Annotated[SecretStr, AfterValidator(_mail_url)] = SecretStr("inbox:")
     """`inbox:` keeps mails in the record (`dosvoces mail list`). `smtp://user:password@host:587?tls=starttls` submits
-    them; `tls=implicit` (port 465, the same as `smtps://`) and `tls=none` too; further options are `ca`, `timeout`,
-    `connections`, `ehlo`, `allow_plain_login=1`. In user and password `@` is written `%40`. Or `url_file`."""
+    them; `tls=implicit` (port 465, the same as `smtps://`) and `tls=none` too; further options are `ca`, `connections`,
+    `ehlo`, `allow_plain_login=1`. In user and password `@` is written `%40`. Or `url_file`."""
     from_: Annotated[str, AfterValidator(_mail_from)] = Field(default="Dosvoces <dosvoces@localhost>", alias="from")
     """The sender, `Name <local@domain>`. A real mail server wants an address of yours."""
     locale: Literal["es", "en"] = "es"
