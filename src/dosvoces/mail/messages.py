@@ -133,12 +133,16 @@ def _number_row(label: str, number: PhoneNumber) -> Row:
 
 
 def readable(number: PhoneNumber) -> str:
-    """`+34 600 00 00 11`: as people of its country group it."""
+    """`+34 600 00 00 11`: as people of its country group it; the bare number if grouping would change a digit."""
     try:
         parsed = phonenumbers.parse(number.e164)
     except phonenumbers.NumberParseException:  # A country code that the tables don't know yet.
         return number.e164
-    return phonenumbers.format_number(parsed, phonenumbers.PhoneNumberFormat.INTERNATIONAL)
+    grouped = phonenumbers.format_number(parsed, phonenumbers.PhoneNumberFormat.INTERNATIONAL)
+    return grouped if _SEPARATORS.sub("", grouped) == number.e164 else number.e164
+
+
+_SEPARATORS = re.compile("[ .()/-]")
 
 
 # No user info (`https://bank.example@evil.example`), no backslash, no quote or blank: what mail clients read

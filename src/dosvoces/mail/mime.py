@@ -16,7 +16,7 @@ from dosvoces.errors import MailError
 from dosvoces.mail.address import Sender
 
 _LITERAL_LIMIT = 66  # characters of an unstructured value left as it is: with `Subject: ` within RFC 5322 §2.1.1's 78
-_WORD_BYTES = 45  # bytes in one encoded word: 60 in base64, 72 with `=?utf-8?b?` and `?=`; RFC 2047 §2 allows 75
+_WORD_BYTES = 39  # bytes in one encoded word: 64 characters; RFC 2047 §2 allows 76 a line, `Subject: ` included
 _HEADER_VALUE = re.compile(r"[\x20-\x7e]*(?:\r\n [\x21-\x7e][\x20-\x7e]*)*", re.ASCII)
 _PHRASE = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~ -]+", re.ASCII)
 

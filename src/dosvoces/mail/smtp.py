@@ -10,6 +10,7 @@ import re
 import ssl
 from collections import deque
 from dataclasses import dataclass
+from typing import cast
 
 from aiosmtplib import SMTP, SMTPException, SMTPResponse, SMTPResponseException, SMTPServerDisconnected
 
@@ -265,15 +266,15 @@ async def _quit(client: SMTP) -> None:
             await client.quit()
     except (SMTPException, OSError):
         client.close()
-    if isinstance(transport, asyncio.WriteTransport):
-        transport.abort()  # Over TLS, close() alone would wait up to 30 s for the peer's close_notify.
+    if transport is not None:
+        cast(asyncio.Transport, transport).abort()  # Over TLS, close() alone would wait up to 30 s for the peer's close_notify.
 
 
-_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]+")
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def _printable(words: str) -> str:
-    line = _CONTROLS.sub(" ", words).strip()
+    line = " ".join(_CONTROLS.sub(" ", words).split())
     return line if len(line) <= WORDS_LIMIT else line[: WORDS_LIMIT - 1] + "…"
 
 
