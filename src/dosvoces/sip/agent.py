@@ -73,9 +73,7 @@ class Agent:
         agent = cls()
         family = socket.AF_INET6 if ":" in bind[0] else socket.AF_INET
         known = None if peers is None else [(await _resolve(host, 5060, family))[0] for host in peers]
-        transport = UdpTransport(
-            bind, receiver=agent._receive, unreachable=agent._unreachable, settled=agent._settle
-        )
+        transport = UdpTransport(bind, receiver=agent._receive, unreachable=agent._unreachable, settled=agent._settle)
         towards = next(iter(known or ()), "2001:db8::1" if family == socket.AF_INET6 else "192.0.2.1")
         host, port = advertised or (reachable_address(transport.local[0], towards), 0)
         agent._transport = transport
@@ -134,12 +132,13 @@ class Agent:
         if self._closed:
             raise SipTransportError("the SIP agent is closed")
         call = self._ua.invite(invitation, handler)
+        data, destination = self._ua.outbox.pop()
         try:
-            self._flush()
+            self._transport.send(data, destination)
         except OSError as error:
             self._ua.forget(call)
-            raise SipTransportError(f"cannot send to {invitation.destination[0]}: {error}") from error
-        self._arm()
+            raise SipTransportError(f"cannot send to {destination[0]}: {error}") from error
+        self._settle()
         return call
 
     def hang_up_orphan(

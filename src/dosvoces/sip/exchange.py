@@ -1,0 +1,250 @@
+"""
+One request of ours from first sending to final answer, credentials included (RFC 3261 §22).
+
+A challenge (401, 407) is answered here by a new request: same Call-ID, tags and body, next CSeq, new branch. Whoever
+asked for the request sees only what came of it.
+"""
+
+from collections.abc import Callable
+from typing import Protocol, TypeAlias
+
+from .api import SDP, Address
+from .dialog import Dialog
+from .digest import Challenge, Credentials, DigestError, answer, parse_challenges
+from .message import Message, Response, compose_lines, tag
+from .transaction import CANCEL_SUFFIX, Failure, Head, InviteClient, NonInviteClient, Wire
+
+MAX_ROUNDS = 2  # challenges answered per request: one, and one more if the nonce was stale or another realm asks
+
+_CHALLENGES = {401: ("www-authenticate", "Authorization"), 407: ("proxy-authenticate", "Proxy-Authorization")}
+
+
+class Line(Protocol):
+    """What an exchange needs of the user agent: identity, randomness, transactions."""
+
+    wire: Wire
+    via_prefix: str
+    contact: str
+    request_lines: tuple[str, ...]
+    token: Callable[[], str]
+
+
+class Account:
+    """
+    The credentials of one call and the challenges seen in it.
+
+    A challenge once seen is answered in advance in later requests of the call (RFC 3261 §22.3), with its nonce
+    count going up.
+    """
+
+    __slots__ = ("_seen", "credentials")
+
+    def __init__(self, credentials: Credentials) -> None:
+        self.credentials = credentials
+        self._seen: dict[str, _Nonce] = {}
+
+    def learn(self, header: str, challenges: list[Challenge], cnonce: str) -> None:
+        seen = self._seen.get(header)
+        if seen is None or seen.challenges[0].nonce != challenges[0].nonce:
+            self._seen[header] = _Nonce(challenges, cnonce)
+
+    def unlearn(self, header: str) -> None:
+        """Forget a challenge that can't be answered."""
+        self._seen.pop(header, None)
+
+    def lines(self, method: str, uri: str, body: bytes) -> tuple[str, ...]:
+        """The Authorization lines for a request. Raises `DigestError`."""
+        return tuple(
+            f"{header}: {seen.answer(self.credentials, method, uri, body)}" for header, seen in self._seen.items()
+        )
+
+
+class _Nonce:
+    __slots__ = ("challenges", "cnonce", "count")
+
+    def __init__(self, challenges: list[Challenge], cnonce: str) -> None:
+        self.challenges = challenges
+        self.cnonce = cnonce
+        self.count = 0
+
+    def answer(self, credentials: Credentials, method: str, uri: str, body: bytes) -> str:
+        self.count += 1
+        return answer(
+            self.challenges,
+            credentials,
+            method=method,
+            uri=uri,
+            body=body,
+            cnonce=self.cnonce,
+            nonce_count=self.count,
+        )
+
+
+Done: TypeAlias = Callable[["Exchange", Response | Failure], None]
+
+
+class Exchange:
+    """A request within (or beginning) a dialog. `done` gets its final answer or failure; for INVITE also the rest."""
+
+    __slots__ = (
+        "_account",
+        "_answered",
+        "_authorization",
+        "_body",
+        "_content_type",
+        "_destination",
+        "_done",
+        "_extra",
+        "_line",
+        "_method",
+        "_rounds",
+        "cseq",
+        "dialog",
+        "stopped",
+        "transaction",
+    )
+
+    def __init__(
+        self,
+        line: Line,
+        dialog: Dialog,
+        method: str,
+        done: Done,
+        *,
+        account: Account | None = None,
+        body: bytes = b"",
+        content_type: str = SDP,
+        extra: tuple[str, ...] = (),
+        destination: Address | None = None,
+    ) -> None:
+        """Send the request, to `destination` instead of the dialog's next hop where that is given."""
+        self.dialog = dialog
+        self.stopped = False
+        """Set to have no further challenge answered: the caller no longer wants what it asked for."""
+        self._line = line
+        self._method = method
+        self._done = done
+        self._account = account
+        self._body = body
+        self._content_type = content_type
+        self._extra = extra
+        self._destination = destination
+        self._rounds = 0
+        self._answered: list[tuple[str, str]] = []
+        self._authorization: tuple[str, ...] = ()
+        if account is not None:
+            self._authorize(account)
+        self.transaction: InviteClient | NonInviteClient = self._send()
+
+    def acknowledge(self, response: Message, dialog: Dialog) -> None:
+        """Send the ACK of a 2xx to this INVITE in the dialog that it made (RFC 3261 §13.2.2.4)."""
+        assert isinstance(self.transaction, InviteClient)
+        data = ack(self._line, dialog, response.cseq, self._authorization)
+        self.transaction.acknowledge(tag(response.header("to")), data, dialog.destination)
+
+    def cancel(self, extra: tuple[str, ...] = ()) -> None:
+        """Send a CANCEL for this INVITE; the caller has seen a provisional answer (RFC 3261 §9.1)."""
+        transaction = self.transaction
+        assert isinstance(transaction, InviteClient)
+        head, wire = transaction.head, self._line.wire
+        data = head.hop_by_hop("CANCEL", head.to, extra)
+        NonInviteClient(wire, head.branch + CANCEL_SUFFIX, data, transaction.destination, None)
+
+    def release(self) -> None:
+        """Keep only what late answers need: the offer and the extra headers have done their work."""
+        self._body = b""
+        self._extra = ()
+
+    def _send(self) -> InviteClient | NonInviteClient:
+        line, dialog = self._line, self.dialog
+        branch = "z9hG4bK" + line.token()
+        dialog.local_cseq += 1
+        self.cseq = dialog.local_cseq
+        via = f"Via: {line.via_prefix}{branch}"
+        uri, routes = dialog.route()
+        data = compose_lines(self._lines(uri, via, routes), self._body)
+        destination = self._destination or dialog.destination
+        if self._method != "INVITE":
+            return NonInviteClient(line.wire, branch, data, destination, self._receive)
+        head = Head(
+            uri=uri,
+            via=via,
+            branch=branch,
+            routes=routes,
+            from_=dialog.local,
+            to=dialog.remote,
+            call_id=dialog.call_id,
+            cseq=self.cseq,
+        )
+        return InviteClient(line.wire, head, data, destination, self._receive)
+
+    def _lines(self, uri: str, via: str, routes: tuple[str, ...]) -> list[str]:
+        dialog, method = self.dialog, self._method
+        lines = [
+            f"{method} {uri} SIP/2.0",
+            via,
+            *routes,
+            "Max-Forwards: 70",
+            f"From: {dialog.local}",
+            f"To: {dialog.remote}",
+            f"Call-ID: {dialog.call_id}",
+            f"CSeq: {self.cseq} {method}",
+        ]
+        if method in ("INVITE", "UPDATE"):
+            lines.append(self._line.contact)
+        lines += self._line.request_lines
+        lines += self._authorization
+        lines += self._extra
+        if self._body:
+            lines.append(f"Content-Type: {self._content_type}")
+        return lines
+
+    def _receive(self, event: Response | Failure) -> None:
+        if isinstance(event, Response) and event.code in _CHALLENGES and self._retry(event):
+            return
+        self._done(self, event)
+
+    def _retry(self, response: Response) -> bool:
+        """Answer a challenge if that makes sense."""
+        if self._account is None or self.stopped or self._rounds >= MAX_ROUNDS:
+            return False
+        account = self._account
+        source, header = _CHALLENGES[response.code]
+        try:
+            challenges = parse_challenges(response.values(source))
+            if not challenges:
+                return False
+            asked = (header, challenges[0].realm)
+            if asked in self._answered and not challenges[0].stale:
+                return False  # the password is wrong; asking again would only lock the account
+            account.learn(header, challenges, self._line.token())
+            self._authorize(account)
+        except DigestError:
+            account.unlearn(header)
+            return False
+        self._rounds += 1
+        self._answered.append(asked)
+        self.transaction = self._send()
+        return True
+
+    def _authorize(self, account: Account) -> None:
+        self._authorization = account.lines(self._method, self.dialog.route()[0], self._body)
+
+
+def ack(line: Line, dialog: Dialog, cseq: int, authorization: tuple[str, ...] = (), body: bytes = b"") -> bytes:
+    """The ACK of a 2xx: within the dialog, with the INVITE's CSeq number and credentials (RFC 3261 §13.2.2.4)."""
+    uri, routes = dialog.route()
+    lines = [
+        f"ACK {uri} SIP/2.0",
+        f"Via: {line.via_prefix}z9hG4bK{line.token()}",
+        *routes,
+        "Max-Forwards: 70",
+        f"From: {dialog.local}",
+        f"To: {dialog.remote}",
+        f"Call-ID: {dialog.call_id}",
+        f"CSeq: {cseq} ACK",
+        *authorization,
+    ]
+    if body:
+        lines.append(f"Content-Type: {SDP}")
+    return compose_lines(lines, body)

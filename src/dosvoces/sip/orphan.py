@@ -1,0 +1,109 @@
+"""
+Calls that this process doesn't know: those that an earlier one left, and answers that come when nobody waits any more.
+
+Both get ACK and BYE, so that nobody is left on a line.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from .api import Address, CallEnd, DialogFacts, EndCause
+from .dialog import Dialog
+from .digest import Credentials
+from .exchange import Account, Exchange, ack
+from .message import Response, clean, tag
+from .transaction import TIMEOUT, Failure
+
+if TYPE_CHECKING:
+    from .ua import UserAgent
+
+CSEQ_LEAP = 100  # requests that the earlier process may have sent since it wrote the facts; CSeq may leave gaps
+
+
+class OrphanedCall:
+    """A dialog from the record, being hung up."""
+
+    __slots__ = ("_done", "_ua", "peers")
+
+    def __init__(
+        self,
+        ua: "UserAgent",
+        facts: DialogFacts,
+        credentials: Credentials | None,
+        done: Callable[[CallEnd], None] | None,
+    ) -> None:
+        """Send ACK and BYE."""
+        self.peers: set[str] = set()
+        self._ua = ua
+        self._done = done
+        dialog = Dialog.from_facts(facts)
+        dialog.local_cseq += CSEQ_LEAP
+        ua.learn(self, [facts.destination[0], *dialog.hosts()])
+        if facts.invite_cseq:
+            # It may have died between the 200 and its ACK; a second ACK harms nobody.
+            ua.wire.send(ack(ua, dialog, facts.invite_cseq), dialog.destination)
+        account = Account(credentials) if credentials else None
+        Exchange(ua, dialog, "BYE", self._bye_event, account=account)
+
+    def _bye_event(self, exchange: Exchange, event: Response | Failure) -> None:
+        self._ua.orphans.discard(self)
+        self._ua.unlearn_later(self)
+        if isinstance(event, Failure):
+            end = CallEnd(EndCause.TIMEOUT, "local", None, "", f"BYE: {event.value}")
+        else:
+            end = CallEnd(EndCause.HANGUP, "local", event.code, clean(event.phrase))
+        if self._done is not None:
+            self._done(end)
+
+
+class StrayAnswer:
+    """
+    A 2xx to an INVITE of ours that no transaction remembers: a restart lies between, or more than 64*T1.
+
+    Stands in the table of client transactions, so that repeats get the same ACK and no second BYE.
+    """
+
+    __slots__ = ("_ack", "_key", "_ua", "destination")
+
+    def __init__(self, ua: "UserAgent", key: str, response: Response, source: Address) -> None:
+        self._ua = ua
+        self._key = key
+        local = response.header("from")
+        pattern = Dialog(
+            call_id=response.header("call-id"),
+            local=local,
+            local_tag=tag(local),
+            remote="",
+            remote_target="",
+            fallback=source,
+        )
+        dialog = pattern.established_by(response)
+        dialog.local_cseq = response.cseq + CSEQ_LEAP
+        self._ack = ack(ua, dialog, response.cseq)
+        self.destination = dialog.destination
+        ua.wire.clients[key] = self
+        ua.wire.after(TIMEOUT, self._terminate)
+        self.receive(response)
+        Exchange(ua, dialog, "BYE", _nothing_more)
+
+    @staticmethod
+    def is_ours(ua: "UserAgent", response: Response) -> bool:
+        """Whether the answer is to an INVITE that this address sent, as far as it can tell, and can be hung up."""
+        vias, contact = response.values("via"), response.header("contact")
+        return len(vias) == 1 and vias[0].startswith(ua.via_prefix.partition(";")[0]) and bool(contact)
+
+    def takes(self, response: Response) -> bool:
+        return 200 <= response.code < 300
+
+    def receive(self, response: Response) -> None:
+        self._ua.wire.send(self._ack, self.destination)
+
+    def unreachable(self) -> None:
+        """Nothing to be done."""
+
+    def _terminate(self) -> None:
+        self._ua.wire.clients.pop(self._key, None)
+
+
+def _nothing_more(exchange: Exchange, event: Response | Failure) -> None:
+    """Hung up or not there: nobody waits for it."""

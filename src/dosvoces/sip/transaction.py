@@ -1,0 +1,425 @@
+"""
+The transactions of RFC 3261 §17 with the accepted state of RFC 6026: what is repeated and what is absorbed, how long.
+
+Each is a small machine in one of the two tables of a `Wire`, which also gives it time, timers and a way out. They know
+messages and timers, not calls. The timers carry the RFC's letters; two of them are not kept: Timer K, since a repeated
+answer to a request that is no longer in the table matches nothing and is dropped, which is all that it would do; and
+Timer C, which is a proxy's.
+"""
+
+import enum
+from collections.abc import Callable
+from typing import Protocol, TypeAlias, Union
+
+from .api import Address
+from .message import Response, compose_lines, tag
+from .timers import Timer, Timers
+
+T1 = 0.5  # seconds, RFC 3261 §17.1.1.1: the round-trip estimate
+T2 = 4.0  # seconds, RFC 3261 §17.1.2.1: the longest wait between repeats of a request other than INVITE
+T4 = 5.0  # seconds, RFC 3261 §17.1.2.2: how long a message may live in the network
+TIMEOUT = 64 * T1  # seconds: Timers B, D, F, H, J, L, M
+MAX_FORKS = 16  # answers with different To tags to one INVITE that are told apart; more are ignored
+
+CANCEL_SUFFIX = " CANCEL"
+"""Marks a CANCEL's key in the tables: it shares its branch with the INVITE (RFC 3261 §9.1)."""
+
+
+class Failure(enum.Enum):
+    """Why a request has no final answer."""
+
+    TIMEOUT = "timeout"
+    TRANSPORT = "transport"
+
+
+class State(enum.Enum):
+    """The states of RFC 3261 figures 5 to 8 and RFC 6026; `ABANDONED` is ours."""
+
+    CALLING = enum.auto()
+    PROCEEDING = enum.auto()
+    COMPLETED = enum.auto()
+    CONFIRMED = enum.auto()
+    ACCEPTED = enum.auto()
+    ABANDONED = enum.auto()
+    """Reported as failed, but a late answer is still acknowledged, so that nobody is left on the line."""
+    TERMINATED = enum.auto()
+
+
+class Client(Protocol):
+    """An entry in the table of client transactions, under its branch."""
+
+    destination: Address
+
+    def takes(self, response: Response) -> bool:
+        """Whether the response, whose branch is known to fit, is to this request (RFC 3261 §17.1.3)."""
+
+    def receive(self, response: Response) -> None: ...
+
+    def unreachable(self) -> None:
+        """An ICMP error came for this request."""
+
+
+Server: TypeAlias = Union["InviteServer", "AnsweredRequest"]
+ClientUser: TypeAlias = Callable[[Response | Failure], None]
+
+
+class Wire:
+    """What the transactions of one user agent share: the time, the timers, the tables and the way out."""
+
+    __slots__ = ("clients", "now", "outbox", "reliable", "servers", "timers")
+
+    def __init__(self, *, reliable: bool = False) -> None:
+        self.now = 0.0
+        self.timers = Timers()
+        self.clients: dict[str, Client] = {}
+        self.servers: dict[str, Server] = {}
+        self.outbox: list[tuple[bytes, Address]] = []
+        self.reliable = reliable
+
+    def send(self, data: bytes, destination: Address) -> None:
+        self.outbox.append((data, destination))
+
+    def after(self, delay: float, action: Callable[[], None]) -> Timer:
+        return self.timers.start(self.now + delay, action)
+
+
+class Head:
+    """The headers of a request that its ACK and its CANCEL repeat (RFC 3261 §9.1, §17.1.1.3)."""
+
+    __slots__ = ("branch", "call_id", "cseq", "from_", "routes", "to", "uri", "via")
+
+    def __init__(
+        self, *, uri: str, via: str, branch: str, routes: tuple[str, ...], from_: str, to: str, call_id: str, cseq: int
+    ) -> None:
+        self.uri = uri
+        self.via = via
+        self.branch = branch
+        self.routes = routes
+        self.from_ = from_
+        self.to = to
+        self.call_id = call_id
+        self.cseq = cseq
+
+    def hop_by_hop(self, method: str, to: str, extra: tuple[str, ...] = ()) -> bytes:
+        """An ACK to a refusal, or a CANCEL: same Via, Route, Call-ID and CSeq number as the request."""
+        return compose_lines(
+            [
+                f"{method} {self.uri} SIP/2.0",
+                self.via,
+                *self.routes,
+                "Max-Forwards: 70",
+                f"From: {self.from_}",
+                f"To: {to}",
+                f"Call-ID: {self.call_id}",
+                f"CSeq: {self.cseq} {method}",
+                *extra,
+            ]
+        )
+
+
+class InviteClient:
+    """An INVITE of ours (RFC 3261 §17.1.1, RFC 6026 §7.2)."""
+
+    __slots__ = (
+        "_ack",
+        "_acks",
+        "_data",
+        "_deadline",
+        "_interval",
+        "_repeat",
+        "_user",
+        "destination",
+        "head",
+        "state",
+        "wire",
+    )
+
+    def __init__(self, wire: Wire, head: Head, data: bytes, destination: Address, user: ClientUser) -> None:
+        """Send `data`. `user` gets each provisional answer, the final one, each 2xx of another fork, or a failure."""
+        self.wire = wire
+        self.head = head
+        self.destination = destination
+        self.state = State.CALLING
+        self._data = data
+        self._user: ClientUser | None = user
+        self._ack: bytes | None = None
+        self._acks: dict[str, tuple[bytes, Address]] | None = None
+        self._interval = T1
+        wire.clients[head.branch] = self
+        wire.send(data, destination)
+        self._repeat: Timer | None = None if wire.reliable else wire.after(T1, self._timer_a)
+        self._deadline: Timer | None = wire.after(TIMEOUT, self._timer_b)
+
+    def takes(self, response: Response) -> bool:
+        """Whether the response is to this request (RFC 3261 §17.1.3); its branch is known to be."""
+        return response.cseq_method == "INVITE"
+
+    def receive(self, response: Response) -> None:
+        if response.code < 200:
+            self._provisional(response)
+        elif response.code < 300:
+            self._success(response)
+        else:
+            self._refusal(response)
+
+    def acknowledge(self, to_tag: str, ack: bytes, destination: Address) -> None:
+        """Send the ACK of a 2xx, now and each time that the same 2xx comes again (RFC 3261 §13.2.2.4)."""
+        if self._acks is None:
+            self._acks = {}
+        self._acks[to_tag] = (ack, destination)
+        self.wire.send(ack, destination)
+
+    def abandon(self) -> None:
+        """Stop waiting; late answers are acknowledged, and a 2xx is still told, for another 64*T1."""
+        if self.state in (State.CALLING, State.PROCEEDING):
+            self._linger(State.ABANDONED, TIMEOUT)
+
+    def unreachable(self) -> None:
+        # Once something was heard the peer is there: then it is the answer's or the user's turn, not ICMP's.
+        if self.state is State.CALLING:
+            self._fail(Failure.TRANSPORT)
+
+    def _provisional(self, response: Response) -> None:
+        if self.state is State.CALLING:
+            self.state = State.PROCEEDING
+            self._stop()
+        if self.state is State.PROCEEDING:
+            self._tell(response)
+
+    def _success(self, response: Response) -> None:
+        to_tag = tag(response.header("to"))
+        if self._acks is not None:
+            if to_tag in self._acks:
+                self.wire.send(*self._acks[to_tag])
+                return
+            if len(self._acks) >= MAX_FORKS:
+                return
+        # In COMPLETED (a 200 after a 487) and ABANDONED it is told too: someone answered and must be hung up.
+        if self.state is not State.ACCEPTED:
+            self._linger(State.ACCEPTED, TIMEOUT)  # Timer M
+        self._tell(response)
+
+    def _refusal(self, response: Response) -> None:
+        if self._ack is None:
+            if self.state is State.ACCEPTED:
+                return
+            told = self.state is not State.ABANDONED
+            self._ack = self.head.hop_by_hop("ACK", response.header("to"))
+            self.wire.send(self._ack, self.destination)
+            self._linger(State.COMPLETED, 0.0 if self.wire.reliable else TIMEOUT)  # Timer D
+            if told:
+                self._tell(response)
+        else:
+            self.wire.send(self._ack, self.destination)
+
+    def _linger(self, state: State, delay: float) -> None:
+        self.state = state
+        self._data = b""
+        self._stop()
+        self._deadline = self.wire.after(delay, self._terminate)
+
+    def _timer_a(self) -> None:
+        self.wire.send(self._data, self.destination)
+        self._interval *= 2
+        self._repeat = self.wire.after(self._interval, self._timer_a)
+
+    def _timer_b(self) -> None:
+        self._fail(Failure.TIMEOUT)
+
+    def _fail(self, failure: Failure) -> None:
+        self._linger(State.ABANDONED, TIMEOUT)
+        self._tell(failure)
+
+    def _tell(self, event: Response | Failure) -> None:
+        if self._user is not None:
+            self._user(event)
+
+    def _terminate(self) -> None:
+        self.state = State.TERMINATED
+        self._stop()
+        self._user = self._acks = None
+        self.wire.clients.pop(self.head.branch, None)
+
+    forget = _terminate
+
+    def _stop(self) -> None:
+        self.wire.timers.stop(self._repeat)
+        self.wire.timers.stop(self._deadline)
+        self._repeat = self._deadline = None
+
+
+class NonInviteClient:
+    """A request of ours other than INVITE and ACK (RFC 3261 §17.1.2)."""
+
+    __slots__ = ("_data", "_deadline", "_interval", "_repeat", "_user", "destination", "key", "state", "wire")
+
+    def __init__(self, wire: Wire, key: str, data: bytes, destination: Address, user: ClientUser | None) -> None:
+        """Send `data`. `user` gets the final answer or the failure, once."""
+        self.wire = wire
+        self.key = key
+        self.destination = destination
+        self.state = State.CALLING
+        self._data = data
+        self._user = user
+        self._interval = T1
+        wire.clients[key] = self
+        wire.send(data, destination)
+        self._repeat: Timer | None = None if wire.reliable else wire.after(T1, self._timer_e)
+        self._deadline = wire.after(TIMEOUT, self._timer_f)
+
+    def takes(self, response: Response) -> bool:
+        """Whether the response is to this request (RFC 3261 §17.1.3); its branch is known to be."""
+        return response.cseq_method != "INVITE"
+
+    def receive(self, response: Response) -> None:
+        if response.code < 200:
+            self.state = State.PROCEEDING
+        else:
+            self._finish(response)
+
+    def unreachable(self) -> None:
+        if self.state is State.CALLING:
+            self._finish(Failure.TRANSPORT)
+
+    def _timer_e(self) -> None:
+        self.wire.send(self._data, self.destination)
+        # RFC 3261 §17.1.2.2: doubled up to T2, and T2 at once when a provisional answer came.
+        self._interval = T2 if self.state is State.PROCEEDING else min(2 * self._interval, T2)
+        self._repeat = self.wire.after(self._interval, self._timer_e)
+
+    def _timer_f(self) -> None:
+        self._finish(Failure.TIMEOUT)
+
+    def _finish(self, event: Response | Failure) -> None:
+        self.state = State.TERMINATED
+        self.wire.timers.stop(self._repeat)
+        self.wire.timers.stop(self._deadline)
+        self.wire.clients.pop(self.key, None)
+        user, self._user = self._user, None
+        if user is not None:
+            user(event)
+
+
+class AnsweredRequest:
+    """A request of the peer that we have answered for good: the answer is repeated until Timer J (RFC 3261 §17.2.2)."""
+
+    __slots__ = ("_data", "_destination", "_key", "_wire")
+
+    def __init__(self, wire: Wire, key: str, data: bytes, destination: Address) -> None:
+        """Send `data`, now and at each repeat of the request."""
+        self._wire = wire
+        self._key = key
+        self._data = data
+        self._destination = destination
+        wire.send(data, destination)
+        if not wire.reliable:
+            wire.servers[key] = self
+            wire.after(TIMEOUT, self._timer_j)
+
+    def repeated(self) -> None:
+        self._wire.send(self._data, self._destination)
+
+    def _timer_j(self) -> None:
+        self._wire.servers.pop(self._key, None)
+
+
+class InviteServerUser(Protocol):
+    """Whoever answers an INVITE of the peer."""
+
+    def on_cancel(self, reason: str) -> None:
+        """The peer cancelled it before a final answer, with this Reason header; the CANCEL itself is answered."""
+
+    def on_unacknowledged(self) -> None:
+        """No ACK came to the 2xx within 64*T1."""
+
+
+class InviteServer:
+    """An INVITE of the peer, first or within a dialog (RFC 3261 §17.2.1, RFC 6026 §7.1)."""
+
+    __slots__ = ("_data", "_deadline", "_interval", "_key", "_repeat", "_user", "cseq", "destination", "state", "wire")
+
+    def __init__(self, wire: Wire, key: str, cseq: int, destination: Address, user: InviteServerUser | None) -> None:
+        """`user` is told of a CANCEL and of a missing ACK; `None` where the answer is a refusal at once."""
+        self.wire = wire
+        self.cseq = cseq
+        self.destination = destination
+        self.state = State.PROCEEDING
+        self._key = key
+        self._data = b""
+        self._user = user
+        self._interval = T1
+        self._repeat: Timer | None = None
+        self._deadline: Timer | None = None
+        wire.servers[key] = self
+
+    def respond(self, code: int, data: bytes) -> None:
+        """Send a response. A final one may be sent once; later ones are ignored."""
+        if self.state is not State.PROCEEDING:
+            return
+        self._data = data
+        self.wire.send(data, self.destination)
+        if code < 200:
+            return
+        self.state = State.ACCEPTED if code < 300 else State.COMPLETED
+        # RFC 3261 §13.3.1.4: a 2xx is repeated even over a reliable transport, as the next hop may not be.
+        if code < 300 or not self.wire.reliable:
+            self._repeat = self.wire.after(T1, self._timer_g)
+        self._deadline = self.wire.after(TIMEOUT, self._timer_h)  # Timer H, or L
+
+    @property
+    def answering(self) -> bool:
+        """Whether anything has been sent."""
+        return bool(self._data)
+
+    def repeated(self) -> None:
+        """The INVITE came again."""
+        # RFC 6026 §7.1: absorbed once accepted; the 2xx repeats by itself.
+        if self._data and self.state in (State.PROCEEDING, State.COMPLETED):
+            self.wire.send(self._data, self.destination)
+
+    def cancelled(self, reason: str) -> None:
+        if self.state is State.PROCEEDING and self._user is not None:
+            self._user.on_cancel(reason)
+
+    def acknowledged(self) -> bool:
+        """The ACK came; whether it was the first. The rest lingers to absorb late repeats of the INVITE."""
+        if self.state is State.COMPLETED:
+            self._settle(0.0 if self.wire.reliable else T4)  # Timer I
+            return True
+        if self.state is State.ACCEPTED:
+            self._settle(TIMEOUT)  # Timer L
+            return True
+        return False
+
+    def forget(self) -> None:
+        """Drop it without an answer: silence to strangers."""
+        self._terminate()
+
+    def _settle(self, delay: float) -> None:
+        self.state = State.CONFIRMED
+        self._data = b""
+        self._user = None
+        self._stop()
+        self._deadline = self.wire.after(delay, self._terminate)
+
+    def _timer_g(self) -> None:
+        self.wire.send(self._data, self.destination)
+        self._interval = min(2 * self._interval, T2)
+        self._repeat = self.wire.after(self._interval, self._timer_g)
+
+    def _timer_h(self) -> None:
+        accepted, user = self.state is State.ACCEPTED, self._user
+        self._terminate()
+        if accepted and user is not None:
+            user.on_unacknowledged()
+
+    def _terminate(self) -> None:
+        self.state = State.TERMINATED
+        self._user = None
+        self._stop()
+        self.wire.servers.pop(self._key, None)
+
+    def _stop(self) -> None:
+        self.wire.timers.stop(self._repeat)
+        self.wire.timers.stop(self._deadline)
+        self._repeat = self._deadline = None

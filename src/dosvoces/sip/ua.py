@@ -1,0 +1,320 @@
+"""
+The user agent without sockets: bytes in, bytes out, the next timer; calls and their handlers in between.
+
+`receive`, `unreachable` and `advance` are what the world does; `invite` and the calls' own methods are what the user
+does. Whatever is to be sent waits in `outbox`. No socket, no clock, no randomness of its own: a seeded simulator runs
+it as well as `agent.Agent` does.
+
+Who is heard (the source rule):
+- A packet is looked at only if its source address is a configured peer, or an address that an open call brought:
+  its destination, its invitation's `peers`, and the literal hosts in the dialog's Contact and Record-Route. Those stay
+  known for 64*T1 after the call. All else is dropped unparsed, and nobody is told.
+- A response must carry the branch of an open transaction, which is 64 random bits.
+- A request within a call must carry our tag (64 random bits), the Call-ID and the peer's tag, and come from a
+  configured peer or an address of that very call.
+- A request that belongs to no call gets 481 (or 200 to OPTIONS) if a configured peer sent it, and silence otherwise.
+"""
+
+from collections.abc import Callable, Iterable
+
+from .api import Address, CallEnd, CallHandler, DialogFacts, Invitation
+from .call import Call
+from .digest import Credentials
+from .incoming import IncomingCall
+from .message import MessageError, Request, Response, branch, clean, parse, quoted_branch, tag
+from .orphan import OrphanedCall, StrayAnswer
+from .outgoing import OutgoingCall
+from .reply import ACCEPT, ALLOW, ReplyHead, server_key
+from .transaction import CANCEL_SUFFIX, TIMEOUT, AnsweredRequest, InviteServer, State, Wire
+
+MAX_INCOMING = 2_000  # open calls; a further INVITE of a peer is answered 503
+
+
+class UserAgent:
+    """All calls of one local address, as a machine. Not thread-safe; not re-entered by its own handlers' calls."""
+
+    __slots__ = (
+        "_clock",
+        "_heard",
+        "_on_invite",
+        "_peers",
+        "calls",
+        "contact",
+        "discarded",
+        "local",
+        "orphans",
+        "request_lines",
+        "server_lines",
+        "strays",
+        "token",
+        "uniform",
+        "via_prefix",
+        "wake",
+        "wire",
+    )
+
+    def __init__(
+        self,
+        *,
+        local: Address,
+        user_agent: str,
+        clock: Callable[[], float],
+        token: Callable[[], str],
+        uniform: Callable[[float, float], float],
+        peers: Iterable[str] | None = (),
+        wake: Callable[[], None] = lambda: None,
+        on_invite: Callable[[IncomingCall], CallHandler | None] | None = None,
+    ) -> None:
+        """
+        `local` is what Via and Contact say. `token` gives at least 64 random bits as a token (RFC 3261 §19.3),
+        `uniform` a random number between two. `wake` is called when the user's own action left something in `outbox`
+        or set a timer. `peers` are literal addresses; `None` hears everybody.
+        """
+        self.local = local
+        self.wire = Wire()
+        self.token = token
+        self.uniform = uniform
+        self.wake = wake
+        self.calls: dict[str, Call] = {}
+        """Calls that are not over, by our tag."""
+        self.orphans: set[OrphanedCall] = set()
+        self.discarded = 0
+        """Packets of strangers and unreadable ones."""
+        self.strays = 0
+        """Answers to INVITEs that nobody remembers, hung up."""
+        host, port = local
+        shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self.via_prefix = f"SIP/2.0/UDP {shown};rport;branch="
+        self.contact = f"Contact: <sip:dosvoces@{shown}>"
+        name = clean(user_agent)
+        self.request_lines: tuple[str, ...] = (ALLOW, f"User-Agent: {name}")
+        self.server_lines: tuple[str, ...] = (f"Server: {name}",)
+        self._clock = clock
+        self._peers = None if peers is None else frozenset(peers)
+        self._heard: dict[str, int] = {}
+        """How many calls brought each address that isn't a peer."""
+        self._on_invite = on_invite
+
+    @property
+    def outbox(self) -> list[tuple[bytes, Address]]:
+        """What waits to be sent, in order; whoever sends it empties it."""
+        return self.wire.outbox
+
+    @property
+    def open_calls(self) -> int:
+        """Calls whose end has not been reported."""
+        return len(self.calls) + len(self.orphans)
+
+    @property
+    def transactions(self) -> int:
+        """Transactions of both kinds, lingering ones included."""
+        return len(self.wire.clients) + len(self.wire.servers)
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is open and nothing lingers."""
+        return not (self.open_calls or self.transactions or self._heard or len(self.wire.timers))
+
+    def next_timer(self) -> float | None:
+        """When `advance` is due, `None` if nothing waits."""
+        return self.wire.timers.next()
+
+    # -- what the user does -----------------------------------------------------------------------------------------
+
+    def enter(self) -> None:
+        """Take the time for an action of the user."""
+        self.wire.now = self._clock()
+
+    def trust(self, host: str) -> None:
+        """Hear the literal address `host` as a configured peer."""
+        if self._peers is not None:
+            self._peers |= {host}
+
+    def invite(self, invitation: Invitation, handler: CallHandler) -> OutgoingCall:
+        """Begin a call; its INVITE is the last in `outbox`. Raises `MessageError` for a line break in a text."""
+        self.enter()
+        call = OutgoingCall(self, invitation, handler)
+        self.calls[call.local_tag] = call
+        self.learn(call, (invitation.destination[0], *invitation.peers))
+        return call
+
+    def hang_up_orphan(
+        self, facts: DialogFacts, credentials: Credentials | None, done: Callable[[CallEnd], None] | None = None
+    ) -> None:
+        """Send ACK and BYE for a call of an earlier process; `done` gets the end."""
+        self.enter()
+        self.orphans.add(OrphanedCall(self, facts, credentials, done))
+        self.wake()
+
+    def hang_up_all(self) -> None:
+        for call in list(self.calls.values()):
+            call.hangup()
+
+    # -- what the world does ----------------------------------------------------------------------------------------
+
+    def receive(self, data: bytes, source: Address, now: float) -> None:
+        """Handle one datagram. Whatever the bytes are, nothing is raised but what a handler raises."""
+        self.wire.now = now
+        peers = self._peers
+        if peers is not None and source[0] not in peers and source[0] not in self._heard:
+            self.discarded += 1
+            return
+        try:
+            message = parse(data)
+        except MessageError:
+            self.discarded += 1
+            return
+        if isinstance(message, Response):
+            self._receive_response(message, source)
+        else:
+            self._receive_request(message, source)
+
+    def unreachable(self, destination: Address, quoted: bytes, now: float) -> None:
+        """An ICMP error came for a message to `destination`; `quoted` is that message, perhaps cut short."""
+        self.wire.now = now
+        key = quoted_branch(quoted)
+        if key:
+            transaction = self.wire.clients.get(key)
+            # A CANCEL has its INVITE's branch: that INVITE has heard of the peer, so that it isn't touched.
+            if transaction is not None and transaction.destination == destination:
+                transaction.unreachable()
+            return
+        for transaction in list(self.wire.clients.values()):
+            if transaction.destination == destination:
+                transaction.unreachable()
+
+    def advance(self, now: float) -> None:
+        """Let all timers fire that are due."""
+        self.wire.now = now
+        self.wire.timers.run(now)
+
+    # -- responses --------------------------------------------------------------------------------------------------
+
+    def _receive_response(self, response: Response, source: Address) -> None:
+        key = branch(response)
+        if response.cseq_method == "CANCEL":
+            key += CANCEL_SUFFIX
+        transaction = self.wire.clients.get(key)
+        if transaction is not None:
+            if transaction.takes(response):
+                transaction.receive(response)
+        elif response.cseq_method == "INVITE" and 200 <= response.code < 300 and self._is_peer(source[0]):
+            if StrayAnswer.is_ours(self, response):
+                self.strays += 1
+                StrayAnswer(self, key, response, source)
+
+    # -- requests ---------------------------------------------------------------------------------------------------
+
+    def _receive_request(self, request: Request, source: Address) -> None:
+        key = server_key(request)
+        server = self.wire.servers.get(key)
+        if request.method == "ACK":
+            if isinstance(server, InviteServer) and server.state is State.COMPLETED:
+                server.acknowledged()
+                return
+        elif server is not None:
+            server.repeated()
+            return
+        if request.method == "CANCEL":
+            self._cancel(request, source, key)
+            return
+        to_tag = tag(request.header("to"))
+        if not to_tag:
+            self._begin(request, source, key)
+            return
+        call = self.calls.get(to_tag)
+        if call is not None and self._is_of(call, request, source):
+            call.serve(request, source, key)
+        elif request.method != "ACK" and self._is_peer(source[0]):
+            self.reply(request, source, key, 481)
+
+    def _is_of(self, call: Call, request: Request, source: Address) -> bool:
+        return (
+            request.header("call-id") == call.call_id
+            and call.knows(tag(request.header("from")))
+            and (source[0] in call.peers or self._is_peer(source[0]))
+        )
+
+    def _is_peer(self, host: str) -> bool:
+        return self._peers is None or host in self._peers
+
+    def _cancel(self, request: Request, source: Address, key: str) -> None:
+        server = self.wire.servers.get(server_key(request, "INVITE"))
+        if isinstance(server, InviteServer):
+            self.reply(request, source, key, 200, to_tag=self.token())
+            server.cancelled(request.header("reason"))
+        elif self._is_peer(source[0]):
+            self.reply(request, source, key, 481)
+
+    def _begin(self, request: Request, source: Address, key: str) -> None:
+        """A request outside of any dialog."""
+        if not self._is_peer(source[0]):
+            return
+        if request.method == "OPTIONS":
+            self.reply(request, source, key, 200, (ALLOW, ACCEPT))
+        elif request.method == "INVITE" and self._on_invite is not None:
+            if len(self.calls) >= MAX_INCOMING:
+                self.reply(request, source, key, 503)
+                return
+            required = request.values("require")
+            if required:
+                self.reply(request, source, key, 420, (f"Unsupported: {', '.join(required)}",))
+                return
+            self._ring(self._on_invite, request, source, key)
+
+    def _ring(
+        self, on_invite: Callable[[IncomingCall], CallHandler | None], request: Request, source: Address, key: str
+    ) -> None:
+        call = IncomingCall(self, request, source, key)
+        self.calls[call.local_tag] = call
+        call.begin(on_invite(call))
+
+    def reply(
+        self,
+        request: Request,
+        source: Address,
+        key: str,
+        code: int,
+        lines: Iterable[str] = (),
+        body: bytes = b"",
+        to_tag: str = "",
+    ) -> None:
+        """Answer `request` for good; repeats of it get the same answer."""
+        head = ReplyHead(request, source, to_tag or self.token())
+        data = head.compose(code, lines=(*lines, *self.server_lines), body=body)
+        if request.method == "INVITE":
+            InviteServer(self.wire, key, request.cseq, head.destination, None).respond(code, data)
+        else:
+            AnsweredRequest(self.wire, key, data, head.destination)
+
+    # -- for the calls ----------------------------------------------------------------------------------------------
+
+    def learn(self, call: Call | OrphanedCall, hosts: Iterable[str]) -> None:
+        """Hear these addresses for as long as the call lives, and a while longer."""
+        for host in hosts:
+            if not self._is_peer(host) and host not in call.peers:
+                call.peers.add(host)
+                self._heard[host] = self._heard.get(host, 0) + 1
+
+    def ended(self, call: Call) -> None:
+        """The call is over; its end is about to be reported."""
+        self.calls.pop(call.local_tag, None)
+        self.unlearn_later(call)
+
+    def unlearn_later(self, call: Call | OrphanedCall) -> None:
+        """Stop hearing a call's addresses when its last transaction can be over."""
+        if call.peers:
+            hosts, call.peers = call.peers, set()
+            # A BYE to a late answer may itself take 64*T1.
+            self.wire.after(2 * TIMEOUT, lambda: self._unlearn(hosts))
+
+    def _unlearn(self, hosts: Iterable[str]) -> None:
+        for host in hosts:
+            self._heard[host] -= 1
+            if not self._heard[host]:
+                del self._heard[host]
+
+    def forget(self, call: OutgoingCall) -> None:
+        """Undo `invite`: the INVITE could not leave."""
+        call.forget()
+        self.ended(call)

@@ -1,0 +1,86 @@
+"""
+What is needed of a SIP URI that is kept as text: where it leads, and whether a route is loose.
+
+Tolerant on purpose: hosts such as `pbx1` or `[::1]`, `SIP:` and `;transport=UDP` in any case (RFC 3261 §19.1.4) are
+fine. Nothing here raises on a peer's text.
+"""
+
+import ipaddress
+from functools import lru_cache
+
+from .api import Address
+
+DEFAULT_PORT = 5060  # RFC 3261 §19.1.2, for UDP and TCP
+
+
+@lru_cache(maxsize=1024)
+def literal(host: str) -> str | None:
+    """`host` as an IP address without brackets, `None` if it is a name."""
+    try:
+        return str(ipaddress.ip_address(host.strip("[]")))
+    except ValueError:
+        return None
+
+
+@lru_cache(maxsize=1024)
+def split_host_port(text: str) -> tuple[str, int | None]:
+    """`host`, `host:port`, `[v6]:port` → host (brackets off) and port, `None` where there is none or it's no port."""
+    text = text.strip()
+    if text.startswith("["):
+        host, _, rest = text[1:].partition("]")
+        port = rest.strip().removeprefix(":")
+    else:
+        host, _, port = text.partition(":")
+        if ":" in port:  # an IPv6 address without its brackets
+            return text, None
+    port = port.strip()
+    if not (port.isascii() and port.isdigit() and len(port) <= 5 and 0 < int(port) < 65_536):
+        return host.strip(), None
+    return host.strip(), int(port)
+
+
+def host_port(uri: str) -> tuple[str, int | None]:
+    """The host and port of a SIP URI."""
+    rest = uri.partition(":")[2]
+    user, at, after = rest.partition("@")
+    return split_host_port((after if at else user).partition(";")[0].partition("?")[0])
+
+
+def destination(uri: str) -> Address | None:
+    """Where the URI leads if its host is a literal address, else `None` (names are the shell's business)."""
+    host, port = host_port(uri)
+    address = literal(host)
+    return (address, port or DEFAULT_PORT) if address else None
+
+
+def is_loose(uri: str) -> bool:
+    """Whether a route's URI has the `lr` parameter (RFC 3261 §16.12.1.1); `lr=on` and `;LR` count."""
+    rest = uri.partition(":")[2]
+    _user, at, after = rest.partition("@")
+    parameters = (after if at else rest).partition("?")[0].split(";")[1:]
+    return any(parameter.partition("=")[0].strip().lower() == "lr" for parameter in parameters)
+
+
+def without_headers(uri: str) -> str:
+    """The URI fit for a Request-URI: no `?headers`, no `method` parameter (RFC 3261 §19.1.1, table 1)."""
+    at = uri.find("@")
+    head, rest = uri[: at + 1], uri[at + 1 :]
+    rest = rest.partition("?")[0]
+    if ";" not in rest:
+        return head + rest
+    host, *parameters = rest.split(";")
+    kept = [each for each in parameters if each.partition("=")[0].strip().lower() != "method"]
+    return head + ";".join([host, *kept])
+
+
+def is_request_uri(uri: str) -> bool:
+    """Whether a peer's Contact may go into a start line as it is: SIP scheme, one word of printable ASCII."""
+    scheme = uri[:5].lower()
+    return (
+        (scheme.startswith("sip:") or scheme == "sips:")
+        and uri.isascii()
+        and uri.isprintable()
+        and " " not in uri
+        and "<" not in uri
+        and ">" not in uri
+    )
