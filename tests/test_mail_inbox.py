@@ -24,7 +24,7 @@ class Shelf:
         self._error = error
         self._stuck = stuck
 
-    async def keep_mail(self, mail: Mail, at: datetime) -> None:
+    async def keep_mail(self, mail: Mail, *, at: datetime) -> None:
         if self._stuck:
             await asyncio.Event().wait()
         if self._error:

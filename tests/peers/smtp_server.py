@@ -22,8 +22,11 @@ from typing import Any, Literal, Self
 
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
-Step = Literal["banner", "ehlo", "starttls", "auth", "mail", "rcpt", "data", "body", "dot", "rset", "quit"]
-"""`data` is the answer to the command, `body` the arrival of the first line, `dot` the answer to the final dot."""
+Step = Literal["banner", "ehlo", "starttls", "hello", "auth", "mail", "rcpt", "data", "body", "dot", "rset", "quit"]
+"""
+`hello` is what follows our own answer to STARTTLS, `data` the answer to the command, `body` the arrival of the first
+line, `dot` the answer to the final dot.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,6 +281,8 @@ class _ScriptedSession(SMTP):
             self.owner.hear(command)
             if not await self.misbehave(step):
                 await method(argument)
+            elif step == "starttls":
+                await self.misbehave("hello")
 
         return scripted
 

@@ -29,6 +29,8 @@ from tests.peers.smtp_server import (
     make_certificate,
 )
 
+pytestmark = pytest.mark.peer
+
 SENDER = "Dosvoces <leads@example.com>"
 ORDER = Order(
     id=ConnectionId("01jd9q3m5c0000000000000000"),
@@ -321,6 +323,26 @@ async def test_starttls_refused_sends_nothing(certificate: Certificate) -> None:
         mailbox(server, f"tls=starttls&ca={certificate.path}") as box,
     ):
         with pytest.raises(MailError, match=r"\(STARTTLS\) refused: 454 4.7.0 TLS not available"):
+            await box.deliver(MAIL)
+    assert server.received == []
+
+
+async def test_plain_text_where_tls_should_begin_sends_nothing(certificate: Certificate) -> None:
+    async with (
+        FaultySmtp({"starttls": Reply("220 2.0.0 go ahead")}, certificate=certificate) as server,
+        mailbox(server, f"tls=starttls&ca={certificate.path}") as box,
+    ):
+        with pytest.raises(MailError, match=r"\(STARTTLS\): .*(wrong version number|record layer failure)"):
+            await box.deliver(MAIL)
+    assert server.received == []
+
+
+async def test_tls_that_never_answers_ends_at_the_limit(certificate: Certificate) -> None:
+    async with (
+        FaultySmtp({"starttls": [Reply("220 2.0.0 go ahead")], "hello": Stall()}, certificate=certificate) as server,
+        mailbox(server, f"tls=starttls&ca={certificate.path}&timeout=0.2") as box,
+    ):
+        with pytest.raises(MailError, match=r"\(STARTTLS\): no answer within 0.2 s"):
             await box.deliver(MAIL)
     assert server.received == []
 

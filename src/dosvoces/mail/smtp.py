@@ -267,7 +267,8 @@ async def _quit(client: SMTP) -> None:
     except (SMTPException, OSError):
         client.close()
     if transport is not None:
-        cast(asyncio.Transport, transport).abort()  # Over TLS, close() alone would wait up to 30 s for the peer's close_notify.
+        # Over TLS, close() alone would wait up to 30 s for the peer's close_notify.
+        cast(asyncio.Transport, transport).abort()
 
 
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
