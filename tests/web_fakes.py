@@ -29,6 +29,10 @@ class FakeConnector:
     mails: int = 0
     gate: asyncio.Event | None = None
     """If set, `connect` waits for it."""
+    arrived: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when an order is recorded."""
+    answered: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when an answer is kept."""
 
     async def connect(self, order: Order) -> Answer:
         if isinstance(self.answer, Exception):
@@ -36,6 +40,7 @@ class FakeConnector:
         if order.idempotency_key is not None and await self.earlier(order.idempotency_key) is not None:
             raise AlreadyRecorded("this key is in the record")
         self.orders.append(order)
+        self.arrived.set()
         if self.gate is not None:
             await self.gate.wait()
         self.mails += 1
@@ -51,6 +56,7 @@ class FakeConnector:
 
     async def remember_answer(self, connection_id: ConnectionId, *, status: int, body: str) -> None:
         self.answers[connection_id] = status, body
+        self.answered.set()
 
 
 @dataclass

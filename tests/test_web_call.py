@@ -1,0 +1,254 @@
+"""`POST /call`: the answers, the idempotency key, and what a client that leaves changes (nothing)."""
+
+import asyncio
+import json
+from typing import Any
+
+import httpx
+import pytest
+from starlette.types import Message
+
+from dosvoces.core import Answer, AnswerKind
+from dosvoces.errors import NotNow, StoreError
+from dosvoces.model import ConnectionId, Lead, Order, PhoneNumber, Side
+from dosvoces.store import Earlier
+from tests.web_fakes import NOW, FakeConnector, app_with
+
+BODY: dict[str, Any] = {"firstnumber": "+34 600 000 011", "secondnumber": "+34960000022", "email": "ana@milmoh.com"}
+
+
+def client_of(connector: FakeConnector) -> httpx.AsyncClient:
+    transport = httpx.ASGITransport(app_with(connector), raise_app_exceptions=False)
+    return httpx.AsyncClient(transport=transport, base_url="http://dosvoces")
+
+
+async def post(connector: FakeConnector, key: str | None = None, **members: Any) -> httpx.Response:
+    async with client_of(connector) as client:
+        headers = {} if key is None else {"Idempotency-Key": key}
+        return await client.post("/call", json=BODY | members, headers=headers)
+
+
+async def test_both_calls_made() -> None:
+    connector = FakeConnector()
+    response = await post(connector, call_interval=15)
+    (order,) = connector.orders
+    assert order == Order(
+        id=order.id,
+        created_at=NOW,
+        first=PhoneNumber("+34600000011", "+34 600 000 011"),
+        second=PhoneNumber("+34960000022", "+34960000022"),
+        lead=Lead("ana@milmoh.com"),
+        interval_s=15,
+        fingerprint=order.fingerprint,
+    )
+    assert (response.status_code, response.text) == (200, "Data received successfully")
+    assert response.headers["content-type"] == "text/plain; charset=utf-8"
+    assert response.headers["location"] == f"/v1/connections/{order.id}"
+    assert connector.answers == {order.id: (200, "Data received successfully")}
+
+
+@pytest.mark.parametrize(
+    ("answer", "want"),
+    [
+        (Answer(AnswerKind.MAIL_FAILED), "Could not send email to ana@milmoh.com"),
+        (Answer(AnswerKind.CALL_FAILED, Side.A), "Could not make call to +34 600 000 011"),
+        (Answer(AnswerKind.CALL_FAILED, Side.B), "Could not make call to +34960000022"),
+    ],
+)
+async def test_what_failed_is_said(answer: Answer, want: str) -> None:
+    connector = FakeConnector(answer)
+    response = await post(connector)
+    assert (response.status_code, response.json()) == (500, {"Message": want})
+    assert response.headers["location"] == f"/v1/connections/{connector.orders[0].id}"
+
+
+async def test_not_now_says_when() -> None:
+    response = await post(FakeConnector(NotNow("no trunk is up", retry_after_s=7)))
+    assert (response.status_code, response.json()) == (503, {"Message": "no trunk is up"})
+    assert response.headers["retry-after"] == "7"
+
+
+async def test_a_record_that_fails_is_not_now() -> None:
+    response = await post(FakeConnector(StoreError("disk image is malformed: /var/lib/dosvoces.db")))
+    assert response.status_code == 503
+    assert response.json() == {"Message": "The request can't be recorded now; nothing was done"}
+    assert response.headers["retry-after"] == "5"
+
+
+async def test_the_unexpected_leaks_nothing() -> None:
+    response = await post(FakeConnector(RuntimeError("secret")))
+    assert (response.status_code, response.json()) == (500, {"Message": "Internal error"})
+
+
+async def test_the_clock_breaking_leaks_nothing() -> None:
+    response = await post(FakeConnector(ZeroDivisionError("secret")), key="k")
+    assert (response.status_code, response.json()) == (500, {"Message": "Internal error"})
+
+
+async def test_all_problems_are_listed() -> None:
+    response = await post(FakeConnector(), secondnumber="112", email=None)
+    assert response.status_code == 400
+    assert response.json() == {
+        "Message": "Missing arguments firstnumber: +34 600 000 011, secondnumber: 112, email: ",
+        "Errors": [
+            {
+                "field": "secondnumber",
+                "code": "emergency",
+                "message": "is an emergency or help line, which is never called",
+            },
+            {"field": "email", "code": "missing", "message": "is missing"},
+        ],
+    }
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH", "OPTIONS"])
+async def test_only_post(method: str) -> None:
+    async with client_of(FakeConnector()) as client:
+        response = await client.request(method, "/call")
+    assert (response.status_code, response.headers["allow"]) == (405, "POST")
+    assert response.json() == {"Message": "Only POST is allowed here"}
+
+
+@pytest.mark.parametrize("path", ["/", "/call/", "/calls", "/Call", "/v1/connections/"])
+async def test_other_addresses_are_not_found(path: str) -> None:
+    async with client_of(FakeConnector()) as client:
+        response = await client.post(path, json=BODY)
+    assert response.status_code == 404
+    assert list(response.json()) == ["Message"]
+
+
+# --- the idempotency key ---
+
+
+@pytest.mark.parametrize("key", ["", "x" * 256, "clé", "a\tb"])
+async def test_a_malformed_key_is_refused(key: str) -> None:
+    connector = FakeConnector()
+    async with client_of(connector) as client:
+        response = await client.post("/call", json=BODY, headers=[(b"Idempotency-Key", key.encode("latin-1"))])
+    assert response.status_code == 400
+    assert [(e["field"], e["code"]) for e in response.json()["Errors"]] == [("idempotency_key", "format")]
+    assert connector.orders == []
+
+
+@pytest.mark.parametrize(
+    "answer", [Answer(AnswerKind.MADE), Answer(AnswerKind.MAIL_FAILED), Answer(AnswerKind.CALL_FAILED, Side.B)]
+)
+async def test_a_repeat_gets_the_first_answer(answer: Answer) -> None:
+    connector = FakeConnector(answer)
+    first, second = await post(connector, key="k" * 255), await post(connector, key="k" * 255)
+    assert (second.status_code, second.text) == (first.status_code, first.text)
+    assert second.headers["content-type"] == first.headers["content-type"]
+    assert second.headers["location"] == first.headers["location"]
+    assert "idempotent-replayed" not in first.headers
+    assert second.headers["idempotent-replayed"] == "true"
+    assert (connector.dials, connector.mails) == (2, 1)
+
+
+async def test_a_key_belongs_to_one_body() -> None:
+    connector = FakeConnector()
+    await post(connector, key="k")
+    response = await post(connector, key="k", call_interval=1)
+    assert response.status_code == 422
+    assert response.json() == {"Message": "This Idempotency-Key was used for another request"}
+    assert len(connector.orders) == 1
+
+
+async def test_a_repeat_while_the_first_is_under_way_waits_for_it() -> None:
+    connector = FakeConnector(gate=asyncio.Event())
+    async with client_of(connector) as client:
+        first = asyncio.create_task(client.post("/call", json=BODY, headers={"Idempotency-Key": "k"}))
+        await connector.arrived.wait()
+        second = asyncio.create_task(client.post("/call", json=BODY, headers={"Idempotency-Key": "k"}))
+        other = await client.post("/call", json=BODY | {"call_interval": 1}, headers={"Idempotency-Key": "k"})
+        assert connector.gate is not None
+        connector.gate.set()
+        responses = await asyncio.gather(first, second)
+    assert other.status_code == 422
+    assert [r.status_code for r in responses] == [200, 200]
+    assert ["idempotent-replayed" in r.headers for r in responses] == [False, True]
+    assert (connector.dials, connector.mails) == (2, 1)
+
+
+async def test_a_first_request_that_never_got_an_answer_is_pointed_at() -> None:
+    connector = FakeConnector()
+    await post(connector, key="k")
+    connector.answers.clear()  # as after a crash
+    response = await post(connector, key="k")
+    assert response.status_code == 409
+    assert response.headers["location"] == f"/v1/connections/{connector.orders[0].id}"
+
+
+async def test_a_key_that_another_process_took_meanwhile_is_a_repeat() -> None:
+    class Raced(FakeConnector):
+        asked = 0
+
+        async def earlier(self, key: str) -> Earlier | None:
+            self.asked += 1
+            return None if self.asked == 1 else await super().earlier(key)
+
+    connector = Raced()
+    await post(connector, key="k")
+    connector.asked = 0
+    response = await post(connector, key="k")
+    assert (response.status_code, response.headers["idempotent-replayed"]) == (200, "true")
+    assert len(connector.orders) == 1
+
+
+async def test_a_request_that_was_not_tried_may_be_repeated_under_its_key() -> None:
+    connector = FakeConnector(NotNow("full"))
+    assert (await post(connector, key="k")).status_code == 503
+    connector.answer = Answer(AnswerKind.MADE)
+    response = await post(connector, key="k")
+    assert (response.status_code, "idempotent-replayed" in response.headers) == (200, False)
+
+
+async def test_an_answer_that_can_not_be_kept_is_given_all_the_same() -> None:
+    class Forgetful(FakeConnector):
+        async def remember_answer(self, connection_id: ConnectionId, *, status: int, body: str) -> None:
+            raise StoreError("disk full")
+
+    assert (await post(Forgetful())).status_code == 200
+    assert (await post(Forgetful(), key="k")).status_code == 200
+
+
+# --- clients that leave ---
+
+
+async def test_a_client_that_leaves_while_it_waits_changes_nothing() -> None:
+    connector = FakeConnector(gate=asyncio.Event())
+    app = app_with(connector)
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": json.dumps(BODY).encode()}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    headers = [(b"content-type", b"application/json"), (b"idempotency-key", b"k")]
+    scope = {"type": "http", "method": "POST", "path": "/call", "headers": headers, "query_string": b""}
+    request = asyncio.create_task(app(scope, receive, send))
+    await connector.arrived.wait()
+    request.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await request
+    assert connector.gate is not None
+    connector.gate.set()
+    await connector.answered.wait()
+    assert (sent, connector.dials, connector.mails) == ([], 2, 1)
+    assert (await post(connector, key="k")).status_code == 422  # another body: httpx writes its JSON without blanks
+
+
+async def test_a_client_that_leaves_before_its_body_is_complete_is_forgotten() -> None:
+    connector = FakeConnector()
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/call", "headers": [(b"content-type", b"application/json")]}
+    await app_with(connector)(scope, receive, send)
+    assert (sent, connector.orders) == ([], [])
