@@ -318,3 +318,43 @@ async def test_events_can_be_waited_for() -> None:
         caller.dial(phone)
         event = await asyncio.wait_for(waiting, LIMIT_S)
         assert event.call is phone.calls[0]
+
+
+async def test_an_invite_without_an_offer_gets_ours() -> None:
+    """RFC 3261 §13.2.1: the 200 offers and the ACK answers. By hand, as our own agent never calls so."""
+    loop = asyncio.get_running_loop()
+    async with Phone.open(PhoneBehaviour(answer_after_s=0, tone_hz=1000)) as phone:
+        signalling, media = even_socket("127.0.0.1"), even_socket("127.0.0.1")
+        signalling.connect(phone.address)
+        here = signalling.getsockname()[1]
+
+        def request(method: str, to: str, body: bytes) -> bytes:
+            head = (
+                f"{method} sip:1@127.0.0.1:{phone.address[1]} SIP/2.0\r\n"
+                f"Via: SIP/2.0/UDP 127.0.0.1:{here};branch=z9hG4bK{method}\r\nMax-Forwards: 70\r\n"
+                f"From: <sip:2@127.0.0.1>;tag=2\r\nTo: {to}\r\nCall-ID: offerless\r\n"
+                f"CSeq: {2 if method == 'BYE' else 1} {method}\r\nContact: <sip:2@127.0.0.1:{here}>\r\n"
+                f"Content-Type: application/sdp\r\nContent-Length: {len(body)}\r\n\r\n"
+            )
+            return head.encode() + body
+
+        async def response(status: bytes) -> bytes:
+            while True:
+                data = await asyncio.wait_for(loop.sock_recv(signalling, 4_096), LIMIT_S)
+                if data.startswith(b"SIP/2.0 " + status):
+                    return data
+
+        await loop.sock_sendall(signalling, request("INVITE", "<sip:1@127.0.0.1>", b""))
+        head, _, body = (await response(b"200")).partition(b"\r\n\r\n")
+        offered = sdp.parse(body)
+        assert offered.media[0].codecs == (sdp.PCMA, sdp.PCMU)
+        to = next(line[4:] for line in head.decode().split("\r\n") if line.lower().startswith("to:"))
+        answer = sdp.answer_to(offered, "127.0.0.1", media.getsockname()[1], [sdp.PCMU], session_id=5)
+        await loop.sock_sendall(signalling, request("ACK", to, answer.body))
+        packet = rtp.parse(await asyncio.wait_for(loop.sock_recv(media, 2_048), LIMIT_S))
+        assert packet.payload_type == 0
+        await loop.sock_sendall(signalling, request("BYE", to, b""))
+        await response(b"200")
+        await asyncio.wait_for(phone.calls[0].ended(), LIMIT_S)
+        signalling.close()
+        media.close()
