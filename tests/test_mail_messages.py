@@ -17,6 +17,7 @@ from dosvoces.errors import MailError, SettingsError
 from dosvoces.mail import Mail
 from dosvoces.mail.address import Sender, ascii_address, parse_sender
 from dosvoces.mail.messages import clean, compose_lead, lead_words, locales, readable
+from dosvoces.mail.mime import alternative_message
 from dosvoces.model import ConnectionId, Lead, Order, PhoneNumber
 
 GOLDEN = Path(__file__).parent / "data" / "mail"
@@ -260,6 +261,21 @@ def test_encoded_word_arrives_as_it_was_typed() -> None:
     mail = compose_lead(with_lead(property_name=typed), sender=SENDER)
     assert parsed(mail)["Subject"] == f"Nuevo contacto: {typed}"
     assert typed.encode() not in mail.content.partition(b"\r\n\r\n")[0]
+
+
+@pytest.mark.parametrize("value", ["<a\nb@c>", "<a\r\nBcc: x@y.es>", "<a\r\n\r\nb>", "<\x00>", "<ñ>", "<\x85>"])
+def test_header_that_would_end_early_is_never_written(value: str) -> None:
+    with pytest.raises(MailError, match="Message-ID header"):
+        alternative_message(
+            sender=Sender("", "a@b.es"),
+            recipient="c@d.es",
+            subject="x",
+            created_at=BARE.created_at,
+            message_id=value,
+            boundary="=_1",
+            text="x",
+            html="x",
+        )
 
 
 def test_long_subject_is_cut_and_folded() -> None:

@@ -122,7 +122,7 @@ class FaultySmtp:
     An SMTP server on 127.0.0.1, a free port, on the running loop; use it as an async context manager.
 
     `certificate` offers STARTTLS, or TLS from the first byte with `implicit_tls`. `users` makes AUTH required
-    (`plain_auth` offers it without TLS too).
+    (`plain_auth` offers it without TLS too), by one of `mechanisms` (`PLAIN`, `LOGIN`).
     """
 
     def __init__(
@@ -133,6 +133,7 @@ class FaultySmtp:
         implicit_tls: bool = False,
         users: Mapping[str, str] | None = None,
         plain_auth: bool = False,
+        mechanisms: Sequence[str] = ("PLAIN", "LOGIN"),
     ) -> None:
         self._script: dict[Step, Fault | list[Fault | None]] = {
             step: list(fault) if isinstance(fault, Sequence) else fault for step, fault in (script or {}).items()
@@ -141,6 +142,7 @@ class FaultySmtp:
         self._implicit_tls = implicit_tls
         self._users = users
         self._plain_auth = plain_auth or implicit_tls
+        self._mechanisms = mechanisms if users is not None else ()
         self._sessions: list[_ScriptedSession] = []
         self._server: asyncio.Server | None = None
         self.port = 0
@@ -238,7 +240,7 @@ class FaultySmtp:
                 auth_required=self._users is not None,
                 auth_require_tls=not self._plain_auth,
                 authenticator=self.authenticate if self._users is not None else None,
-                auth_exclude_mechanism=() if self._users is not None else ("LOGIN", "PLAIN"),
+                auth_exclude_mechanism={"PLAIN", "LOGIN"}.difference(self._mechanisms),
                 loop=asyncio.get_running_loop(),
             )
 

@@ -232,6 +232,14 @@ async def test_connection_that_dies_at_its_second_mail_is_replaced_once(farewell
     assert [mail.connection for mail in server.received] == [1, 2]
 
 
+async def test_refusal_on_a_kept_connection_is_not_tried_again() -> None:
+    async with FaultySmtp({"mail": [None, Reply("452 4.3.1 Disk full")]}) as server, mailbox(server) as box:
+        await box.deliver(MAIL)
+        with pytest.raises(MailError, match=r"\(MAIL FROM\) refused: 452 4.3.1 Disk full"):
+            await box.deliver(MAIL)
+    assert (server.connections, len(server.received)) == (1, 1)
+
+
 async def test_connection_that_fell_silent_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dosvoces.mail.smtp.REUSE_PATIENCE_S", 0.1)
     async with FaultySmtp({"mail": [None, Stall()]}) as server, mailbox(server) as box:
@@ -262,6 +270,14 @@ async def test_idle_connection_is_left_after_its_limit(monkeypatch: pytest.Monke
         await box.deliver(MAIL)
         await asyncio.wait_for(server.wait_idle(), 2)
         assert server.commands[-1] == "QUIT"
+
+
+async def test_closing_does_not_wait_for_a_silent_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dosvoces.mail.smtp.GOODBYE_LIMIT_S", 0.05)
+    async with FaultySmtp({"quit": Stall()}) as server, mailbox(server) as box:
+        await box.deliver(MAIL)
+        await box.close()
+        await asyncio.wait_for(server.wait_idle(), 2)
 
 
 async def test_no_more_connections_than_allowed() -> None:
@@ -381,6 +397,15 @@ async def test_login_over_tls(certificate: Certificate) -> None:
     ):
         await box.deliver(MAIL)
     assert [(mail.username, mail.encrypted) for mail in server.received] == [("leads", True)]
+
+
+async def test_login_where_only_auth_login_is_offered() -> None:
+    async with (
+        FaultySmtp(users={"leads": "s3cret"}, plain_auth=True, mechanisms=["LOGIN"]) as server,
+        mailbox(server, "tls=none", user="leads:s3cret") as box,
+    ):
+        await box.deliver(MAIL)
+    assert [mail.username for mail in server.received] == ["leads"]
 
 
 async def test_wrong_password_is_tried_once_and_never_told(certificate: Certificate) -> None:
