@@ -24,7 +24,7 @@ from dosvoces.media import Digit, Format, Heard
 from dosvoces.media.incoming import MAX_PACKET
 from dosvoces.media.ports import PortPair, PortPool
 from dosvoces.media.session import Line, Session
-from dosvoces.media.source import SocketAddress
+from dosvoces.media.source import SocketAddress, SourceLock
 from dosvoces.media.tones import FRAME_MS
 from dosvoces.media.wire import MAX_MESSAGE, decode, encode
 from dosvoces.model import ConnectionId, Side
@@ -32,13 +32,21 @@ from dosvoces.model import ConnectionId, Side
 TICK_S = FRAME_MS / 1000  # one frame of tone
 SETTLE_S = 0.2  # how often lost ends of key presses and rested ports are looked for
 MAX_EVENTS = 512  # sockets served before the clock is looked at again
+GATHER_MS = 1  # how long packets gather; it takes a third off their cost and adds 0.7 ms to a voice
+PLENTY = 256  # sockets ready at once; so many need not gather
 MAX_COMMANDS = 64  # commands served before packets are again
 MAX_LATE_TICKS = 5  # frames of tone made up for after a stall; beyond it the tone goes on later
 MAX_OUTBOX = 10_000  # messages the server has not read; beyond it what is told is lost
 MAX_TROUBLES = 20  # tracebacks told to the server
 
-_Socket = tuple[Line, Callable[[bytearray], tuple[int, Any]], Callable[[memoryview, SocketAddress], int]]
-"""What a readable socket means: its line, its `recvfrom_into`, and `sendto` of the socket of the other side."""
+_Socket = tuple[
+    SourceLock,
+    Line,
+    Callable[[bytearray], tuple[int, Any]],
+    Callable[[bytearray, int, float], SocketAddress | None],
+    Callable[[memoryview, SocketAddress], int],
+]
+"""What a readable socket means: its lock and line, `recvfrom_into`, `Incoming.receive`, the other side's `sendto`."""
 
 
 class Call:
@@ -92,6 +100,9 @@ class Worker:
         packet = bytearray(MAX_PACKET)
         view = memoryview(packet)
         control = self._control.fileno()
+        commands = select.poll()
+        commands.register(control, select.POLLIN)
+        gather, before = commands.poll, 0.0
         while not self._over:
             ready = poll(self._wait(clock()), MAX_EVENTS)
             now = clock()
@@ -99,13 +110,13 @@ class Worker:
                 if fd == control:
                     continue
                 # One packet a turn: no line starves another, and no call is spent on learning that a socket is empty.
-                line, receive, send = sockets[fd]
+                lock, line, receive_into, receive, send = sockets[fd]
                 try:
-                    size, source = receive(packet)
+                    size, source = receive_into(packet)
                 except OSError:
                     continue  # an ICMP error of an earlier packet, or a bad checksum: nothing to read
-                if source == line.lock.source or line.admit(packet, size, source):
-                    destination = line.incoming.receive(packet, size, now)
+                if source == lock.source or line.admit(packet, size, source):
+                    destination = receive(packet, size, now)
                     if destination is not None:
                         try:
                             send(view[:size], destination)
@@ -118,6 +129,11 @@ class Worker:
             for fd, events in ready:
                 if fd == control:
                     self._attend(events)
+            # Waking up costs as much as moving a packet. When packets come fast, they are let gather for a moment,
+            # which only a command cuts short; a lone packet never waits.
+            if len(ready) < PLENTY and (len(ready) > 1 or now - before < GATHER_MS / 1000):
+                gather(GATHER_MS)
+            before = now
 
     # Time
 
@@ -192,7 +208,10 @@ class Worker:
         self._calls[id] = call
         for side, pair in ports.items():
             line, other = call.session.lines[side], ports[side.other]
-            self._sockets[pair.rtp.fileno()] = (line, pair.rtp.recvfrom_into, other.rtp.sendto)
+            self._sockets[pair.rtp.fileno()] = (
+                *(line.lock, line, pair.rtp.recvfrom_into),
+                *(line.incoming.receive, other.rtp.sendto),
+            )
             self._epoll.register(pair.rtp.fileno(), select.EPOLLIN)
         self._done(number, ports[Side.A].port, ports[Side.B].port)
 

@@ -1,0 +1,199 @@
+"""
+What the media relay costs: CPU per relayed packet, delay, memory per connection, time to allocate and to join.
+
+`python bench/media_bench.py [CALLS …]` prints one JSON object. Both ends of every call are sockets of this process: one
+thread sends 20 ms packets on a steady clock to all of them, another takes what comes out and its delay.
+"""
+
+import asyncio
+import gc
+import json
+import os
+import select
+import socket
+import statistics
+import struct
+import sys
+import threading
+import time
+from typing import Any
+
+from dosvoces.media import Address, Format
+from dosvoces.media.relay import MediaSettings, WorkerRelay
+from dosvoces.model import ConnectionId, Side
+
+PCMA = Format("PCMA", 8, dtmf_payload_type=101)
+PACKET = struct.Struct("!BBHIId152x")  # a header and 160 bytes, the first eight of them when it was sent
+PACKET_S = 0.02
+SO_TIMESTAMPNS = 35  # <asm-generic/socket.h>; not in the socket module
+TALK_S = 8.0
+DEFAULT_CALLS = (100, 200, 400)
+IDLE_CONNECTIONS = 500
+
+LISTENING_PAUSE_S = 0.002  # receivers of this process aren't woken for each packet: that would be on the worker's bill
+
+End = tuple[socket.socket, tuple[str, int]]
+
+
+def cpu_s(pid: int) -> float:
+    """User and system time of a process, seconds."""
+    with open(f"/proc/{pid}/schedstat") as file:
+        return int(file.read().split()[0]) / 1e9
+
+
+def rss_kb(pid: int) -> int:
+    """Resident memory of a process."""
+    with open(f"/proc/{pid}/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("VmRSS"))
+
+
+class Talkers:
+    """Both ends of every call: a sender on a steady clock and a receiver."""
+
+    def __init__(self, ends: list[End]) -> None:
+        self._ends = ends
+        self.sent = self.received = 0
+        self.delays_ms: list[float] = []
+        self._sending = True
+        self._receiving = True
+        self._threads = [threading.Thread(target=run, daemon=True) for run in (self._send, self._receive)]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Stop talking, wait for what is under way, stop listening."""
+        self._sending = False
+        self._threads[0].join()
+        time.sleep(0.3)
+        self._receiving = False
+        self._threads[1].join()
+
+    def _send(self) -> None:
+        # Calls don't talk in step: each 20 ms is cut into slices, and the ends are spread over them.
+        slices = 200
+        groups = [list(enumerate(self._ends))[i::slices] for i in range(slices)]
+        started, turn = time.perf_counter(), 0
+        while self._sending:
+            due = started + turn * PACKET_S / slices
+            wait = due - time.perf_counter()
+            if wait > 0:
+                time.sleep(wait)
+            frame = turn // slices
+            for number, (end, to) in groups[turn % slices]:
+                packed = PACKET.pack(0x80, 8, frame & 0xFFFF, frame * 160, number + 1, time.time())
+                end.sendto(packed, to)
+                self.sent += 1
+            turn += 1
+
+    def _receive(self) -> None:
+        epoll = select.epoll()
+        sockets = {end.fileno(): end for end, _ in self._ends}
+        for fd in sockets:
+            epoll.register(fd, select.EPOLLIN)
+        while self._receiving:
+            time.sleep(LISTENING_PAUSE_S)
+            for fd, _ in epoll.poll(0, len(sockets)):
+                packet, (stamp, *_), _, _ = sockets[fd].recvmsg(2048, 64)
+                self.received += 1
+                (sent_at,) = struct.unpack_from("!d", packet, 12)
+                seconds, nanoseconds = struct.unpack("qq", stamp[2])  # when the kernel had it, not when we look
+                self.delays_ms.append((seconds + nanoseconds / 1e9 - sent_at) * 1000)
+        epoll.close()
+
+
+async def joined(relay: WorkerRelay, number: int, sockets: list[socket.socket]) -> tuple[list[End], list[float]]:
+    """Set up one call; its ends, and what allocating and joining took (seconds)."""
+    id = ConnectionId(f"bench-{number:020}")
+    began = time.perf_counter()
+    ports = await relay.allocate(id, country="ES")
+    allocated = time.perf_counter()
+    ends: list[End] = []
+    for side in Side:
+        end = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        end.bind(("127.0.0.1", 0))
+        end.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+        sockets.append(end)
+        relay.connect(id, side, Address("127.0.0.1", end.getsockname()[1]), PCMA)
+        ends.append((end, (ports[side].host, ports[side].port)))
+    before_join = time.perf_counter()
+    await relay.join(id)
+    return ends, [allocated - began, time.perf_counter() - before_join]
+
+
+async def talk(calls: int) -> dict[str, Any]:
+    """So many two-way calls of PCMA for a while."""
+    relay = WorkerRelay(MediaSettings("127.0.0.1", "127.0.0.1", (20000, 59999)))
+    sockets: list[socket.socket] = []
+    await relay.start(lambda event: None)
+    (pid,) = relay.worker_pids
+    made = [await joined(relay, number, sockets) for number in range(calls)]
+    talkers = Talkers([end for ends, _ in made for end in ends])
+    talkers.start()
+    await asyncio.sleep(1.0)  # past the first packets
+    cpu, sent, began = cpu_s(pid), talkers.sent, time.perf_counter()
+    await asyncio.sleep(TALK_S)
+    cpu, sent, took = cpu_s(pid) - cpu, talkers.sent - sent, time.perf_counter() - began
+    await asyncio.to_thread(talkers.stop)
+    await relay.close()
+    for opened in sockets:
+        opened.close()
+    delays = statistics.quantiles(talkers.delays_ms, n=100)
+    return {
+        "calls": calls,
+        "packets_per_s": round(sent / took),
+        "cpu_us_per_packet": round(cpu / sent * 1e6, 2),
+        "cpu_ms_per_s_of_two_way_talk": round(cpu / sent * 100 * 1e3, 3),
+        "cores": round(cpu / took, 3),
+        "packets_lost": talkers.sent - talkers.received,
+        "delay_ms_p50": round(delays[49], 3),
+        "delay_ms_p95": round(delays[94], 3),
+        "delay_ms_p99": round(delays[98], 3),
+    }
+
+
+async def set_up() -> dict[str, Any]:
+    """Memory and time of many connections that say nothing."""
+    relay = WorkerRelay(MediaSettings("127.0.0.1", "127.0.0.1", (20000, 59999)))
+    sockets: list[socket.socket] = []
+    began = time.perf_counter()
+    await relay.start(lambda event: None)
+    started = time.perf_counter() - began
+    (pid,) = relay.worker_pids
+    await joined(relay, IDLE_CONNECTIONS, sockets)
+    before, own_before, cpu_before = rss_kb(pid), rss_kb(os.getpid()), cpu_s(pid)
+    times = [(await joined(relay, number, sockets))[1] for number in range(IDLE_CONNECTIONS)]
+    after, own_after, cpu_after = rss_kb(pid), rss_kb(os.getpid()), cpu_s(pid)
+    began = time.perf_counter()
+    for number in range(IDLE_CONNECTIONS):
+        await relay.release(ConnectionId(f"bench-{number:020}"))
+    released = (time.perf_counter() - began) / IDLE_CONNECTIONS
+    await relay.close()
+    for opened in sockets:
+        opened.close()
+    allocating, joining = (sorted(column) for column in zip(*times, strict=True))
+    return {
+        "worker_start_ms": round(started * 1000, 1),
+        "worker_rss_kb": before,
+        "worker_kb_per_connection": round((after - before) / IDLE_CONNECTIONS, 2),
+        "server_and_bench_kb_per_connection": round((own_after - own_before) / IDLE_CONNECTIONS, 2),
+        "worker_cpu_us_to_set_up": round((cpu_after - cpu_before) / IDLE_CONNECTIONS * 1e6, 1),
+        "allocate_us_p50": round(statistics.median(allocating) * 1e6),
+        "allocate_us_p95": round(allocating[int(len(allocating) * 0.95)] * 1e6),
+        "join_us_p50": round(statistics.median(joining) * 1e6),
+        "join_us_p95": round(joining[int(len(joining) * 0.95)] * 1e6),
+        "release_us_mean": round(released * 1e6),
+    }
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure and print."""
+    gc.disable()
+    calls = [int(text) for text in (sys.argv[1:] if arguments is None else arguments)] or list(DEFAULT_CALLS)
+    result = {"set_up": asyncio.run(set_up()), "talk": [asyncio.run(talk(number)) for number in calls]}
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()
