@@ -222,20 +222,21 @@ async def test_an_offer_without_a_common_codec_is_refused() -> None:
 
 async def test_several_calls_at_once_each_by_its_number() -> None:
     behaviours = {"1": PhoneBehaviour(answer_after_s=0), "2": PhoneBehaviour(reject=BUSY)}
-    async with Phone.open(behaviours.__getitem__) as phone:
+    async with Phone.open(behaviours.get) as phone:
         agent = await Agent.open(bind=("127.0.0.1", 0), peers=["127.0.0.1"])
-        callers = [Caller(agent) for _ in range(3)]
-        for caller, number in zip(callers, "121", strict=True):
+        callers = [Caller(agent) for _ in range(4)]
+        for caller, number in zip(callers, "1213", strict=True):
             caller.dial(phone, number)
         await soon(callers[0].answer)
         await soon(callers[2].answer)
         assert (await soon(callers[1].end)).status == 486
+        assert (await soon(callers[3].end)).status == 404
         for caller in callers:
             caller.socket.close()
         await agent.close()
         for call in phone.calls:
             await asyncio.wait_for(call.ended(), LIMIT_S)
-    assert [call.number for call in phone.calls] == ["1", "2", "1"]
+    assert [call.number for call in phone.calls] == ["1", "2", "1", "3"]
 
 
 async def test_closing_the_phone_hangs_up() -> None:
@@ -320,41 +321,93 @@ async def test_events_can_be_waited_for() -> None:
         assert event.call is phone.calls[0]
 
 
+class HandMade:
+    """A caller written out by hand, for what our own agent never does; its socket for RTP is apart."""
+
+    def __init__(self, phone: Phone) -> None:
+        self.phone = phone
+        self.loop = asyncio.get_running_loop()
+        self.signalling, self.media = even_socket("127.0.0.1"), even_socket("127.0.0.1")
+        self.signalling.connect(phone.address)
+        self.to = "<sip:1@127.0.0.1>"
+
+    async def send(self, method: str, body: bytes = b"") -> None:
+        port = self.signalling.getsockname()[1]
+        head = (
+            f"{method} sip:1@127.0.0.1:{self.phone.address[1]} SIP/2.0\r\n"
+            f"Via: SIP/2.0/UDP 127.0.0.1:{port};branch=z9hG4bK{method}\r\nMax-Forwards: 70\r\n"
+            f"From: <sip:2@127.0.0.1>;tag=2\r\nTo: {self.to}\r\nCall-ID: by-hand\r\n"
+            f"CSeq: {2 if method == 'BYE' else 1} {method}\r\nContact: <sip:2@127.0.0.1:{port}>\r\n"
+            f"Content-Type: application/sdp\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        await self.loop.sock_sendall(self.signalling, head.encode() + body)
+
+    async def receive(self, start: str) -> tuple[str, bytes]:
+        """The head and body of the next message that starts so."""
+        while True:
+            data = await asyncio.wait_for(self.loop.sock_recv(self.signalling, 4_096), LIMIT_S)
+            head, _, body = data.partition(b"\r\n\r\n")
+            if data.startswith(start.encode()):
+                return head.decode(), body
+
+    async def invite(self, body: bytes = b"") -> bytes:
+        """Call without more ado; the body of the 200."""
+        await self.send("INVITE", body)
+        head, answer = await self.receive("SIP/2.0 200")
+        self.to = next(line[4:] for line in head.split("\r\n") if line.lower().startswith("to:"))
+        return answer
+
+    def close(self) -> None:
+        self.signalling.close()
+        self.media.close()
+
+
 async def test_an_invite_without_an_offer_gets_ours() -> None:
-    """RFC 3261 §13.2.1: the 200 offers and the ACK answers. By hand, as our own agent never calls so."""
-    loop = asyncio.get_running_loop()
+    """RFC 3261 §13.2.1: the 200 offers and the ACK answers."""
     async with Phone.open(PhoneBehaviour(answer_after_s=0, tone_hz=1000)) as phone:
-        signalling, media = even_socket("127.0.0.1"), even_socket("127.0.0.1")
-        signalling.connect(phone.address)
-        here = signalling.getsockname()[1]
-
-        def request(method: str, to: str, body: bytes) -> bytes:
-            head = (
-                f"{method} sip:1@127.0.0.1:{phone.address[1]} SIP/2.0\r\n"
-                f"Via: SIP/2.0/UDP 127.0.0.1:{here};branch=z9hG4bK{method}\r\nMax-Forwards: 70\r\n"
-                f"From: <sip:2@127.0.0.1>;tag=2\r\nTo: {to}\r\nCall-ID: offerless\r\n"
-                f"CSeq: {2 if method == 'BYE' else 1} {method}\r\nContact: <sip:2@127.0.0.1:{here}>\r\n"
-                f"Content-Type: application/sdp\r\nContent-Length: {len(body)}\r\n\r\n"
-            )
-            return head.encode() + body
-
-        async def response(status: bytes) -> bytes:
-            while True:
-                data = await asyncio.wait_for(loop.sock_recv(signalling, 4_096), LIMIT_S)
-                if data.startswith(b"SIP/2.0 " + status):
-                    return data
-
-        await loop.sock_sendall(signalling, request("INVITE", "<sip:1@127.0.0.1>", b""))
-        head, _, body = (await response(b"200")).partition(b"\r\n\r\n")
-        offered = sdp.parse(body)
+        caller = HandMade(phone)
+        offered = sdp.parse(await caller.invite())
         assert offered.media[0].codecs == (sdp.PCMA, sdp.PCMU)
-        to = next(line[4:] for line in head.decode().split("\r\n") if line.lower().startswith("to:"))
-        answer = sdp.answer_to(offered, "127.0.0.1", media.getsockname()[1], [sdp.PCMU], session_id=5)
-        await loop.sock_sendall(signalling, request("ACK", to, answer.body))
-        packet = rtp.parse(await asyncio.wait_for(loop.sock_recv(media, 2_048), LIMIT_S))
+        answer = sdp.answer_to(offered, "127.0.0.1", caller.media.getsockname()[1], [sdp.PCMU], session_id=5)
+        await caller.send("ACK", answer.body)
+        packet = rtp.parse(await asyncio.wait_for(caller.loop.sock_recv(caller.media, 2_048), LIMIT_S))
         assert packet.payload_type == 0
-        await loop.sock_sendall(signalling, request("BYE", to, b""))
-        await response(b"200")
+        await caller.send("BYE")
+        await caller.receive("SIP/2.0 200")
         await asyncio.wait_for(phone.calls[0].ended(), LIMIT_S)
-        signalling.close()
-        media.close()
+        caller.close()
+
+
+@pytest.mark.parametrize("answer", [b"", b"v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\nm=audio 0 RTP/AVP 8\r\n"])
+async def test_an_answer_that_cannot_be_used_ends_the_call(answer: bytes) -> None:
+    async with Phone.open(PhoneBehaviour(answer_after_s=0)) as phone:
+        caller = HandMade(phone)
+        await caller.invite()
+        await caller.send("ACK", answer)
+        head, _ = await caller.receive("BYE")
+        vias = [
+            line
+            for line in head.split("\r\n")
+            if line.split(":")[0].lower() in ("via", "from", "to", "call-id", "cseq")
+        ]
+        reply = "\r\n".join(["SIP/2.0 200 OK", *vias, "Content-Length: 0", "", ""])
+        await caller.loop.sock_sendall(caller.signalling, reply.encode())
+        end = await asyncio.wait_for(phone.calls[0].ended(), LIMIT_S)
+        assert (end.by, end.cause) == ("local", EndCause.HANGUP)
+        caller.close()
+
+
+async def test_what_is_no_rtp_is_passed_over() -> None:
+    async with called(PhoneBehaviour(answer_after_s=0)) as (phone, caller):
+        caller.dial(phone)
+        chosen = sdp.choose(sdp.parse(await soon(caller.answer)))
+        for data in (
+            b"",
+            b"hello",
+            rtp.build(rtp.Packet(101, 1, 1, 1, b"x")),
+            rtp.build(rtp.Packet(50, 1, 1, 1, b"x")),
+        ):
+            caller.socket.sendto(data, (chosen.host, chosen.port))
+        await caller.talk(0.3)
+        assert phone.calls[0].heard.dominant() == 440
+        assert phone.calls[0].heard.packets >= 10

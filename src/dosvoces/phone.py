@@ -42,8 +42,8 @@ __all__ = [
 MAX_CALLS = 200  # at once; more are refused as busy
 KEPT_CALLS = 1_000  # ended ones stay to be asked for what they heard; the oldest are forgotten
 
-Choose = Callable[[str], PhoneBehaviour]
-"""The behaviour for the number that was called: one phone may stand for several."""
+Choose = Callable[[str], PhoneBehaviour | None]
+"""The behaviour for the number that was called, `None` for one that isn't here: a phone may stand for several."""
 
 
 class Phone:
@@ -113,7 +113,7 @@ class Phone:
         if self._open >= MAX_CALLS:
             behaviour = PhoneBehaviour(reject=BUSY)
         else:
-            behaviour = self._choose(user_part(incoming.request_uri))
+            behaviour = self._choose(user_part(incoming.request_uri)) or PhoneBehaviour(reject=NOT_FOUND)
         call = PhoneCall(
             incoming,
             behaviour,

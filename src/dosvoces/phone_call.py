@@ -108,6 +108,7 @@ class PhoneCall(CallHandler):
         """What was agreed on, while there is something agreed."""
         self.end: CallEnd | None = None
         self._incoming = incoming
+        self._rejected = False
         self._bind, self._address = media_bind, media_address
         self._report_to = report
         self._loop = asyncio.get_running_loop()
@@ -180,7 +181,8 @@ class PhoneCall(CallHandler):
             self._later(behaviour.answer_after_s, self._answer)
 
     def _reject(self, status: tuple[int, str]) -> None:
-        if self.end is None and not self.answered:
+        if self.end is None and not self.answered and not self._rejected:
+            self._rejected = True
             self._report(PhoneEventKind.REJECTED, f"refused with {status[0]} {status[1]}")
             self._incoming.reject(*status)
 
