@@ -1,0 +1,15 @@
+"""Every test of this folder talks to a real peer program."""
+
+from pathlib import Path
+
+import pytest
+
+pytest.register_assert_rewrite("tests.peers.trial", "tests.peers.sipp", "tests.peers.baresip")
+
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(HERE):
+            item.add_marker(pytest.mark.peer)
