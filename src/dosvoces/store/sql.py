@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+import structlog
 from sqlalchemy import Connection as Database
 from sqlalchemy import Engine
 from sqlalchemy.engine import make_url
@@ -28,6 +29,8 @@ from dosvoces.store.writer import Writer
 from dosvoces.store.writes import Writes
 
 T = TypeVar("T")
+
+log = structlog.get_logger(__name__)
 
 
 def open_store(url: str, *, reader: bool = False) -> "SqlStore":
@@ -122,19 +125,27 @@ class SqlStore(Store):
         await writer.write(partial(writes.intend_dial, order=order, side=side, attempt=attempt, at=at))
 
     def update(self, connection_id: ConnectionId, state: Connection, deadline: datetime | None) -> None:
-        self._opened()[0].update(connection_id, state, deadline)
+        if self._writer is None:
+            log.error("record_closed_state_lost", connection=connection_id, phase=state.phase)
+        else:
+            self._writer.update(connection_id, state, deadline)
 
     async def settle(self, connection_id: ConnectionId, state: Connection, outcome: Outcome, *, at: datetime) -> None:
-        """As the port says. After a failure of the database it is also tried again on its own: it must not be lost."""
         writer, writes = self._opened()
         settle = partial(writes.settle, connection_id=connection_id, state=state, outcome=outcome, at=at)
-        await writer.write(settle, keep=True)
+        await writer.write(settle)
 
     def journal(self, entry: Entry) -> None:
-        self._opened()[0].journal(entry)
+        if self._writer is None:
+            log.error("record_closed_entry_lost", connection=entry.connection_id, entry=entry.event)
+        else:
+            self._writer.journal(entry)
 
     async def remember_answer(self, connection_id: ConnectionId, *, status: int, body: str) -> None:
-        """As the port says. After a failure of the database it is also tried again on its own."""
+        """
+        As the port says. After a failure of the database it is also tried again by itself: the client has its answer,
+        and a repeat under the same key must get the same.
+        """
         writer, writes = self._opened()
         remember = partial(writes.remember_answer, connection_id=connection_id, status=status, body=body)
         await writer.write(remember, keep=True)

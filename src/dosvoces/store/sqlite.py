@@ -39,8 +39,9 @@ class SqliteFile:
     row_errors: tuple[type[Exception], ...] = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.ProgrammingError)
     """What a single row causes, while others could be written."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, busy_timeout_ms: int = BUSY_TIMEOUT_MS) -> None:
         self.path = path
+        self._busy_timeout_ms = busy_timeout_ms
         self._lock: int | None = None
         self._identity: tuple[int, int] | None = None
 
@@ -81,11 +82,7 @@ class SqliteFile:
     def prepare(self) -> Engine:
         """Create the file if there is none, bring its tables up to date, and return the writer's engine."""
         self._create()
-        engine = self._engine(
-            "PRAGMA journal_mode = WAL",
-            "PRAGMA synchronous = FULL",
-            f"PRAGMA journal_size_limit = {WAL_SIZE_LIMIT_BYTES}",
-        )
+        engine = self._engine("PRAGMA synchronous = FULL", f"PRAGMA journal_size_limit = {WAL_SIZE_LIMIT_BYTES}")
         try:
             with engine.connect() as db:
                 self._inspect(db, create=True)
@@ -173,13 +170,13 @@ class SqliteFile:
             isolation_level="AUTOCOMMIT",  # Transactions are begun and ended by us, in words.
             paramstyle="named",
             poolclass=StaticPool,
-            connect_args={"timeout": BUSY_TIMEOUT_MS / 1000, "check_same_thread": False},
+            connect_args={"timeout": self._busy_timeout_ms / 1000, "check_same_thread": False},
         )
 
         @event.listens_for(engine, "connect")
         def _set_up(connection: Any, _: Any) -> None:
             cursor = connection.cursor()
-            for pragma in (f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}", "PRAGMA foreign_keys = 1", *pragmas):
+            for pragma in ("PRAGMA foreign_keys = 1", *pragmas):
                 cursor.execute(pragma)
             cursor.close()
 
@@ -202,7 +199,10 @@ class SqliteFile:
                 raise StoreError(f"the record {self.path} {_DAMAGED} ({damage})", permanent=True)
         if not create:
             check_revision(db, name=str(self.path))
-        elif revision(db) != REVISION:
+            return
+        # Only now that it is known to be ours: this writes into the file, and sticks.
+        db.exec_driver_sql("PRAGMA journal_mode = WAL")
+        if revision(db) != REVISION:
             db.exec_driver_sql(self.begin)
             db.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
             migrate(db, name=str(self.path))
@@ -211,10 +211,7 @@ class SqliteFile:
 
 _DAMAGED = "is damaged or not a database: restore it from a copy, or move it away to begin a new one"
 _MEANING: dict[int | None, tuple[str, bool]] = {
-    sqlite3.SQLITE_BUSY: (
-        f"is locked by another program, also after {BUSY_TIMEOUT_MS / 1000:g} s: close what has it open",
-        False,
-    ),
+    sqlite3.SQLITE_BUSY: ("is locked by another program: close what has it open", False),
     sqlite3.SQLITE_FULL: ("can't grow, its disk is full: free some space", False),
     sqlite3.SQLITE_READONLY: ("can't be written, the file, folder or disk is read-only: give us leave to write", False),
     sqlite3.SQLITE_CORRUPT: (_DAMAGED, True),

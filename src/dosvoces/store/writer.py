@@ -98,7 +98,16 @@ class _Batch:
 class Writer:
     """Takes writes from the loop, commits them on its lane in groups. One per database."""
 
-    def __init__(self, database: Database, writes: Writes, cursor: Cursor, lane: Lane) -> None:
+    def __init__(
+        self,
+        database: Database,
+        writes: Writes,
+        cursor: Cursor,
+        lane: Lane,
+        *,
+        entries_limit: int = WAITING_ENTRIES_LIMIT,
+    ) -> None:
+        self._entries_limit = entries_limit
         self._committer = _Committer(database, writes, cursor)
         self._lane = lane
         self._loop = asyncio.get_running_loop()
@@ -139,7 +148,7 @@ class Writer:
 
     def journal(self, entry: Entry) -> None:
         """Add to what waits; past the limit it is counted, and said."""
-        if len(self._entries) >= WAITING_ENTRIES_LIMIT:
+        if len(self._entries) >= self._entries_limit:
             self._entries_lost += 1
             return
         self._entries.append(entry)
@@ -263,7 +272,7 @@ class Writer:
         self._trouble = str(error)
         for request in batch.requests:
             _finish(request, StoreError(str(error), permanent=error.permanent))
-            if request.keep:
+            if request.keep and len(self._owed) < WAITING_REQUESTS_LIMIT:
                 self._owed.append(_Request(request.write, None, keep=True))
         self._states = batch.states | self._states
         self._entries = batch.entries + self._entries

@@ -304,7 +304,8 @@ def _entry_row(entry: Entry) -> Row:
         "at": entry.at,
         "event": entry.event,
         "side": None if entry.side is None else entry.side.value,
-        "before": entry.before,
-        "after": entry.after,
+        # Plain texts, also of what is a `Phase`: sqlite3 asks around for an adapter for each value of a subclass.
+        "before": str(entry.before),
+        "after": str(entry.after),
         "facts": entry.facts or None,
     }

@@ -1,0 +1,304 @@
+"""The contract of `Store`, clause by clause, on every store there is."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from dosvoces.core import Connection, Leg, LegState, Terms
+from dosvoces.errors import AlreadyRecorded, StoreError
+from dosvoces.mail import Mail
+from dosvoces.model import ConnectionId, EndReason, Outcome, Side
+from dosvoces.store import ConnectionRecord, Earlier, Entry, KeptMail, LegRecord, Store
+from dosvoces.store.sql import open_store
+from dosvoces.testing import T0, A, B, an_order
+
+Reopen = Callable[[], Awaitable[Store]]
+ORDER = an_order(1, interval_s=3, key="k1")
+MAIL = Mail("<1@dosvoces>", "ana@example.com", "Ático", "Hola", b"Subject: Hola\r\n\r\nHola\r\n")
+
+
+def at(seconds: float) -> Connection:
+    """A connection of which A was dialled at the start and answered after `seconds`."""
+    answered = T0 + timedelta(seconds=seconds)
+    return Connection(Terms(), a=Leg(LegState.ANSWERED, dialed_at=T0, answered_at=answered, rang=True), started_at=T0)
+
+
+def entry(event: str, *, number: int = 1, side: Side | None = None, **facts: str | int | float | None) -> Entry:
+    return Entry(an_order(number).id, T0, event, side, "recorded", "mailing", facts)
+
+
+@pytest.fixture(params=["sqlite"])
+async def reopen(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Reopen]:
+    """Opens the same record again after closing it, as a restart does."""
+    urls = {"sqlite": f"sqlite:///{tmp_path / 'record.db'}"}
+    opened: list[Store] = []
+
+    async def again() -> Store:
+        for store in opened:
+            await store.close()
+        store = open_store(urls[request.param])
+        await store.open()
+        opened.append(store)
+        return store
+
+    yield again
+    for store in opened:
+        await store.close()
+
+
+@pytest.fixture
+async def store(reopen: Reopen) -> Store:
+    return await reopen()
+
+
+# --- durable on return ---
+
+
+async def test_durable_on_return_record(store: Store, reopen: Reopen) -> None:
+    await store.record(ORDER)
+    expected = ConnectionRecord(
+        id=ORDER.id,
+        created_at=T0,
+        phase="recorded",
+        outcome=None,
+        ended_by="",
+        first="+34600000011",
+        second="+34960000022",
+        email="ana@example.com",
+        lead={
+            "property_name": "Ático",
+            "agent_name": None,
+            "url": None,
+            "city": "Valencia",
+            "area_m2": None,
+            "price": "456",
+        },
+        interval_s=3,
+        joined_at=None,
+        ended_at=None,
+        answer_status=None,
+        legs=(
+            LegRecord(A, "+34600000011", "idle", None, None, None, None, ""),
+            LegRecord(B, "+34960000022", "idle", None, None, None, None, ""),
+        ),
+    )
+    assert expected == await store.connection(ORDER.id)
+    again = await reopen()
+    assert [expected] == await again.unfinished()
+    assert expected == await again.connection(ORDER.id)
+
+
+async def test_durable_on_return_intend_dial_shows_a_dialled_leg(store: Store, reopen: Reopen) -> None:
+    """The leg's own state is written behind; what matters after a crash is that somebody may have been rung."""
+    await store.record(ORDER)
+    await store.intend_dial(ORDER, A, attempt=1, at=T0)
+    record = await (await reopen()).connection(ORDER.id)
+    assert record is not None
+    assert record.legs == (
+        LegRecord(A, "+34600000011", "dialing", T0, None, None, None, ""),
+        LegRecord(B, "+34960000022", "idle", None, None, None, None, ""),
+    )
+
+
+async def test_durable_on_return_settle(store: Store, reopen: Reopen) -> None:
+    await store.record(ORDER)
+    over = T0 + timedelta(seconds=9, microseconds=1)
+    ended = Leg(LegState.ENDED, T0, T0, None, over, True, EndReason.HANGUP, "BYE")
+    never = Leg(LegState.ENDED, T0, None, None, over, True, EndReason.BUSY, "486 Busy Here")
+    state = replace(at(1), a=ended, b=never, ended_by="b", failed_side=B, joined_at=T0)
+    await store.settle(ORDER.id, state, Outcome.SECOND_BUSY, at=over)
+    again = await reopen()
+    record = await again.connection(ORDER.id)
+    assert record is not None
+    assert (record.phase, record.outcome, record.ended_by, record.joined_at, record.ended_at) == (
+        "ended",
+        "second_busy",
+        "b",
+        T0,
+        over,
+    )
+    assert record.legs == (
+        LegRecord(A, "+34600000011", "ended", T0, T0, over, "hangup", "BYE"),
+        LegRecord(B, "+34960000022", "ended", T0, None, over, "busy", "486 Busy Here"),
+    )
+    assert await again.unfinished() == []
+
+
+async def test_durable_on_return_keep_mail(store: Store, reopen: Reopen) -> None:
+    await store.keep_mail(MAIL, at=T0)
+    expected = KeptMail(1, MAIL.message_id, MAIL.recipient, MAIL.subject, T0, MAIL.content)
+    again = await reopen()
+    assert [expected] == await again.mails()
+    assert expected == await again.mail(1)
+    assert await again.mail(2) is None
+
+
+async def test_settle_happens_once(store: Store) -> None:
+    """The same outcome again changes nothing, so that a write whose fate is unknown may be repeated."""
+    await store.record(ORDER)
+    await store.settle(ORDER.id, at(1), Outcome.CANCELLED, at=T0)
+    await store.settle(ORDER.id, at(2), Outcome.CANCELLED, at=T0 + timedelta(seconds=5))
+    with pytest.raises(AlreadyRecorded):
+        await store.settle(ORDER.id, at(2), Outcome.COMPLETED, at=T0)
+    record = await store.connection(ORDER.id)
+    assert record is not None
+    assert (record.outcome, record.ended_at, record.legs[0].answered_at) == (
+        "cancelled",
+        T0,
+        T0 + timedelta(seconds=1),
+    )
+
+
+async def test_a_late_update_changes_no_outcome(store: Store) -> None:
+    await store.record(ORDER)
+    store.update(ORDER.id, at(1), None)
+    await store.settle(ORDER.id, at(2), Outcome.CANCELLED, at=T0)
+    settled = await store.connection(ORDER.id)
+    store.update(ORDER.id, at(3), None)
+    assert await store.connection(ORDER.id) == settled
+
+
+# --- one dial per attempt, one key one request ---
+
+
+async def test_one_dial_per_attempt(store: Store, reopen: Reopen) -> None:
+    await store.record(ORDER)
+    await store.intend_dial(ORDER, A, attempt=1, at=T0)
+    with pytest.raises(AlreadyRecorded):
+        await store.intend_dial(ORDER, A, attempt=1, at=T0)
+    again = await reopen()
+    with pytest.raises(AlreadyRecorded):
+        await again.intend_dial(ORDER, A, attempt=1, at=T0)
+    await again.intend_dial(ORDER, B, attempt=1, at=T0)
+
+
+async def test_one_dial_per_attempt_also_at_the_same_moment(store: Store) -> None:
+    await store.record(ORDER)
+    tries = (store.intend_dial(ORDER, A, attempt=1, at=T0) for _ in range(10))
+    results = await asyncio.gather(*tries, return_exceptions=True)
+    assert [type(result) for result in results].count(type(None)) == 1
+    assert [type(result) for result in results].count(AlreadyRecorded) == 9
+
+
+async def test_one_key_one_request(store: Store) -> None:
+    """And the refusal is its own caller's alone: all of these are in one commit."""
+    orders = [an_order(1, key="k"), an_order(2, key="k"), an_order(3, key="other"), an_order(4), an_order(4)]
+    results = await asyncio.gather(*(store.record(order) for order in orders), return_exceptions=True)
+    assert [type(result) for result in results] == [
+        type(None),
+        AlreadyRecorded,
+        type(None),
+        type(None),
+        AlreadyRecorded,
+    ]
+    assert [record.id for record in await store.connections()] == [an_order(4).id, an_order(3).id, an_order(1).id]
+
+
+async def test_one_key_one_request_is_found_with_its_answer(store: Store) -> None:
+    assert await store.earlier("k1") is None
+    await store.record(ORDER)
+    assert await store.earlier("k1") == Earlier(ORDER.id, ORDER.fingerprint, None, None)
+    await store.remember_answer(ORDER.id, status=200, body="Data received successfully")
+    assert await store.earlier("k1") == Earlier(ORDER.id, ORDER.fingerprint, 200, "Data received successfully")
+
+
+# --- journal in order ---
+
+
+async def test_journal_in_order(store: Store, reopen: Reopen) -> None:
+    await store.record(ORDER)
+    await store.record(an_order(2))
+    first = [entry("started"), entry("digit", side=A, digit="5", level=-12.5, gap=None), entry("answered", side=B)]
+    for each in first:
+        store.journal(each)
+        store.journal(replace(each, connection_id=an_order(2).id))
+    await store.intend_dial(ORDER, A, attempt=1, at=T0)
+    again = await reopen()
+    last = [entry(f"note_{number}") for number in range(50)]
+    for each in last:
+        again.journal(each)
+    assert await again.entries(ORDER.id) == [*first, *last]
+    assert len(await again.entries(an_order(2).id)) == 3
+    assert await again.entries(ConnectionId("unknown")) == []
+
+
+async def test_journal_is_written_on_close(store: Store, reopen: Reopen) -> None:
+    await store.record(ORDER)
+    store.update(ORDER.id, at(1), T0 + timedelta(seconds=30))
+    store.journal(entry("started"))
+    await store.close()
+    await store.close()
+    again = await reopen()
+    record = await again.connection(ORDER.id)
+    assert record is not None
+    assert (record.phase, record.legs[0].state) == ("waiting", "answered")
+    assert await again.entries(ORDER.id) == [entry("started")]
+
+
+async def test_the_last_update_counts(store: Store) -> None:
+    await store.record(ORDER)
+    for seconds in range(5):
+        store.update(ORDER.id, at(seconds), None)
+    record = await store.connection(ORDER.id)
+    assert record is not None
+    assert record.legs[0] == LegRecord(A, "+34600000011", "answered", T0, T0 + timedelta(seconds=4), None, None, "")
+
+
+# --- errors are ours ---
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda store: store.intend_dial(ORDER, A, attempt=1, at=T0),
+        lambda store: store.settle(ORDER.id, at(1), Outcome.COMPLETED, at=T0),
+        lambda store: store.remember_answer(ORDER.id, status=200, body=""),
+        lambda store: store.record(replace(ORDER, lead=replace(ORDER.lead, city="\ud800"))),
+        lambda store: store.record(replace(ORDER, created_at=T0.replace(tzinfo=None))),
+        lambda store: store.mail(1 << 70),
+    ],
+    ids=["dial_of_nothing", "outcome_of_nothing", "answer_of_nothing", "surrogate", "no_time_zone", "huge_number"],
+)
+async def test_errors_are_ours_and_only_the_callers(store: Store, write: Callable[[Store], Awaitable[None]]) -> None:
+    others = [an_order(number) for number in range(10, 20)]
+    bad, *good = await asyncio.gather(write(store), *(store.record(order) for order in others), return_exceptions=True)
+    assert isinstance(bad, StoreError)
+    assert good == [None] * 10
+    assert len(await store.connections()) == 10
+    assert store.problems() == []
+
+
+async def test_errors_are_ours_when_it_is_not_open(store: Store) -> None:
+    await store.close()
+    with pytest.raises(StoreError):
+        await store.record(ORDER)
+    with pytest.raises(StoreError):
+        await store.connections()
+
+
+# --- the rest ---
+
+
+async def test_connections_come_newest_first_in_pages(store: Store) -> None:
+    for number in range(1, 6):
+        await store.record(an_order(number))
+    page = await store.connections(limit=2)
+    assert [record.id for record in page] == [an_order(5).id, an_order(4).id]
+    rest = await store.connections(before=page[-1].id)
+    assert [record.id for record in rest] == [an_order(3).id, an_order(2).id, an_order(1).id]
+    assert await store.connection(ConnectionId("unknown")) is None
+
+
+async def test_the_same_mail_is_kept_once(store: Store) -> None:
+    await store.keep_mail(MAIL, at=T0)
+    await store.keep_mail(replace(MAIL, subject="again"), at=T0)
+    await store.keep_mail(replace(MAIL, message_id="<2@dosvoces>"), at=T0)
+    assert [(kept.message_id, kept.subject) for kept in await store.mails()] == [
+        ("<2@dosvoces>", "Ático"),
+        ("<1@dosvoces>", "Ático"),
+    ]
+    assert len(await store.mails(limit=1)) == 1
