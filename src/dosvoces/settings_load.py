@@ -50,7 +50,7 @@ class Origin:
 
 def gather(config: Path | None, environ: Mapping[str, str]) -> tuple[dict[str, Any], Origin]:
     """The file's values with those of the environment over them. Raises `SettingsError` if the file can't be read."""
-    file = config if config is not None else DEFAULT_FILE if DEFAULT_FILE.is_file() else None
+    file = file_to_read(config)
     origin = Origin(file)
     values = _read_toml(file) if file is not None else {}
     for variable in sorted(environ):
@@ -58,6 +58,11 @@ def gather(config: Path | None, environ: Mapping[str, str]) -> tuple[dict[str, A
             _set(values, variable, environ[variable], origin)
     _read_secret_files(values, origin)
     return values, origin
+
+
+def file_to_read(config: Path | None) -> Path | None:
+    """`config` if it is named, else the file in this folder if there is one."""
+    return config if config is not None else DEFAULT_FILE if DEFAULT_FILE.is_file() else None
 
 
 def _read_toml(file: Path) -> dict[str, Any]:

@@ -101,6 +101,7 @@ def configure(log: Log, stream: TextIO | None = None) -> None:
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         logging.getLogger(name).handlers.clear()
         logging.getLogger(name).propagate = True
+    logging.getLogger("uvicorn.error").setLevel(max(level, logging.WARNING))  # it tells of its start; so do we
 
 
 def mask_values(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

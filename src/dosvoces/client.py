@@ -1,0 +1,73 @@
+"""
+A client of the service for `dosvoces call` and the demo: one POST, with what the answer says.
+
+The standard library's, and blocking: a command has nothing else to do. Proxies of the environment are not used.
+"""
+
+import http.client
+import json
+import urllib.parse
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from dosvoces.errors import DosvocesError, NotAllowed
+
+MAX_ANSWER = 65_536  # bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the service answered."""
+
+    status: int
+    text: str
+    """The sentence in it: the `Message` of an error, else the body."""
+    body: str
+    location: str
+    """The Location header; empty where there is none."""
+
+    @property
+    def connection_id(self) -> str:
+        """The connection that came of it; empty where none did."""
+        return self.location.rpartition("/")[2]
+
+
+def service_url(host: str, port: int) -> str:
+    """Where a service that listens on `host` is reached from this machine."""
+    reached = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)
+    return f"http://{f'[{reached}]' if ':' in reached else reached}:{port}"
+
+
+def post_call(url: str, fields: Mapping[str, object], *, timeout_s: float) -> Answer:
+    """
+    `POST {url}/call` with `fields` as JSON; waits until the calls are made or have failed.
+
+    Raises `NotAllowed` for a URL that is none, `DosvocesError` when the service can't be reached or doesn't answer.
+    """
+    parts = urllib.parse.urlsplit(url if "//" in url else f"//{url}")
+    if parts.scheme not in ("", "http", "https") or not parts.hostname:
+        raise NotAllowed(f"{url!r} is no address of a service; write http://127.0.0.1:8080")
+    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    connection = kind(parts.hostname, parts.port, timeout=timeout_s)
+    try:
+        path = parts.path.rstrip("/").removesuffix("/call") + "/call"
+        connection.request("POST", path, json.dumps(dict(fields)), {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        body = response.read(MAX_ANSWER).decode("utf-8", "replace")
+        return Answer(response.status, _sentence(body), body, response.getheader("Location", ""))
+    except TimeoutError as error:
+        raise DosvocesError(f"{url} gave no answer within {timeout_s:.0f} s; look with `dosvoces list`") from error
+    except (OSError, http.client.HTTPException) as error:
+        why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise DosvocesError(f"{url} can't be reached: {why}; is `dosvoces serve` running there?") from error
+    finally:
+        connection.close()
+
+
+def _sentence(body: str) -> str:
+    try:
+        answer = json.loads(body)
+    except ValueError:
+        return body.strip()
+    message = answer.get("Message") if isinstance(answer, dict) else None
+    return message if isinstance(message, str) else body.strip()
