@@ -94,7 +94,9 @@ class Service:
             clock=_utc_now,
             default_interval_s=self.settings.dialing.default_interval_s,
         )
-        self.http = HttpServer(app, host=self.settings.http.host, port=self.settings.http.port)
+        # Each open connection may have its client waiting; beside them there is room to be refused and to look.
+        max_clients = 2 * self.settings.dialing.max_connections + 200
+        self.http = HttpServer(app, host=self.settings.http.host, port=self.settings.http.port, max_clients=max_clients)
         stack.push_async_callback(self.http.stop)
         await self.http.start()
 

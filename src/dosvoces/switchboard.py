@@ -137,7 +137,9 @@ class Switchboard:
         except AlreadyRecorded:
             raise
         except StoreError as error:
-            raise NotNow(f"the record can't be written: {error}") from error
+            # The store's words name files; they are for the operator.
+            log.error("request not recorded", connection=order.id, error=str(error))
+            raise NotNow("the request can't be recorded now; nothing was done") from error
         finally:
             self._admitted -= 1
         self._happened(live, Started())
