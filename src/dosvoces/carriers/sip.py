@@ -13,17 +13,18 @@ from typing import TYPE_CHECKING
 import structlog
 
 from dosvoces.carriers import Call, Listener
+from dosvoces.carriers.sip_leg import Session, SipLeg
 from dosvoces.errors import CarrierError, MediaError
-from dosvoces.events import Answered, Dialed, Ended, Event, Ringing, Unjoined
-from dosvoces.media import Address, Digit, Format, Heard, Lost, MediaRelay, RelayEvent, Statistics
-from dosvoces.model import ConnectionId, EndReason, LegId, Note, PhoneNumber, Side
+from dosvoces.events import Dialed, Ended, Event, Unjoined
+from dosvoces.media import Digit, Heard, Lost, MediaRelay, RelayEvent, Statistics
+from dosvoces.model import ConnectionId, LegId, Note, PhoneNumber, Side
 from dosvoces.sip import sdp
 from dosvoces.sip.agent import Agent, SipTransportError
-from dosvoces.sip.api import CallEnd, CallHandler, DialogFacts, EndCause, Invitation
+from dosvoces.sip.api import Invitation
 from dosvoces.sip.digest import Credentials
 
 if TYPE_CHECKING:
-    from dosvoces.sip.agent import OutgoingCall
+    pass
 
 log = structlog.get_logger(__name__)
 
@@ -60,16 +61,6 @@ class Trunk:
         return f"sip:{user}@{self.domain}"
 
 
-@dataclass(slots=True, eq=False)
-class _Session:
-    """What the two legs of a connection share: their relay and their codec."""
-
-    connection_id: ConnectionId
-    addresses: dict[Side, Address]
-    legs: "dict[Side, _Leg]" = field(default_factory=dict)
-    lost: bool = False
-
-
 class SipCarrier:
     """Calls through SIP trunks; see `Carrier` for the contract."""
 
@@ -90,7 +81,7 @@ class SipCarrier:
         self._agent: Agent | None = None
         self._listener: Listener | None = None
         self._destinations: dict[str, tuple[str, int]] = {}
-        self._sessions: dict[ConnectionId, _Session] = {}
+        self._sessions: dict[ConnectionId, Session] = {}
         self._releases: set[asyncio.Task[None]] = set()
 
     @property
@@ -130,7 +121,7 @@ class SipCarrier:
     async def dial(self, call: Call) -> None:
         trunk = self._route(call.number)
         session = await self._session(call, trunk)
-        leg = _Leg(self, session, call, self._codecs(session, call.side))
+        leg = SipLeg(self, session, call, self._codecs(session, call.side))
         invitation = Invitation(
             request_uri=trunk.uri(call.number.e164),
             to_uri=trunk.uri(call.number.e164),
@@ -191,7 +182,7 @@ class SipCarrier:
         assert self._listener is not None
         self._listener.noted(connection_id, note)
 
-    def leg_over(self, leg: "_Leg", event: Ended) -> None:
+    def leg_over(self, leg: SipLeg, event: Ended) -> None:
         """The leg ended: forget it, tell, and give the relay back when it was the last."""
         session = leg.session
         if session.legs.get(leg.side) is leg:
@@ -208,28 +199,28 @@ class SipCarrier:
                 return trunk
         raise CarrierError(f"no trunk takes {number.masked}: see the trunks' prefixes", permanent=True)
 
-    async def _session(self, call: Call, trunk: Trunk) -> _Session:
+    async def _session(self, call: Call, trunk: Trunk) -> Session:
         session = self._sessions.get(call.connection_id)
         if session is None:
             try:
                 addresses = await self._relay.allocate(call.connection_id, country=trunk.country)
             except MediaError as error:
                 raise CarrierError(f"no media for the call: {error}") from error
-            session = self._sessions[call.connection_id] = _Session(call.connection_id, addresses)
+            session = self._sessions[call.connection_id] = Session(call.connection_id, addresses)
         return session
 
-    def _codecs(self, session: _Session, side: Side) -> Sequence[sdp.Codec]:
+    def _codecs(self, session: Session, side: Side) -> Sequence[sdp.Codec]:
         first = session.legs.get(Side.A)
         if side is Side.B and first is not None and first.chosen is not None:
             return sdp.pass_through(first.chosen)
         return FIRST_OFFER
 
-    def _leg(self, wanted: LegId) -> "_Leg | None":
+    def _leg(self, wanted: LegId) -> SipLeg | None:
         connection, _, side = wanted.rpartition("-")
         session = self._sessions.get(ConnectionId(connection))
         return session.legs.get(Side(side)) if session is not None and side in ("a", "b") else None
 
-    def _release_if_over(self, session: _Session) -> None:
+    def _release_if_over(self, session: Session) -> None:
         if session.legs:
             return
         if self._sessions.pop(session.connection_id, None) is not None:
@@ -237,7 +228,7 @@ class SipCarrier:
             self._releases.add(task)
             task.add_done_callback(self._releases.discard)
 
-    async def _release(self, session: _Session) -> None:
+    async def _release(self, session: Session) -> None:
         for side, statistics in (await self._relay.release(session.connection_id)).items():
             self.note(session.connection_id, _statistics_note(side, statistics))
 
@@ -252,185 +243,6 @@ class SipCarrier:
                 if session is not None and not session.lost:
                     session.lost = True
                     self.tell(connection_id, Unjoined(why))
-
-
-class _Leg(CallHandler):
-    """One call: hears from the agent, tells the carrier's listener."""
-
-    __slots__ = (
-        "_codecs",
-        "_failure",
-        "_session_id",
-        "call",
-        "carrier",
-        "chosen",
-        "dialed",
-        "held",
-        "local_sdp",
-        "session",
-        "side",
-    )
-
-    def __init__(self, carrier: SipCarrier, session: _Session, call: Call, codecs: Sequence[sdp.Codec]) -> None:
-        self.carrier = carrier
-        self.session = session
-        self.dialed = call
-        self.side = call.side
-        self.call: OutgoingCall | None = None
-        self.chosen: sdp.Chosen | None = None
-        self.held = False
-        self.local_sdp = b""
-        self._codecs = codecs
-        self._failure = ""
-        self._session_id = secrets.randbits(62)
-
-    @property
-    def answered(self) -> bool:
-        return self.chosen is not None
-
-    def first_offer(self) -> bytes:
-        self.local_sdp = self._offer(self._codecs)
-        return self.local_sdp
-
-    def on_progress(self, status: int, phrase: str, body: bytes) -> None:
-        # 183 is all that many gateways ever send. 181 and 182 say that nobody is being rung yet.
-        if status in (180, 183):
-            self._tell(Ringing(self.side))
-
-    def on_answer(self, body: bytes, facts: DialogFacts) -> None:
-        try:
-            self.chosen = sdp.choose(sdp.parse(body), self._codecs)
-        except sdp.SdpError as error:
-            # A call that nobody could hear is hung up at once and told as what it is.
-            self._failure = f"no media: {error}"
-            self._hangup()
-            return
-        self._connect_media(self.chosen)
-        self.carrier.note(self.session.connection_id, Note("dialog", self.side, _dialog_facts(facts)))
-        self._tell(Answered(self.side))
-
-    def on_offer(self, body: bytes | None) -> bytes | None:
-        if self.chosen is None:
-            return None
-        if body is None:
-            fresh = self._offer(sdp.pass_through(self.chosen))
-            self.local_sdp = sdp.with_version(fresh, self.local_sdp)
-            return self.local_sdp
-        here = self.session.addresses[self.side]
-        try:
-            answer = sdp.answer_to(
-                sdp.parse(body),
-                here.host,
-                here.port,
-                self._codecs,
-                session_id=self._session_id,
-                previous=self.local_sdp,
-                in_use=self.chosen.codec,
-            )
-        except sdp.SdpError as error:
-            self._note("offer_refused", {"why": str(error)})
-            return None
-        self.local_sdp = answer.body
-        self._change_media(answer.chosen)
-        return answer.body
-
-    def on_answer_to_offer(self, body: bytes) -> None:
-        try:
-            self._change_media(sdp.choose(sdp.parse(body), self._codecs))
-        except sdp.SdpError as error:
-            # RFC 3264 §8: a failed exchange leaves the session as it was.
-            self._note("answer_refused", {"why": str(error)})
-
-    def on_info(self, content_type: str, body: bytes) -> None:
-        if content_type.partition(";")[0].strip().lower() == "application/dtmf-relay":
-            signal = body.partition(b"Signal=")[2].strip()[:1].decode("ascii", "replace")
-            self._note("digit", {"digit": signal, "by": "INFO"})
-
-    def on_ended(self, end: CallEnd) -> None:
-        if self._failure:
-            event = Ended(self.side, EndReason.FAILED, self._failure)
-        else:
-            event = Ended(self.side, _reason(end), _detail(end))
-        self.carrier.leg_over(self, event)
-
-    def _offer(self, codecs: Sequence[sdp.Codec]) -> bytes:
-        here = self.session.addresses[self.side]
-        return sdp.offer(here.host, here.port, codecs, session_id=self._session_id)
-
-    def _change_media(self, chosen: sdp.Chosen) -> None:
-        if chosen.held != self.held:
-            self.held = chosen.held
-            self._note("hold" if chosen.held else "resume", {})
-        self.chosen = chosen
-        self._connect_media(chosen)
-
-    def _connect_media(self, chosen: sdp.Chosen) -> None:
-        remote = None if chosen.held else Address(chosen.host, chosen.port)
-        codec = chosen.codec
-        agreed = Format(
-            name=codec.name,
-            payload_type=codec.payload_type,
-            clock_rate=codec.clock_rate,
-            dtmf_payload_type=chosen.dtmf_payload_type,
-            packet_ms=chosen.packet_ms,
-        )
-        self.carrier.relay.connect(self.session.connection_id, self.side, remote, agreed)
-
-    def _hangup(self) -> None:
-        if self.call is not None:
-            self.call.hangup()
-
-    def _tell(self, event: Event) -> None:
-        self.carrier.tell(self.session.connection_id, event)
-
-    def _note(self, kind: str, facts: dict[str, str | int | float | None]) -> None:
-        self.carrier.note(self.session.connection_id, Note(kind, self.side, facts))
-
-
-_REASONS: dict[int, EndReason] = {
-    486: EndReason.BUSY,  # Busy Here
-    600: EndReason.BUSY,  # Busy Everywhere
-    408: EndReason.NO_ANSWER,  # Request Timeout
-    480: EndReason.NO_ANSWER,  # Temporarily Unavailable
-    403: EndReason.REJECTED,  # Forbidden: what a decline becomes behind some PBXs
-    603: EndReason.REJECTED,  # Decline
-    404: EndReason.UNREACHABLE,  # Not Found
-    410: EndReason.UNREACHABLE,  # Gone
-    484: EndReason.UNREACHABLE,  # Address Incomplete
-    604: EndReason.UNREACHABLE,  # Does Not Exist Anywhere
-}
-_CAUSES: dict[EndCause, EndReason] = {
-    EndCause.HANGUP: EndReason.HANGUP,
-    EndCause.CANCELLED: EndReason.CANCELLED,
-    EndCause.TIMEOUT: EndReason.UNREACHABLE,
-    EndCause.TRANSPORT: EndReason.UNREACHABLE,
-    EndCause.PROTOCOL: EndReason.FAILED,
-}
-
-
-def _reason(end: CallEnd) -> EndReason:
-    if end.cause is EndCause.REJECTED and end.status is not None:
-        return _REASONS.get(end.status, EndReason.FAILED)
-    return _CAUSES.get(end.cause, EndReason.FAILED)
-
-
-def _detail(end: CallEnd) -> str:
-    """The carrier's own words: `486 Busy Here; Q.850;cause=17`."""
-    status = f"{end.status} {end.phrase}".strip() if end.status is not None else end.phrase
-    return "; ".join(part for part in (status, end.detail) if part)
-
-
-def _dialog_facts(facts: DialogFacts) -> dict[str, str | int | float | None]:
-    return {
-        "call_id": facts.call_id,
-        "local": facts.local,
-        "remote": facts.remote,
-        "invite_cseq": facts.invite_cseq,
-        "local_cseq": facts.local_cseq,
-        "remote_target": facts.remote_target,
-        "route_set": "\n".join(facts.route_set),
-        "destination": f"{facts.destination[0]} {facts.destination[1]}",
-    }
 
 
 def _statistics_note(side: Side, statistics: Statistics) -> Note:
