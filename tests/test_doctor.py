@@ -1,6 +1,7 @@
 """`dosvoces check`: what it finds, and what it says to do about it."""
 
 import asyncio
+import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,15 +17,12 @@ from dosvoces.store import Store
 
 
 class AStore:
-    def __init__(self, error: str = "", problems: tuple[str, ...] = ()) -> None:
-        self.error, self.found, self.closed = error, problems, False
+    def __init__(self, error: str = "") -> None:
+        self.error, self.closed = error, False
 
     async def open(self) -> None:
         if self.error:
             raise StoreError(self.error)
-
-    def problems(self) -> list[str]:
-        return list(self.found)
 
     async def close(self) -> None:
         self.closed = True
@@ -91,17 +89,22 @@ async def test_nothing_configured_lacks_a_trunk_and_nothing_else() -> None:
     ]
 
 
-async def test_a_database_that_fails_is_an_error_and_one_in_use_a_warning() -> None:
-    failing = about("database", await found(settings(), AStore("disk I/O error")))
-    full = about("database", await found(settings(), AStore(problems=("the disk is full",))))
-    in_use = about(
-        "database", await found(settings(), AStore("the record x is in use by another Dosvoces (process 1)"))
-    )
-    assert [(f.level, f.text) for f in failing + full] == [
-        (Level.ERROR, "disk I/O error"),
-        (Level.ERROR, "the disk is full"),
+async def test_a_database_is_looked_at_and_nothing_is_made(tmp_path: Path) -> None:
+    subject = settings(database={"url": f"sqlite:///{tmp_path}/x.db"})
+    assert [(f.level, f.text) for f in about("database", await found(subject, AStore("not asked")))] == [
+        (Level.OK, f"{tmp_path}/x.db will be made at the first start")
     ]
-    assert [f.level for f in in_use] == [Level.WARNING]
+    assert os.listdir(tmp_path) == []
+    (tmp_path / "x.db").touch()
+    assert [f.level for f in about("database", await found(subject))] == [Level.OK]
+    assert [(f.level, f.text) for f in about("database", await found(subject, AStore("it is damaged")))] == [
+        (Level.ERROR, "it is damaged")
+    ]
+
+
+async def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    subject = settings(database={"url": f"sqlite:///{tmp_path}/none/x.db"})
+    assert [f.level for f in about("database", await found(subject))] == [Level.ERROR]
 
 
 async def test_a_mail_server_that_refuses_is_an_error() -> None:

@@ -192,7 +192,7 @@ def _findings(context: typer.Context, config: Path | None) -> "list[Finding]":
 
     try:
         settings = _settings(context, config)
-        store = open_store(settings.database.url.get_secret_value())
+        store = open_store(settings.database.url.get_secret_value(), reader=True)
         mailbox = open_mailbox(settings, store)
     except InvalidSettings as error:
         return [Finding(Level.ERROR, error.source, problem) for problem in error.problems]

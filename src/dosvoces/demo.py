@@ -7,6 +7,7 @@ Nothing is left behind.
 """
 
 import asyncio
+import json
 import sys
 import tempfile
 import textwrap
@@ -171,8 +172,7 @@ def _introduce(console: Console, url: str, phone: tuple[str, int]) -> None:
     for side, number in NUMBERS.items():
         console.print(f"  phone {side.name}   {number}, plays {TONES_HZ[side]} Hz, at sip:{phone[0]}:{phone[1]}")
     console.print(f"  request   the contract's example, its interval shortened to {REQUEST['call_interval']} s:\n")
-    fields = ", ".join(f'"{name}": "{value}"' for name, value in list(REQUEST.items())[:3])
-    console.print(f'  POST /call {{{fields}, …, "call_interval": {REQUEST["call_interval"]}}}\n')
+    console.print(_indented(f"POST {url}/call\n{json.dumps(REQUEST, indent=2)}"))
 
 
 async def _connect(service: Service, phone: Phone, progress: _Progress) -> _Outcome:
@@ -274,7 +274,8 @@ NEXT = """Where to look next
 
 async def _linger(console: Console, url: str, folder: Path) -> None:
     """Keep the service open for a look until Enter, the end of input or Ctrl-C."""
-    look = f"dosvoces call --url {url} --firstnumber {NUMBERS[Side.A]} --secondnumber {NUMBERS[Side.B]} --email you@example.com"
+    numbers = f"--firstnumber {NUMBERS[Side.A]} --secondnumber {NUMBERS[Side.B]}"
+    look = f"dosvoces call --url {url} {numbers} --email you@example.com"
     console.print("  It stays open until you press Enter. In another terminal:\n")
     console.print(_indented(f"DOSVOCES_DATABASE__URL=sqlite:///{folder}/dosvoces.db dosvoces list\n{look}"))
     loop, pressed = asyncio.get_running_loop(), asyncio.Event()

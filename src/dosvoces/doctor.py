@@ -8,8 +8,10 @@ and the mailbox are given, so that this module knows no adapter.
 import asyncio
 import errno
 import ipaddress
+import os
 import resource
 import secrets
+import shutil
 import socket
 import stat
 import time
@@ -27,6 +29,7 @@ from dosvoces.store import Store
 OPTIONS_LIMIT_S = 4.0  # for a trunk's answer; three tries fit in
 OPTIONS_REPEATS_S = (0.5, 1.0, 2.0)  # T1, doubling (RFC 3261 §17.1.2.2)
 RESOLVE_LIMIT_S = 5.0
+MIN_DISK_BYTES = 100 << 20  # a connection takes some kilobytes; below that the end is near
 FILES_BESIDE_MEDIA = 200  # descriptors for the record, HTTP clients, mail connections, logs
 EARLIEST_TIME = 1_767_225_600  # 2026-01-01T00:00Z: before that this program did not exist
 
@@ -53,10 +56,10 @@ class Finding:
 
 
 async def examine(settings: Settings, *, file: Path | None, store: Store, mailbox: Mailbox) -> list[Finding]:
-    """All findings, in the order in which a call needs the things. Both `store` and `mailbox` are closed."""
+    """All findings. `store` is a reader, not yet open; it and `mailbox` are closed in the end."""
     findings = [*_configuration(file), *_clock(time.time())]
     try:
-        findings += [finding async for finding in _database(store)]
+        findings += [finding async for finding in _database(settings, store)]
         findings += [finding async for finding in _mail(settings, mailbox)]
     finally:
         await mailbox.close()
@@ -123,19 +126,33 @@ def _descriptors(settings: Settings, soft: int, hard: int) -> Iterator[Finding]:
 # --- record, mail, HTTP ---
 
 
-async def _database(store: Store) -> AsyncIterator[Finding]:
+async def _database(settings: Settings, store: Store) -> AsyncIterator[Finding]:
+    """The record is only read, so that this works beside the service and makes nothing for another account."""
+    path = Path(settings.database.url.get_secret_value().removeprefix("sqlite:///"))
+    if (finding := _place(path)) is not None:
+        yield finding
+        return
     try:
         await store.open()
     except StoreError as error:
-        # The record belongs to one service at a time, and that one is at work: then it can be written.
-        level = Level.WARNING if "in use by another Dosvoces" in str(error) else Level.ERROR
-        yield Finding(level, "database", str(error), "see [database] url")
-        return
-    problems = store.problems()
-    for problem in problems:
-        yield Finding(Level.ERROR, "database", problem, "see [database] url")
-    if not problems:
-        yield Finding(Level.OK, "database", "the record can be written")
+        yield Finding(Level.ERROR, "database", str(error), "see [database] url")
+    else:
+        yield Finding(Level.OK, "database", f"{path} can be read and written")
+
+
+def _place(path: Path) -> Finding | None:
+    """What can be said of the record's file without opening it; `None` if it is there and may be written."""
+    remedy = "see [database] url, or chown it to the service's account"
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        return Finding(Level.ERROR, "database", f"nothing can be written in {path.parent.absolute()}", remedy)
+    if path.exists() and not os.access(path, os.W_OK):
+        return Finding(Level.ERROR, "database", f"{path} can't be written", remedy)
+    if shutil.disk_usage(path.parent).free < MIN_DISK_BYTES:
+        text = f"less than {MIN_DISK_BYTES >> 20} MiB are free for {path}"
+        return Finding(Level.ERROR, "database", text, "make room, or move it: [database] url")
+    if not path.exists():
+        return Finding(Level.OK, "database", f"{path} will be made at the first start")
+    return None
 
 
 async def _mail(settings: Settings, mailbox: Mailbox) -> AsyncIterator[Finding]:
