@@ -85,8 +85,8 @@ def _facts(record: ConnectionRecord) -> Iterator[str]:
             yield from _labelled(_LEAD_LABELS.get(name, _spoken(name)), value)
     if record.answer_status is not None:
         yield from _labelled("answered", str(record.answer_status))
-    if durations := list(_durations(record)):
-        yield from _labelled("took", " · ".join(durations))
+    for label, duration in _durations(record):
+        yield from _labelled(label, duration)
 
 
 _LEAD_LABELS = {"property_name": "property", "agent_name": "agent", "area_m2": "area m²"}
@@ -103,17 +103,17 @@ def _leg_words(leg: LegRecord | None) -> Iterator[str]:
             yield leg.detail
 
 
-def _durations(record: ConnectionRecord) -> Iterator[str]:
+def _durations(record: ConnectionRecord) -> Iterator[tuple[str, str]]:
     """How long each rang, how long A waited for B, how long they talked."""
     legs = {side: _leg(record, side) for side in Side}
     for side, leg in legs.items():
         if leg is not None and leg.dialed_at is not None and (until := leg.answered_at or leg.ended_at) is not None:
-            yield f"{side.name} rang {_seconds(leg.dialed_at, until)}"
+            yield f"{side.name} rang", _seconds(leg.dialed_at, until)
     a = legs[Side.A]
     if a is not None and a.answered_at is not None and (until := record.joined_at or a.ended_at) is not None:
-        yield f"A waited {_seconds(a.answered_at, until)}"
+        yield "A waited", _seconds(a.answered_at, until)
     if record.joined_at is not None and (until := _talk_end(record)) is not None:
-        yield f"talked {_seconds(record.joined_at, until)}"
+        yield "talked", _seconds(record.joined_at, until)
 
 
 def _talk_end(record: ConnectionRecord) -> datetime | None:

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import structlog
 from sqlalchemy import Connection as Database
-from sqlalchemy import Engine
+from sqlalchemy import Engine, PoolProxiedConnection
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
@@ -63,6 +63,7 @@ class SqlStore(Store):
         self._is_reader = reader
         self._writer: Writer | None = None
         self._writes: Writes | None = None
+        self._raw: PoolProxiedConnection | None = None
         self._engines: list[tuple[Lane, Engine]] = []
         self._reading: tuple[Lane, Database] | None = None
 
@@ -84,9 +85,9 @@ class SqlStore(Store):
             lane.stop()
             raise
         self._engines.append((lane, engine))
-        cursor = engine.raw_connection().cursor()
+        self._raw = engine.raw_connection()
         self._writes = Writes(engine.dialect)
-        self._writer = Writer(self._file, self._writes, cursor, lane)
+        self._writer = Writer(self._file, self._writes, self._raw.cursor(), lane)
         # The first write there can be tells whether there can be any.
         await self._writer.write(self._writes.touch)
 

@@ -123,6 +123,7 @@ class Writer:
         self._retry_s = FIRST_RETRY_S
         self._idle: list[asyncio.Future[None]] = []
         self._closed = False
+        self._ended = False
 
     # --- what comes in ---
 
@@ -169,24 +170,34 @@ class Writer:
             problems.append(f"{self._entries_lost} journal entries found no room to wait in, and are lost")
         return problems
 
-    async def close(self) -> None:
-        """Write what waits, for up to `CLOSE_TIMEOUT_S`; then refuse the rest, and say how much that was."""
+    async def close(self, *, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
+        """Write what waits, for up to `timeout_s`; then refuse the rest, and say how much that was."""
         self._closed = True
         try:
-            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+            async with asyncio.timeout(timeout_s):
                 while self._busy or self._waits:
                     self._begin()
                     await self._until_idle()
                     if self._trouble is not None:
                         await asyncio.sleep(FIRST_RETRY_S)
         except TimeoutError:
-            counts = {"entries": len(self._entries), "states": len(self._states), "writes": len(self._owed)}
-            log.error("record_closed_with_loss", reason=self._trouble, **counts)
+            pass
+        self._ended = True
         if self._timer is not None:
             self._timer.cancel()
+        if not self._busy:
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """Nothing is tried any more: refuse who waits, and say how much is lost."""
+        if self._waits:
+            counts = {"entries": len(self._entries), "states": len(self._states), "writes": len(self._owed)}
+            log.error("record_closed_with_loss", reason=self._trouble, **counts)
         for request in self._requests:
             _finish(request, StoreError("the record is closed"))
         self._requests.clear()
+        self._owed.clear()
+        self._states, self._entries = {}, []
 
     # --- when to write ---
 
@@ -202,7 +213,7 @@ class Writer:
 
     def _start_within(self, seconds: float) -> None:
         """In trouble the timer is that of the next try, and runs already."""
-        if not self._busy and self._timer is None:
+        if not self._busy and self._timer is None and not self._ended:
             self._timer = self._loop.call_later(seconds, self._begin)
 
     async def _until_idle(self) -> None:
@@ -212,7 +223,7 @@ class Writer:
 
     def _begin(self) -> None:
         self._asked = False
-        if self._busy:
+        if self._busy or self._ended:
             return
         if self._timer is not None:
             self._timer.cancel()
@@ -246,7 +257,9 @@ class Writer:
         for future in idle:
             if not future.done():
                 future.set_result(None)
-        if self._requests:
+        if self._ended:
+            self._give_up()
+        elif self._requests:
             self._start_now()
         elif self._trouble is None and self._waits:
             self._start_within(FLUSH_AFTER_S)
