@@ -19,6 +19,8 @@ from .api import Address
 BUFFER_BYTES = 4 << 20  # with the usual 200 kB a burst of answers overflows and calls fail (tried; facts of the trial)
 BATCH = 64  # datagrams read per wake-up, so that timers and other sockets get their turn
 MAX_DATAGRAM = 65_535  # bytes
+MAX_ERRORS = 4_096  # read from the error queue at a time
+SEND_ATTEMPTS = 3  # per message, as each attempt may meet the ICMP error of another
 
 # Linux: linux/in.h and linux/in6.h; the socket module doesn't have them.
 _IP_RECVERR = 11
@@ -75,19 +77,21 @@ class UdpTransport:
         self._socket = _bound_socket(bind)
         host, port = self._socket.getsockname()[:2]
         self.local: Address = (host, port)
-        self._loop.add_reader(self._socket.fileno(), self._readable)
+        self._listen()
 
     def send(self, data: bytes, destination: Address) -> None:
-        try:
-            self._socket.sendto(data, destination)
-        except (BlockingIOError, InterruptedError):
-            self.dropped += 1
-        except OSError as error:
-            if error.errno not in _GONE:
-                raise
-            # An ICMP error of an earlier message is waiting on the socket and hid this one: try once more.
-            self._read_errors()
-            self._socket.sendto(data, destination)
+        for attempt in range(SEND_ATTEMPTS):
+            try:
+                self._socket.sendto(data, destination)
+                return
+            except (BlockingIOError, InterruptedError):
+                self.dropped += 1
+                return
+            except OSError as error:
+                if error.errno not in _GONE or attempt + 1 == SEND_ATTEMPTS:
+                    raise
+                # Most likely the ICMP error of an earlier message, which the system reports to whatever comes next.
+                self._read_errors()
 
     def close(self) -> None:
         """Idempotent."""
@@ -113,11 +117,22 @@ class UdpTransport:
                 return  # closed by what was delivered
         self.settled()
 
+    def _listen(self) -> None:
+        """
+        Read from now on, again after an error: libuv, and so uvloop, ends a poll handle at the first POLLERR.
+
+        That is in uv__poll_io; without this the socket would be deaf ever after one unreachable peer.
+        """
+        if self._socket.fileno() >= 0:
+            self._loop.remove_reader(self._socket.fileno())
+            self._loop.add_reader(self._socket.fileno(), self._readable)
+
     def _read_errors(self) -> None:
         """Empty the error queue (ip(7), IP_RECVERR) and report who can't be reached."""
+        self._loop.call_soon(self._listen)
         if not _ERRQUEUE:
             return
-        for _ in range(BATCH):
+        for _ in range(MAX_ERRORS):
             try:
                 quoted, ancillary, _flags, destination = self._socket.recvmsg(MAX_DATAGRAM, 512, _ERRQUEUE)
             except OSError:

@@ -1,0 +1,196 @@
+"""
+Two user agents through a bad network, in virtual time and from a seed: whatever is lost, doubled or overtaken, every
+call ends exactly once on both sides and nothing remains.
+"""
+
+import heapq
+import random
+from collections.abc import Callable
+
+import pytest
+
+from dosvoces.sip.api import Address, CallEnd, CallHandler, CallStateError, DialogFacts, Invitation
+from dosvoces.sip.call import Call
+from dosvoces.sip.incoming import IncomingCall
+from dosvoces.sip.ua import UserAgent
+
+OFFER = b"v=0 offer"
+ANSWER = b"v=0 answer"
+CALLER: Address = ("192.0.2.1", 5060)
+PHONE: Address = ("192.0.2.2", 5060)
+
+
+class World:
+    """A clock, a network and what is planned."""
+
+    def __init__(self, seed: int, *, loss: float, twice: float, delay_s: float) -> None:
+        self.random = random.Random(seed)
+        self.now = 0.0
+        self.loss = loss
+        self.twice = twice
+        self.delay_s = delay_s
+        self.sites: dict[Address, UserAgent] = {}
+        self._plan: list[tuple[float, int, Callable[[], None]]] = []
+        self._serial = 0
+
+    def site(self, address: Address, on_invite: Callable[[IncomingCall], CallHandler | None] | None) -> UserAgent:
+        other = PHONE if address == CALLER else CALLER
+        made = UserAgent(
+            local=address,
+            user_agent="simulated",
+            clock=lambda: self.now,
+            token=lambda: f"{self.random.getrandbits(64):016x}",
+            uniform=self.random.uniform,
+            peers=[other[0]],
+            on_invite=on_invite,
+        )
+        self.sites[address] = made
+        return made
+
+    def later(self, delay_s: float, action: Callable[[], None]) -> None:
+        self._serial += 1
+        heapq.heappush(self._plan, (self.now + delay_s, self._serial, action))
+
+    def run(self, until: float) -> None:
+        """Take what is planned and what timers are due in order of time."""
+        while True:
+            self._carry()
+            due = [timer for site in self.sites.values() if (timer := site.next_timer()) is not None]
+            if self._plan:
+                due.append(self._plan[0][0])
+            if not due or min(due) > until:
+                return
+            self.now = max(self.now, min(due))
+            while self._plan and self._plan[0][0] <= self.now:
+                heapq.heappop(self._plan)[2]()
+            for site in self.sites.values():
+                site.advance(self.now)
+
+    def _carry(self) -> None:
+        for source, site in self.sites.items():
+            for data, destination in site.outbox:
+                for _ in range(2 if self.random.random() < self.twice else 1):
+                    if self.random.random() >= self.loss:
+                        delay = 0.001 + self.random.random() * self.delay_s
+                        self.later(delay, self._arrival(data, source, destination))
+            site.outbox.clear()
+
+    def _arrival(self, data: bytes, source: Address, destination: Address) -> Callable[[], None]:
+        return lambda: self.sites[destination].receive(data, source, self.now)
+
+
+class Party(CallHandler):
+    """Does something at random moments and counts its ends."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.call: Call | None = None
+        self.answers = 0
+        self.ends: list[CallEnd] = []
+
+    def on_answer(self, body: bytes, facts: DialogFacts) -> None:
+        assert not self.ends
+        self.answers += 1
+        self.act()
+
+    def on_confirmed(self, body: bytes) -> None:
+        assert not self.ends
+        self.act()
+
+    def on_offer(self, body: bytes | None) -> bytes | None:
+        return ANSWER if self.world.random.random() < 0.9 else None
+
+    def on_ended(self, end: CallEnd) -> None:
+        self.ends.append(end)
+
+    def act(self) -> None:
+        draw = self.world.random.random()
+        if draw < 0.5:
+            self.world.later(self.world.random.random() * 3, self.offer_again)
+        if draw < 0.7:
+            self.world.later(self.world.random.random() * 8, self.leave)
+
+    def leave(self) -> None:
+        assert self.call is not None
+        self.call.hangup()
+
+    def offer_again(self) -> None:
+        assert self.call is not None
+        try:
+            self.call.reinvite(OFFER, lambda status, body: None)
+        except CallStateError:
+            pass
+
+
+def simulate(
+    seed: int, calls: int, *, loss: float, twice: float, delay_s: float
+) -> tuple[World, list[Party], list[Party]]:
+    world = World(seed, loss=loss, twice=twice, delay_s=delay_s)
+    phones: list[Party] = []
+
+    def on_invite(call: IncomingCall) -> CallHandler:
+        party = Party(world)
+        party.call = call
+        phones.append(party)
+        draw = world.random.random()
+        if draw < 0.15:
+            call.reject(486)
+            return party
+        if draw < 0.85:
+            call.ring()
+        if draw < 0.7:
+            world.later(world.random.random() * 4, lambda: None if call.over or call.answered else call.answer(ANSWER))
+        elif draw < 0.8:
+            world.later(world.random.random() * 4, call.hangup)
+        # The rest rings, or says nothing, until the caller gives up, or nobody does: every answer and CANCEL may be lost.
+        world.later(120, lambda: None if call.answered else call.hangup())
+        return party
+
+    caller = world.site(CALLER, None)
+    world.site(PHONE, on_invite)
+    callers = [Party(world) for _ in range(calls)]
+
+    def begin(party: Party, number: int) -> None:
+        invitation = Invitation(
+            request_uri=f"sip:{number}@192.0.2.2",
+            destination=PHONE,
+            from_uri="sip:caller@192.0.2.1",
+            to_uri=f"sip:{number}@192.0.2.2",
+            call_id=f"call-{number}",
+            body=OFFER,
+        )
+        party.call = caller.invite(invitation, party)
+        if world.random.random() < 0.4:
+            world.later(world.random.random() * 6, party.leave)
+        world.later(60, party.leave)
+
+    for number, party in enumerate(callers):
+        world.later(world.random.random() * 20, lambda party=party, number=number: begin(party, number))  # type: ignore[misc]
+    world.run(600)
+    return world, callers, phones
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_every_call_ends_once_and_nothing_remains(seed: int) -> None:
+    world, callers, phones = simulate(seed, 150, loss=0.25, twice=0.1, delay_s=0.4)
+    assert [len(party.ends) for party in callers] == [1] * len(callers)
+    assert [len(party.ends) for party in phones] == [1] * len(phones)
+    assert [site.open_calls for site in world.sites.values()] == [0, 0]
+    assert [site.transactions for site in world.sites.values()] == [0, 0]
+    assert [site.idle for site in world.sites.values()] == [True, True]
+
+
+def test_a_good_network_gives_both_sides_the_same_view() -> None:
+    _world, callers, phones = simulate(7, 150, loss=0.0, twice=0.0, delay_s=0.02)
+    by_id = {party.call.call_id: party for party in phones if party.call is not None}
+    for party in callers:
+        assert party.call is not None
+        phone = by_id[party.call.call_id]
+        assert phone.call is not None
+        assert (party.call.answered, len(party.ends), len(phone.ends)) == (phone.call.answered, 1, 1)
+
+
+def test_the_same_seed_gives_the_same_run() -> None:
+    first = [party.ends for party in simulate(3, 30, loss=0.3, twice=0.2, delay_s=0.5)[1]]
+    second = [party.ends for party in simulate(3, 30, loss=0.3, twice=0.2, delay_s=0.5)[1]]
+    assert first == second
