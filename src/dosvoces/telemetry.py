@@ -52,6 +52,7 @@ _E164 = re.compile(r"(?<![\w+])(?:\+|00)[1-9]\d{6,14}(?!\w)")
 _EMAIL = re.compile(r"[^\s<>\"'=:;,/]+@[^\s<>\"'@:;,/]+\.[^\s<>\"'@:;,/]+")
 # A number in a SIP URI has no `+` with some carriers; the user part is a party all the same.
 _SIP_USER = re.compile(r"(?<=sip:)[^\s@;>]+(?=@)|(?<=sips:)[^\s@;>]+(?=@)")
+CHATTY = ("uvicorn.error", "alembic")  # they tell of their own start; at level debug they may
 MAX_DEPTH = 4  # of nested values; deeper ones are shown as text
 
 
@@ -101,7 +102,8 @@ def configure(log: Log, stream: TextIO | None = None) -> None:
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         logging.getLogger(name).handlers.clear()
         logging.getLogger(name).propagate = True
-    logging.getLogger("uvicorn.error").setLevel(max(level, logging.WARNING))  # it tells of its start; so do we
+    for name in CHATTY:
+        logging.getLogger(name).setLevel(level if level == logging.DEBUG else max(level, logging.WARNING))
 
 
 def mask_values(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
