@@ -178,6 +178,17 @@ async def test_full_is_refused_and_recovers(path: Path) -> None:
         event.remove(Engine, "connect", limit)
 
 
+async def test_a_disk_that_is_nearly_full_is_a_problem_before_a_write_fails(path: Path) -> None:
+    """The rest is for the connections that are under way: they go on."""
+    store = SqlStore(SqliteFile(path, reserve_bytes=1 << 60))
+    await store.open()
+    (problem,) = store.problems()
+    assert problem.startswith(f"the disk of the record {path} has ")
+    assert problem.endswith(f" MiB left of the {1 << 40:g} it needs")
+    await store.record(ORDER)
+    await store.close()
+
+
 # --- read-only ---
 
 

@@ -203,5 +203,6 @@ class SqlStore(Store):
 
     def problems(self) -> list[str]:
         if self._writer is not None:
-            return self._writer.problems()
+            shortage = self._file.shortage()
+            return self._writer.problems() + ([] if shortage is None else [shortage])
         return [f"the record {self._file.path} is not open for writing"]

@@ -26,6 +26,8 @@ WAL_SIZE_LIMIT_BYTES = 64 * 1024 * 1024
 """What the write-ahead log is cut back to after a long reader let it grow."""
 QUICK_CHECK_LIMIT_BYTES = 64 * 1024 * 1024
 """Files up to this size are checked for damage at start (about 0.2 s); larger ones show it when it is read."""
+RESERVE_BYTES = 8 * 1024 * 1024
+"""Disk space kept for connections that are under way: with less than this, no new ones are taken."""
 APPLICATION_ID = 0x44564F43
 """`DVOC` in the file's header: it is ours, and not another program's database."""
 
@@ -39,8 +41,11 @@ class SqliteFile:
     row_errors: tuple[type[Exception], ...] = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.ProgrammingError)
     """What a single row causes, while others could be written."""
 
-    def __init__(self, path: Path, *, busy_timeout_ms: int = BUSY_TIMEOUT_MS) -> None:
+    def __init__(
+        self, path: Path, *, busy_timeout_ms: int = BUSY_TIMEOUT_MS, reserve_bytes: int = RESERVE_BYTES
+    ) -> None:
         self.path = path
+        self._reserve_bytes = reserve_bytes
         self._busy_timeout_ms = busy_timeout_ms
         self._lock: int | None = None
         self._identity: tuple[int, int] | None = None
@@ -133,6 +138,19 @@ class SqliteFile:
             raise StoreError(
                 f"the record {self.path} was replaced by another file while in use: restart to use that one"
             )
+
+    def shortage(self) -> str | None:
+        """What is wrong with the space left on its disk, in words; known before a write fails for it."""
+        try:
+            disk = os.statvfs(self.path.parent)
+        except OSError:
+            return None  # `check_present` says it better.
+        free = disk.f_bavail * disk.f_frsize
+        if free >= self._reserve_bytes:
+            return None
+        mib = 1024 * 1024
+        needed = f"{self._reserve_bytes / mib:g}"
+        return f"the disk of the record {self.path} has {free // mib} MiB left of the {needed} it needs"
 
     def explain(self, error: BaseException) -> StoreError:
         """`error` as ours: what is wrong with which file, and the remedy."""
