@@ -279,6 +279,7 @@ async def test_what_the_last_process_left_is_settled_and_never_dialed_again(benc
     record = await bench.store.connection(ConnectionId(order.id))
     assert record is not None
     assert "interrupted" == record.outcome
+    assert [("ended", "failed")] == [(leg.state, leg.reason) for leg in record.legs if leg.side is A]
     assert [] == bench.carrier.dialed
     assert ["lost_at_restart"] == await bench.events(order)
 

@@ -39,7 +39,7 @@ from dosvoces.events import (
 )
 from dosvoces.mail import Mail, Mailbox
 from dosvoces.model import ConnectionId, EndReason, Note, Order, Outcome, Side, leg_id
-from dosvoces.store import ConnectionRecord, Earlier, Entry, Store
+from dosvoces.store import ConnectionRecord, Earlier, Entry, LegRecord, Store
 
 log = structlog.get_logger(__name__)
 
@@ -357,12 +357,24 @@ class Switchboard:
     async def _settle_leftover(self, record: ConnectionRecord) -> None:
         """A connection that the last process left: nothing is dialled again, its outcome is `interrupted`."""
         now = self._now()
-        legs = {leg.side: Leg(dialed_at=leg.dialed_at, answered_at=leg.answered_at) for leg in record.legs}
+        legs = {leg.side: _lost(leg, now) for leg in record.legs if leg.dialed_at is not None}
         before = Connection(Terms(), a=legs.get(Side.A, Leg()), b=legs.get(Side.B, Leg()), joined_at=record.joined_at)
         after, _report = step(before, LostAtRestart(), now)
         self._store.journal(_entry(record.id, now, LostAtRestart(), before, after))
         await self._store.settle(record.id, after, Outcome.INTERRUPTED, at=now)
         log.warning("connection of the last process settled", connection=record.id, outcome=Outcome.INTERRUPTED)
+
+
+def _lost(leg: LegRecord, now: datetime) -> Leg:
+    """A leg that the last process dialled: what became of it nobody here knows."""
+    return Leg(
+        LegState.ENDED,
+        dialed_at=leg.dialed_at,
+        answered_at=leg.answered_at,
+        ended_at=leg.ended_at or now,
+        reason=EndReason(leg.reason) if leg.reason else EndReason.FAILED,
+        detail=leg.detail or "the service stopped under it",
+    )
 
 
 def _entry(connection_id: ConnectionId, at: datetime, event: Event, before: Connection, after: Connection) -> Entry:
