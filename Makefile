@@ -53,7 +53,7 @@ fmt: dev ## Format the code and mend what ruff can mend
 	@$(BIN)/ruff format
 
 docs: install ## Write the generated pages anew
-	@$(BIN)/dosvoces reference > docs/reference/settings.md
+	@$(BIN)/dosvoces reference docs
 
 lock: ## Pin the requirements anew from pyproject.toml; needs uv
 	@scripts/lock

@@ -143,6 +143,16 @@ def test_secrets_come_from_files(tmp_path: Path) -> None:
     assert settings.database.url.get_secret_value() == "sqlite:///x.db"
 
 
+def test_a_secrets_file_is_found_beside_the_file_that_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc" / "m").write_text("smtp://beside")
+    (tmp_path / "m").write_text("smtp://here")
+    monkeypatch.chdir(tmp_path)
+    file = written(tmp_path / "etc", '[mail]\nurl_file = "m"')
+    assert load(file, {}).mail.url.get_secret_value() == "smtp://beside"
+    assert load(file, {"DOSVOCES_MAIL__URL_FILE": "m"}).mail.url.get_secret_value() == "smtp://here"
+
+
 def test_a_secret_in_the_environment_outweighs_the_files_secret_file(tmp_path: Path) -> None:
     file = written(tmp_path, '[mail]\nurl_file = "/nowhere"')
     assert load(file, {"DOSVOCES_MAIL__URL": "smtp://h"}).mail.url.get_secret_value() == "smtp://h"
@@ -292,6 +302,7 @@ def toml_blocks(page: Path) -> list[str]:
 def test_the_examples_of_the_documentation_are_valid(page: str, tmp_path: Path) -> None:
     blocks = toml_blocks(ROOT / page)
     assert blocks
+    (tmp_path / "trunk.password").write_text("secret\n")
     for block in blocks:
         load(written(tmp_path, block), {})
         assert tomllib.loads(block)

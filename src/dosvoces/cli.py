@@ -391,8 +391,8 @@ def _json(value: object) -> str:
 
 
 @app.command(hidden=True)
-def reference() -> None:
-    """The page of all settings, Markdown."""
-    from dosvoces.reference import settings_page
+def reference(docs: Path) -> None:
+    """Write the generated pages of the documentation anew."""
+    from dosvoces.reference import write_pages
 
-    typer.echo(settings_page(), nl=False)
+    write_pages(docs)

@@ -1,10 +1,16 @@
-"""The page `docs/reference/settings.md`, made from the settings themselves, so that it can't lag behind."""
+"""
+The pages under `docs/` that are made from the code, so that they can't lag behind: `make docs` writes them.
+
+The page of settings is made here, those of states in `states.py`.
+"""
 
 import re
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, SecretStr
 
+from dosvoces import states
 from dosvoces.settings import Settings, Trunk
 
 _HEAD = """# Settings
@@ -14,9 +20,19 @@ Written by `make docs` from `src/dosvoces/settings.py`; don't edit it here.
 The settings come from `dosvoces.toml` in the folder where the service starts, or from the file that `--config` (or
 `DOSVOCES_CONFIG`) names. Environment variables lie over the file: `DOSVOCES_HTTP__PORT=8080` sets `port` in `[http]`,
 `DOSVOCES_TRUNKS__MAIN__PASSWORD` the password of the trunk called `main` (or `…__0__…`, counted from 0). Lists are
-written with commas. A secret may stand in a file of its own: `password_file`, `url_file`. A key that isn't on this page
-is an error. `dosvoces check` tells what is wrong with the settings in force, and how to mend it.
+written with commas. A secret may stand in a file of its own: `password_file`, `url_file`, relative to the file that
+names it. A key that isn't on this page is an error. `dosvoces check` tells what is wrong with the settings in force,
+and how to mend it.
 """
+
+
+def write_pages(docs: Path) -> None:
+    """Write every generated page below `docs` anew."""
+    (docs / "reference").mkdir(parents=True, exist_ok=True)
+    (docs / "reference" / "settings.md").write_text(settings_page(), encoding="utf-8")
+    (docs / "reference" / "states.md").write_text(states.page(), encoding="utf-8")
+    architecture = docs / "architecture.md"
+    architecture.write_text(states.with_phases(architecture.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 def settings_page() -> str:

@@ -131,8 +131,10 @@ def _read_secret_files(values: dict[str, Any], origin: Origin) -> None:
             if key in section:
                 origin.problems.append(f"{where}: {key} is given too; keep one of them")
                 continue
+            # A relative path goes from the file that it stands in, one of the environment from here.
+            base = origin.file.parent if origin.file and (*path, f"{key}_file") not in origin.variables else Path()
             try:
-                with Path(str(name)).open("rb") as stream:
+                with (base / str(name)).open("rb") as stream:
                     section[key] = stream.read(MAX_FILE).decode().rstrip("\r\n")
             except (OSError, ValueError) as error:
                 why = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
