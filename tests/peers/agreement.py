@@ -28,10 +28,10 @@ def disagreements(
         strangers = {m.call_id for m in seen if _leg_of(m) not in known}
         found += [f"phone {side} saw a call that the record doesn't know: {call}" for call in strangers]
     for record in records:
-        for side in Side:
+        for side in phones:
             leg = leg_id(record.id, side)
             mine = [m for m in messages[side] if _leg_of(m) == leg]
-            astray = [m for m in messages[side.other] if _leg_of(m) == leg]
+            astray = [m for other in phones for m in messages[other] if other is not side and _leg_of(m) == leg]
             found += [f"{leg}: {message} came to the other phone" for message in astray]
             journal = [entry for entry in journals[record.id] if entry.side is side]
             found += [f"{leg}: {what}" for what in _leg_disagreements(mine, journal, record)]

@@ -108,9 +108,8 @@ def _parameter(value: str, name: str) -> str:
 
 
 _LOGGED = re.compile(
-    r"^-{47} (?P<day>\d{4}-\d\d-\d\d)\s(?P<clock>\d\d:\d\d:\d\d\.\d+)\n"
-    r"UDP message (?P<way>sent|received) [(\[]\d+\]? bytes\)? ?:\n\n",
-    re.MULTILINE,
+    r"-{47} (?P<day>\d{4}-\d\d-\d\d)\s(?P<clock>\d\d:\d\d:\d\d\.\d+)\n"
+    r"UDP message (?P<way>sent|received) [(\[]\d+\]? bytes\)? ?:\n\n"
 )
 
 
@@ -118,7 +117,7 @@ def read_messages(log: Path) -> list[SipMessage]:
     """All that SIPp sent and received, in order. What it lost on purpose (`lost="100"`) isn't among it."""
     text = log.read_bytes().decode("utf-8", "replace") if log.exists() else ""
     found = list(_LOGGED.finditer(text))
-    ends = [match.start() for match in found[1:]] + [len(text)]
+    ends = [*(match.start() for match in found), len(text)][1:]
     return [
         SipMessage(
             at=datetime.fromisoformat(f"{match['day']} {match['clock']}").timestamp(),
@@ -135,14 +134,12 @@ def _as_sent(logged: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class AudioFigures:
-    """SIPp's own figures of its RTP, so far."""
+    """SIPp's own figures of its RTP."""
 
     streamed: int
     """Packets sent by `rtp_stream`."""
     echoed: int
     """Packets received and sent back by `-rtp_echo`."""
-    rate_in: float
-    """kB/s received by `rtp_stream`'s socket."""
 
 
 @dataclass(eq=False)
@@ -156,6 +153,8 @@ class SippPhone:
     calls: int
     """How many it expects; 0 where the test says that nobody rings here."""
     process: asyncio.subprocess.Process
+    unplugged: bool = False
+    """Whether the test ended it."""
     over: "asyncio.Task[int]" = field(init=False)
 
     def __post_init__(self) -> None:
@@ -206,6 +205,12 @@ class SippPhone:
                 assert self.process.returncode is None, f"SIPp ended at once: {self.complaints}"
                 await asyncio.sleep(PROBE_S)
 
+    async def unplug(self) -> None:
+        """End it: nobody listens at its port any more."""
+        self.unplugged = True
+        self.process.kill()
+        await self.over
+
     async def finished(self, limit_s: float = FINISH_LIMIT_S) -> None:
         """Wait until every call was played to its end, as the scenario says it must go."""
         if self.calls == 0:
@@ -239,24 +244,19 @@ class SippPhone:
         logs = [self.folder / "errors.log", self.folder / "output.txt"]
         return "\n".join(log.read_text(errors="replace")[:2000] for log in logs if log.exists())
 
-    async def audio(self) -> AudioFigures:
-        """Ask the running SIPp for its RTP figures (SIGUSR2 makes it write its screens)."""
-        screens = self.folder / "screen.log"
-        before = screens.stat().st_size if screens.exists() else 0
+    def note_audio(self) -> None:
+        """Let the running SIPp write its RTP figures (SIGUSR2); they can be read when it has finished."""
         self.process.send_signal(signal.SIGUSR2)
-        async with asyncio.timeout(START_LIMIT_S):
-            while not (screens.exists() and screens.read_text()[before:].rstrip().endswith("-")):
-                await asyncio.sleep(PROBE_S)
-        shown = screens.read_text()[before:]
 
-        def figure(pattern: str) -> float:
-            return max((float(number) for number in re.findall(pattern, shown)), default=0.0)
+    @property
+    def audio(self) -> AudioFigures:
+        """As they were at `note_audio`."""
+        shown = (self.folder / "screen.log").read_text()
 
-        return AudioFigures(
-            streamed=int(figure(r"(\d+) Total RTP pckts sent")),
-            echoed=int(figure(r"(\d+) Total echo RTP pckts 1st stream")),
-            rate_in=figure(r"([\d.]+) kB/s RTP IN"),
-        )
+        def figure(name: str) -> int:
+            return max((int(number) for number in re.findall(rf"(\d+) {name}", shown)), default=0)
+
+        return AudioFigures(streamed=figure("Total RTP pckts sent"), echoed=figure("Total echo RTP pckts 1st stream"))
 
 
 def fill_in(scenario: str, texts: dict[str, str | int]) -> str:
