@@ -399,6 +399,22 @@ async def test_no_port_left_is_a_clear_error() -> None:
         await relay.close()
 
 
+async def test_an_allocation_that_is_cancelled_keeps_no_ports() -> None:
+    low = 20000 + os.getpid() % 350 * 100 + 450
+    relay = WorkerRelay(MediaSettings(HOST, HOST, (low, low + 3), rest_s=0))  # room for one connection
+    await relay.start(lambda event: None)
+    try:
+        allocating = asyncio.create_task(relay.allocate(ID, country="ES"))
+        await asyncio.sleep(0)  # the command has left
+        allocating.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await allocating
+        ports = await relay.allocate(ID, country="ES")
+        assert {at.port for at in ports.values()} == {low, low + 2}
+    finally:
+        await relay.close()
+
+
 async def test_connections_are_spread_over_the_workers() -> None:
     low = 20000 + os.getpid() % 350 * 100 + 500
     relay = WorkerRelay(MediaSettings(HOST, HOST, (low, low + 99), workers=2))

@@ -54,16 +54,23 @@ class WorkerProcess:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         self._socket = ours
-        try:
-            with theirs:
-                self._process = await asyncio.create_subprocess_exec(
+        with theirs:
+            spawning = asyncio.create_task(
+                asyncio.create_subprocess_exec(
                     *(sys.executable, "-P", "-m", "dosvoces.media.worker", str(theirs.fileno())),
                     stdin=asyncio.subprocess.DEVNULL,
                     pass_fds=[theirs.fileno()],
                 )
-        except OSError as error:
-            self._close_socket()
-            raise MediaError(f"can't start the media worker: {error}") from error
+            )
+            try:
+                self._process = await asyncio.shield(spawning)
+            except OSError as error:
+                self._close_socket()
+                raise MediaError(f"can't start the media worker: {error}") from error
+            except asyncio.CancelledError:
+                self._process = await spawning  # or nobody would wait for it
+                await self.stop()
+                raise
         self._loop.add_reader(ours.fileno(), self._read)
         self.send("start", *settings)
         try:

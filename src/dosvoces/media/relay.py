@@ -71,7 +71,7 @@ class WorkerRelay(MediaRelay):
         self._calls: dict[ConnectionId, _Call] = {}
         self._allocating: set[ConnectionId] = set()
         self._up = asyncio.Event()
-        self._closed = False
+        self._closing = asyncio.Event()
 
     @property
     def ready(self) -> bool:
@@ -103,7 +103,11 @@ class WorkerRelay(MediaRelay):
         self._allocating.add(connection_id)
         try:
             process, slot = await self._least_loaded()
-            a, b = await process.ask("allocate", connection_id, country)
+            try:
+                a, b = await process.ask("allocate", connection_id, country)
+            except BaseException:  # above all a cancelled caller: the worker must not keep ports for nobody
+                process.send("release", 0, connection_id)
+                raise
             if slot.process is not process:
                 raise MediaError("the media worker is gone")
         finally:
@@ -155,14 +159,13 @@ class WorkerRelay(MediaRelay):
         return {Side.A: Statistics(*a), Side.B: Statistics(*b)}
 
     async def close(self) -> None:
-        self._closed = True
+        self._closing.set()
         self._up.clear()
         self._calls.clear()
         for slot in self._slots:
             slot.calls.clear()
             if slot.restart is not None:
-                slot.restart.cancel()
-                await asyncio.gather(slot.restart, return_exceptions=True)
+                await slot.restart  # never cancelled: a process half started or not waited for would be left behind
             if slot.process is not None:
                 process, slot.process = slot.process, None
                 await process.stop()
@@ -180,7 +183,7 @@ class WorkerRelay(MediaRelay):
             raise MediaError(f"media can't go to {host!r}: no address of the family of media.address") from error
 
     async def _least_loaded(self) -> tuple[WorkerProcess, _Slot]:
-        if not self._up.is_set() and not self._closed:
+        if not self._up.is_set() and not self._closing.is_set():
             try:
                 async with asyncio.timeout(PATIENCE_S):
                     await self._up.wait()
@@ -207,7 +210,7 @@ class WorkerRelay(MediaRelay):
 
     def _worker_ended(self, slot: _Slot, why: str) -> None:
         process, slot.process = slot.process, None
-        if process is None or self._closed:
+        if process is None or self._closing.is_set():
             return
         _log.error("media worker %d is gone (%s): %d connections lost", process.pid, why, len(slot.calls))
         lost, slot.calls = slot.calls, {}
@@ -224,9 +227,13 @@ class WorkerRelay(MediaRelay):
 
     async def _refill(self, slot: _Slot, dead: WorkerProcess, resting: list[int]) -> None:
         await dead.stop()
-        while True:
-            await asyncio.sleep(slot.backoff_s)
-            slot.backoff_s = min(2 * slot.backoff_s, LONGEST_BACKOFF_S)
+        while not self._closing.is_set():
+            try:
+                async with asyncio.timeout(slot.backoff_s):
+                    await self._closing.wait()
+                return
+            except TimeoutError:
+                slot.backoff_s = min(2 * slot.backoff_s, LONGEST_BACKOFF_S)
             try:
                 await self._fill(slot, resting)
             except MediaError as error:
