@@ -1,4 +1,4 @@
-"""A user agent on a stage: a clock that the test turns, numbered tokens, and a peer whose every message is written by the test."""
+"""A user agent on a stage: a clock that the test turns, numbered tokens, and a peer whose messages the test writes."""
 
 from collections.abc import Iterable
 
@@ -80,6 +80,10 @@ class Stage:
     def _token(self) -> str:
         self._tokens += 1
         return f"{self._tokens:016x}"
+
+    def token_from(self, number: int) -> None:
+        """Go on with this token: a second process repeats none of the first's."""
+        self._tokens = number
 
     def _wake(self) -> None:
         self.woken += 1

@@ -5,7 +5,7 @@ import pytest
 from dosvoces.sip.api import CallEnd, EndCause, Invitation
 from dosvoces.sip.digest import Credentials
 from dosvoces.sip.message import MessageError, Request, quoted_branch
-from sip_stage import ANSWER, OFFER, TRUNK, Recorder, Stage
+from tests.sip_stage import ANSWER, OFFER, TRUNK, Recorder, Stage
 
 CREDENTIALS = Credentials("user", "secret")
 CHALLENGE = ("Proxy-Authenticate", 'Digest realm="trunk", nonce="n1", qop="auth", algorithm=MD5')
@@ -519,7 +519,7 @@ def test_contact_in_any_case_is_hung_up(contact: str) -> None:
     stage = Stage()
     call = stage.invite()
     stage.answer(stage.request(), 200, contact=contact)
-    ((ack, to_ack),) = stage.messages()
+    ((_ack, to_ack),) = stage.messages()
     call.hangup()
     ((bye, to_bye),) = stage.messages()
     assert (to_ack, to_bye) == (("192.0.2.30", 5060), ("192.0.2.30", 5060))

@@ -185,7 +185,9 @@ class Call:
         self._phase = Phase.OVER
         self._end = end
         self._ua.wire.timers.stop(self._reinvite_timer)
-        self._reinvite_timer = self._reinvite_done = None
+        if self._reinvite is not None:
+            self._reinvite.abandon()
+        self._reinvite = self._reinvite_timer = self._reinvite_done = None
         self._reinvite_body = b""
         self._ua.ended(self)
         handler, self._handler = self._handler, None
@@ -234,6 +236,7 @@ class Call:
 
     def _reinvite_timeout(self) -> None:
         if self._reinvite is not None and self._phase is Phase.TALKING:
+            self._reinvite.abandon()
             self._settle_reinvite(Failure.TIMEOUT)
 
     def _settle_reinvite(self, event: Response | Failure) -> None:

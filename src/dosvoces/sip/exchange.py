@@ -150,6 +150,11 @@ class Exchange:
         data = head.hop_by_hop("CANCEL", head.to, extra)
         NonInviteClient(wire, head.branch + CANCEL_SUFFIX, data, transaction.destination, None)
 
+    def abandon(self) -> None:
+        """Wait no longer for this INVITE's final answer; a late 2xx is still told, so that it can be hung up."""
+        assert isinstance(self.transaction, InviteClient)
+        self.transaction.abandon()
+
     def release(self) -> None:
         """Keep only what late answers need: the offer and the extra headers have done their work."""
         self._body = b""

@@ -107,6 +107,8 @@ class OutgoingCall(Call):
         exchange.release()
         if self._phase is Phase.OVER or self.answered:
             self._hang_up_loser(dialog)
+            if self._phase is Phase.OVER:
+                self._ua.unlearn_later(self)
             return
         self.answered = True
         self._dialog = dialog
@@ -176,9 +178,7 @@ class OutgoingCall(Call):
     def _cancel_timeout(self) -> None:
         """RFC 3261 §9.1: no final answer 64*T1 after the CANCEL; the INVITE is given up, a late 2xx is hung up."""
         if self._invite is not None:
-            transaction = self._invite.transaction
-            assert isinstance(transaction, InviteClient)
-            transaction.abandon()
+            self._invite.abandon()
             self._conclude(self._end or CallEnd(EndCause.CANCELLED, "local", None, "", "no answer after CANCEL"))
 
     # -- requests of the peer before the answer ---------------------------------------------------------------------

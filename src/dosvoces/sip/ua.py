@@ -28,6 +28,7 @@ from .reply import ACCEPT, ALLOW, ReplyHead, server_key
 from .transaction import CANCEL_SUFFIX, TIMEOUT, AnsweredRequest, InviteServer, State, Wire
 
 MAX_INCOMING = 2_000  # open calls; a further INVITE of a peer is answered 503
+MAX_HOSTS = 32  # addresses that one call may bring
 
 
 class UserAgent:
@@ -292,7 +293,7 @@ class UserAgent:
     def learn(self, call: Call | OrphanedCall, hosts: Iterable[str]) -> None:
         """Hear these addresses for as long as the call lives, and a while longer."""
         for host in hosts:
-            if not self._is_peer(host) and host not in call.peers:
+            if not self._is_peer(host) and host not in call.peers and len(call.peers) < MAX_HOSTS:
                 call.peers.add(host)
                 self._heard[host] = self._heard.get(host, 0) + 1
 
