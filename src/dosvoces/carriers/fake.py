@@ -78,7 +78,8 @@ class FakeCarrier:
             self._end(known, EndReason.HANGUP if known.answered else EndReason.CANCELLED, "")
 
     def play_ringing(self, leg: LegId) -> None:
-        self.hears_ringing.add(leg)
+        if leg in self._legs:
+            self.hears_ringing.add(leg)
 
     async def join(self, connection_id: ConnectionId) -> None:
         for side in Side:
@@ -101,6 +102,8 @@ class FakeCarrier:
             self.hangup(leg)
 
     def _later(self, leg: _FakeLeg, delay_s: float, act: Callable[..., None], *values: object) -> None:
+        if leg.call.id not in self._legs:
+            return  # Whoever was told of the last event hung up at once.
         leg.timers.append(asyncio.get_running_loop().call_later(delay_s, act, *values))
 
     def _answer(self, leg: _FakeLeg) -> None:
