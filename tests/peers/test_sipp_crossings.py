@@ -1,4 +1,4 @@
-"""What crosses, what comes late or twice, what gets lost: each leg is still ended exactly once, and nobody stays on it."""
+"""What crosses, comes late or twice, or gets lost: each leg is ended exactly once, and nobody stays on it."""
 
 from pathlib import Path
 
