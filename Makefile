@@ -28,8 +28,8 @@ check: dev ## What CI checks beside the tests: format, lint, types, the directio
 run: install ## Start the service with ./dosvoces.toml, or with nothing configured
 	@$(BIN)/dosvoces serve
 
-bench: dev ## Measure, as JSON and as a table
-	@$(BIN)/python -m bench
+bench: dev ## Measure, as JSON and as a table; ARGS="--quick" for a look, ARGS="--help" for more
+	@$(BIN)/python -m bench $(ARGS)
 
 install: $(VENV)/run.stamp ## Set up .venv with .venv/bin/dosvoces; nothing is done twice
 

@@ -1,7 +1,8 @@
 """
 The engine alone: core, switchboard, SIP and media, with a record and a mailbox that cost nothing.
 
-`python -m bench.engine '{"first_port": …, "second_port": …, "rate": …, "seconds": …}'` prints one JSON object.
+`python -m bench.engine '{"first_port": …, "second_port": …, "rate": …, "seconds": …, "hold_s": …}'` prints one JSON
+object. `"moments": true` adds when each connection was asked for and joined, on the clock that all processes share.
 """
 
 import asyncio
@@ -11,6 +12,7 @@ import logging
 import os
 import sys
 import time
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any, cast
@@ -18,7 +20,7 @@ from typing import Any, cast
 import structlog
 import uvloop
 
-from bench.processes import children, cpu_s, percentile, rss_kib
+from bench.processes import children, cpu_s, rss_kib, spread
 from dosvoces.carriers.sip import SipCarrier, Trunk
 from dosvoces.core import Connection
 from dosvoces.mail import Mail
@@ -29,6 +31,8 @@ from dosvoces.switchboard import Limits, Switchboard
 from dosvoces.testing import an_order, until
 
 SETTLE_LIMIT_S = 30.0  # from the last request until all must be over
+PORTS = (10000, 59999)  # each connection takes four, and they rest for 30 s
+QUIET_S = 1.0  # from the last request until those under way are joined, where memory is read
 
 
 class Watch:
@@ -36,12 +40,10 @@ class Watch:
 
     def __init__(self) -> None:
         self.asked: dict[ConnectionId, float] = {}
-        self.to_invite_ms: list[float] = []
-        self.to_join_ms: list[float] = []
         self.answered: dict[ConnectionId, float] = {}
-        self.from_answer_ms: list[float] = []
+        self.joined: dict[ConnectionId, float] = {}
+        self.to_dial_ms: list[float] = []
         self.outcomes: dict[str, int] = {}
-        self.max_connections = 0
 
     async def record(self, order: Order) -> None: ...
 
@@ -53,21 +55,41 @@ class Watch:
         self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
 
     def journal(self, entry: Entry) -> None:
-        now = time.perf_counter()
         match entry.event, entry.side:
             case "dialed", Side.A:
-                self.to_invite_ms.append((now - self.asked[entry.connection_id]) * 1000)
+                self.to_dial_ms.append((time.perf_counter() - self.asked[entry.connection_id]) * 1000)
             case "answered", Side.B:
-                self.answered[entry.connection_id] = now
+                self.answered[entry.connection_id] = time.perf_counter()
             case "joined", _:
-                self.to_join_ms.append((now - self.asked.pop(entry.connection_id)) * 1000)
-                self.from_answer_ms.append((now - self.answered.pop(entry.connection_id)) * 1000)
+                self.joined[entry.connection_id] = time.perf_counter()
 
     async def unfinished(self) -> list[Any]:
         return []
 
     def problems(self) -> list[str]:
         return []
+
+    def moments(self) -> dict[str, dict[str, float]]:
+        """By the connection's number: seconds of the system's monotonic clock."""
+        return {
+            str(int(id)): {"asked": asked, "joined": self.joined[id]}
+            for id, asked in self.asked.items()
+            if id in self.joined
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class _Use:
+    """What both processes have used so far."""
+
+    engine_cpu_s: float
+    worker_cpu_s: float
+    engine_kib: int
+    worker_kib: int
+
+    @classmethod
+    def now(cls, workers: list[int]) -> "_Use":
+        return cls(time.process_time(), sum(map(cpu_s, workers)), rss_kib(os.getpid()), sum(map(rss_kib, workers)))
 
 
 async def _accept(_mail: Mail) -> None: ...
@@ -77,15 +99,36 @@ def _compose(order: Order) -> Mail:
     return Mail(order.id, order.lead.email, "", "", b"")
 
 
-async def run(*, first_port: int, second_port: int, rate: float, seconds: float, hold_s: float) -> dict[str, Any]:
-    """Start `rate` connections a second for `seconds` (open loop), wait until they are over, and say what it took."""
-    relay = WorkerRelay(MediaSettings(bind_host="127.0.0.1", advertised_host="127.0.0.1", port_range=(20000, 39999)))
+def _carrier(first_port: int, second_port: int) -> SipCarrier:
+    relay = WorkerRelay(MediaSettings(bind_host="127.0.0.1", advertised_host="127.0.0.1", port_range=PORTS))
     trunks = [
         Trunk(name="first", host="127.0.0.1", port=first_port, prefixes=("+346",)),
         Trunk(name="second", host="127.0.0.1", port=second_port, prefixes=("+349",)),
     ]
-    carrier = SipCarrier(trunks=trunks, relay=relay, bind=("127.0.0.1", 0))
-    watch = Watch()
+    return SipCarrier(trunks=trunks, relay=relay, bind=("127.0.0.1", 0))
+
+
+async def _offer(switchboard: Switchboard, watch: Watch, *, rate: float, total: int) -> float:
+    """Ask for `total` connections, `rate` a second whatever becomes of them; the seconds that it took."""
+    loop, started = asyncio.get_running_loop(), time.perf_counter()
+    pending: set[asyncio.Task[Any]] = set()
+    for number in range(1, total + 1):
+        delay = started + number / rate - time.perf_counter()
+        if delay > 0:
+            await asyncio.sleep(delay)
+        order = an_order(number, first=f"+346{number:08d}", second=f"+349{number:08d}", at=datetime.now(UTC))
+        watch.asked[order.id] = time.perf_counter()
+        task = loop.create_task(switchboard.connect(order))
+        pending.add(task)
+        task.add_done_callback(pending.discard)
+    return time.perf_counter() - started
+
+
+async def run(
+    *, first_port: int, second_port: int, rate: float, seconds: float, hold_s: float, moments: bool = False
+) -> dict[str, Any]:
+    """Start `rate` connections a second for `seconds` (open loop), wait until they are over, and say what it took."""
+    carrier, watch = _carrier(first_port, second_port), Watch()
     switchboard = Switchboard(
         store=cast(Store, watch),
         mailbox=SimpleNamespace(deliver=_accept),
@@ -95,33 +138,17 @@ async def run(*, first_port: int, second_port: int, rate: float, seconds: float,
     )
     await switchboard.start()
     gc.collect()
-    worker = children(os.getpid())
-    before = _usage(worker)
-    peak = before
-    started, loop = time.perf_counter(), asyncio.get_running_loop()
-    pending: set[asyncio.Task[Any]] = set()
-    total = round(rate * seconds)
-    for number in range(total):
-        delay = started + number / rate - time.perf_counter()
-        if delay > 0:
-            await asyncio.sleep(delay)
-        order = an_order(number, at=datetime.now(UTC))
-        watch.asked[order.id] = time.perf_counter()
-        task = loop.create_task(switchboard.connect(order))
-        pending.add(task)
-        task.add_done_callback(pending.discard)
-        if number % 50 == 0:
-            watch.max_connections = max(watch.max_connections, switchboard.open_connections)
-    watch.max_connections = max(watch.max_connections, switchboard.open_connections)
-    peak = _usage(worker)
-    offered_s = time.perf_counter() - started
+    workers, total = children(os.getpid()), round(rate * seconds)
+    before = _Use.now(workers)
+    offered_s = await _offer(switchboard, watch, rate=rate, total=total)
+    await asyncio.sleep(min(QUIET_S, hold_s / 2))
+    open_now, peak = switchboard.open_connections, _Use.now(workers)
 
     async def over() -> bool:
         return not switchboard.open_connections
 
     await until(over, limit_s=hold_s + SETTLE_LIMIT_S)
-    after = _usage(worker)
-    left = switchboard.open_connections
+    after = _Use.now(workers)
     await switchboard.close()
     await carrier.close()
     done = watch.outcomes.get(Outcome.COMPLETED, 0)
@@ -130,33 +157,22 @@ async def run(*, first_port: int, second_port: int, rate: float, seconds: float,
         "offered_per_s": round(total / offered_s, 1),
         "connections": total,
         "completed": done,
-        "left_open": left,
-        "open_at_most": watch.max_connections,
-        "setup_ms": _spread(watch.to_join_ms),
-        "request_to_invite_ms": _spread(watch.to_invite_ms),
-        "answer_to_join_ms": _spread(watch.from_answer_ms),
+        "joined": len(watch.joined),
+        "setup_ms": spread([(at - watch.asked[id]) * 1000 for id, at in watch.joined.items()]),
+        "request_to_invite_sent_ms": spread(watch.to_dial_ms),
+        "answer_heard_to_join_ms": spread([(at - watch.answered[id]) * 1000 for id, at in watch.joined.items()]),
         "cpu_ms_per_connection": {
-            "engine": round((after["engine_cpu"] - before["engine_cpu"]) * 1000 / max(1, done), 3),
-            "media_worker": round((after["worker_cpu"] - before["worker_cpu"]) * 1000 / max(1, done), 3),
+            "engine": round((after.engine_cpu_s - before.engine_cpu_s) * 1000 / max(1, done), 3),
+            "media_worker": round((after.worker_cpu_s - before.worker_cpu_s) * 1000 / max(1, done), 3),
         },
+        "open_when_memory_was_read": open_now,
         "kib_per_open_connection": {
-            part: round((peak[f"{part}_rss"] - before[f"{part}_rss"]) / max(1, watch.max_connections), 1)
-            for part in ("engine", "worker")
+            "engine": round((peak.engine_kib - before.engine_kib) / max(1, open_now), 1),
+            "media_worker": round((peak.worker_kib - before.worker_kib) / max(1, open_now), 1),
         },
+        "rss_mib": {"engine": round(peak.engine_kib / 1024, 1), "media_worker": round(peak.worker_kib / 1024, 1)},
+        **({"moments": watch.moments()} if moments else {}),
     }
-
-
-def _usage(worker: list[int]) -> dict[str, float]:
-    return {
-        "engine_cpu": time.process_time(),
-        "worker_cpu": sum(cpu_s(pid) for pid in worker),
-        "engine_rss": rss_kib(os.getpid()),
-        "worker_rss": sum(rss_kib(pid) for pid in worker),
-    }
-
-
-def _spread(values: list[float]) -> dict[str, float]:
-    return {name: round(percentile(values, share), 3) for name, share in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99))}
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """
 What the media relay costs: CPU per relayed packet, delay, memory per connection, time to allocate and to join.
 
-`python bench/media_bench.py [CALLS …]` prints one JSON object. Both ends of every call are sockets of this process: one
+`python -m bench.media_bench [CALLS …]` prints one JSON object. Both ends of every call are sockets of this process: one
 thread sends 20 ms packets on a steady clock to all of them, another takes what comes out and its delay.
 """
 
@@ -18,6 +18,7 @@ import threading
 import time
 from typing import Any
 
+from bench.processes import rss_kib
 from dosvoces.media import Address, Format
 from dosvoces.media.relay import MediaSettings, WorkerRelay
 from dosvoces.model import ConnectionId, Side
@@ -36,15 +37,17 @@ End = tuple[socket.socket, tuple[str, int]]
 
 
 def cpu_s(pid: int) -> float:
-    """User and system time of a process, seconds."""
+    """User and system time of a process of one thread, seconds: finer than the ticks of `processes.cpu_s`."""
     with open(f"/proc/{pid}/schedstat") as file:
         return int(file.read().split()[0]) / 1e9
 
 
-def rss_kb(pid: int) -> int:
-    """Resident memory of a process."""
-    with open(f"/proc/{pid}/status") as file:
-        return next(int(line.split()[1]) for line in file if line.startswith("VmRSS"))
+def new_end() -> socket.socket:
+    """A phone's socket for voice, on a free port."""
+    end = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    end.bind(("127.0.0.1", 0))
+    end.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+    return end
 
 
 class Talkers:
@@ -111,9 +114,7 @@ async def joined(relay: WorkerRelay, number: int, sockets: list[socket.socket]) 
     allocated = time.perf_counter()
     ends: list[End] = []
     for side in Side:
-        end = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        end.bind(("127.0.0.1", 0))
-        end.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+        end = new_end()
         sockets.append(end)
         relay.connect(id, side, Address("127.0.0.1", end.getsockname()[1]), PCMA)
         ends.append((end, (ports[side].host, ports[side].port)))
@@ -130,18 +131,23 @@ async def talk(calls: int) -> dict[str, Any]:
     (pid,) = relay.worker_pids
     made = [await joined(relay, number, sockets) for number in range(calls)]
     talkers = Talkers([end for ends, _ in made for end in ends])
+    cost = await talking_cost(talkers, pid)
+    await relay.close()
+    for opened in sockets:
+        opened.close()
+    return {"calls": calls, **cost}
+
+
+async def talking_cost(talkers: Talkers, pid: int) -> dict[str, Any]:
+    """Let them talk for a while through the process `pid`, which has one thread, and say what it cost that."""
     talkers.start()
     await asyncio.sleep(1.0)  # past the first packets
     cpu, sent, began = cpu_s(pid), talkers.sent, time.perf_counter()
     await asyncio.sleep(TALK_S)
     cpu, sent, took = cpu_s(pid) - cpu, talkers.sent - sent, time.perf_counter() - began
     await asyncio.to_thread(talkers.stop)
-    await relay.close()
-    for opened in sockets:
-        opened.close()
     delays = statistics.quantiles(talkers.delays_ms, n=100)
     return {
-        "calls": calls,
         "packets_per_s": round(sent / took),
         "cpu_us_per_packet": round(cpu / sent * 1e6, 2),
         "cpu_ms_per_s_of_two_way_talk": round(cpu / sent * 100 * 1e3, 3),
@@ -162,9 +168,9 @@ async def set_up() -> dict[str, Any]:
     started = time.perf_counter() - began
     (pid,) = relay.worker_pids
     await joined(relay, IDLE_CONNECTIONS, sockets)
-    before, own_before, cpu_before = rss_kb(pid), rss_kb(os.getpid()), cpu_s(pid)
+    before, own_before, cpu_before = rss_kib(pid), rss_kib(os.getpid()), cpu_s(pid)
     times = [(await joined(relay, number, sockets))[1] for number in range(IDLE_CONNECTIONS)]
-    after, own_after, cpu_after = rss_kb(pid), rss_kb(os.getpid()), cpu_s(pid)
+    after, own_after, cpu_after = rss_kib(pid), rss_kib(os.getpid()), cpu_s(pid)
     began = time.perf_counter()
     for number in range(IDLE_CONNECTIONS):
         await relay.release(ConnectionId(f"bench-{number:020}"))
@@ -187,12 +193,16 @@ async def set_up() -> dict[str, Any]:
     }
 
 
+async def run(*, calls: list[int]) -> dict[str, Any]:
+    """Set-up and memory, then so many calls talking, one after the other."""
+    return {"set_up": await set_up(), "talk": [await talk(number) for number in calls]}
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Measure and print."""
     gc.disable()
     calls = [int(text) for text in (sys.argv[1:] if arguments is None else arguments)] or list(DEFAULT_CALLS)
-    result = {"set_up": asyncio.run(set_up()), "talk": [asyncio.run(talk(number)) for number in calls]}
-    print(json.dumps(result, indent=2))
+    print(json.dumps(asyncio.run(run(calls=calls)), indent=2))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
 """Reading what processes use, and starting those that a measurement needs."""
 
 import asyncio
+import json
 import os
 import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 READY_LIMIT_S = 20.0
 
@@ -34,6 +36,33 @@ def percentile(values: list[float], share: float) -> float:
     """The value below which `share` (0 to 1) of `values` lie; 0 for none."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else 0.0
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """p50, p95 and p99 of `values`, rounded."""
+    return {name: round(percentile(values, share), 3) for name, share in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99))}
+
+
+async def measured(module: str, arguments: dict[str, Any], *, limit_s: float) -> dict[str, Any]:
+    """
+    What `python -m module '{arguments}'` prints: a measurement in a process of its own, killed after `limit_s`.
+
+    Raises `RuntimeError` with its last words if it fails.
+    """
+    process = await asyncio.create_subprocess_exec(
+        PYTHON, "-m", module, json.dumps(arguments), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    try:
+        async with asyncio.timeout(limit_s):
+            out, errors = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if process.returncode:
+        raise RuntimeError(f"{module} failed:\n{errors.decode(errors='replace')[-2000:]}")
+    result: dict[str, Any] = json.loads(out)
+    return result
 
 
 def free_port(kind: socket.SocketKind) -> int:

@@ -1,7 +1,7 @@
 """
 What a connection costs the record: CPU-ms and connections per second with group commit, and the latency when idle.
 
-`python bench/store_bench.py [FOLDER]` prints JSON. A connection is what the switchboard asks for: `record`, two
+`python -m bench.store_bench [FOLDER]` prints JSON. A connection is what the switchboard asks for: `record`, two
 `intend_dial`, 12 journal entries, 9 updates, `settle`, `remember_answer`. `aiosqlite` is the same rows by SQLAlchemy's
 asyncio engine, one transaction a durable write: what the group-committing writer is measured against.
 """
