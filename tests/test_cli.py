@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -279,9 +280,13 @@ def test_serve_with_nothing_configured_says_what_it_is_ready_for_and_stops(folde
             screen.append(line.rstrip())
             if "dosvoces demo" in line:
                 break
+        url = screen[2].split()[-1].removesuffix("/call")
+        with urllib.request.urlopen(f"{url}/metrics") as answer:
+            metrics = answer.read().decode()
         service.send_signal(signal.SIGTERM)
         assert service.wait(10) == 0
         _, err = service.communicate()
+    assert "dosvoces_open_connections 0.0\n" in metrics
     assert screen[0] == f"Dosvoces {__version__}"
     assert screen[2].startswith("  requests  POST http://127.0.0.1:")
     assert screen[3:6] == [

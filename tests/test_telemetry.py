@@ -119,7 +119,7 @@ def test_nested_values_are_masked_and_deep_ones_end() -> None:
 
 def test_metrics_have_their_names() -> None:
     page = telemetry.metrics_page().decode()
-    for name in ("connections_total", "open_connections", "live_legs", "loop_lag_seconds"):
+    for name in ("connections_total", "open_connections", "loop_lag_seconds"):
         assert f"# HELP dosvoces_{name} " in page
 
 

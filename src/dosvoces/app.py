@@ -15,6 +15,7 @@ from functools import partial
 
 import structlog
 
+from dosvoces import telemetry
 from dosvoces.carriers import Carrier
 from dosvoces.carriers.fake import FakeCarrier
 from dosvoces.carriers.sip import SipCarrier, Trunk
@@ -80,6 +81,8 @@ class Service:
             stack.push_async_callback(switchboard.close)
             await switchboard.start()
             service = cls(settings=settings, store=store, mailbox=mailbox, carrier=carrier, switchboard=switchboard)
+            telemetry.OPEN_CONNECTIONS.set_function(lambda: switchboard.open_connections)
+            stack.callback(asyncio.create_task(telemetry.watch_loop(), name="loop lag").cancel)
             await service._listen(stack)
             yield service
             # Requests that wait for their call are answered while the door is still open; new ones get 503.

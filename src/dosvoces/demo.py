@@ -234,7 +234,7 @@ async def _prove(console: Console, store: Store, outcome: _Outcome) -> bool:
     for what, good in checks:
         console.print(Text.assemble(("  yes  ", "green") if good else ("  NO   ", "bold red"), what))
     console.print(f"\n  {'It works.' if passed else 'It does not work: see above.'}\n")
-    console.print(_indented(NEXT))
+    console.print(_indented(_next()))
     return passed
 
 
@@ -264,20 +264,32 @@ def _indented(text: str) -> Text:
     return Text(textwrap.indent(text.rstrip(), "  ") + "\n")
 
 
-NEXT = """Where to look next
-  dosvoces serve            the service; it says what it needs for real calls
-  dosvoces phone --help     a phone of your own for trials
-  README.md                 a real trunk, a real mail server, the answers
-  docs/                     quickstart, settings, architecture
-"""
+def _next() -> str:
+    program = _program()
+    return "\n".join(
+        (
+            "Where to look next",
+            f"  {f'{program} serve':<28}  the service; it says what it needs for real calls",
+            f"  {f'{program} phone --help':<28}  a phone of your own for trials",
+            f"  {'README.md':<28}  a real trunk, a real mail server, the answers",
+            f"  {'docs/':<28}  quickstart, settings, architecture",
+        )
+    )
+
+
+def _program() -> str:
+    """How this program was called: `.venv/bin/dosvoces`, where it isn't on the path."""
+    return sys.argv[0] if sys.argv[0].endswith("/dosvoces") and not sys.argv[0].startswith("/") else "dosvoces"
 
 
 async def _linger(console: Console, url: str, folder: Path) -> None:
     """Keep the service open for a look until Enter, the end of input or Ctrl-C."""
     numbers = f"--firstnumber {NUMBERS[Side.A]} --secondnumber {NUMBERS[Side.B]}"
-    look = f"dosvoces call --url {url} {numbers} --email you@example.com"
+    look = f"call --url {url} {numbers} --email you@example.com"
     console.print("  It stays open until you press Enter. In another terminal:\n")
-    console.print(_indented(f"DOSVOCES_DATABASE__URL=sqlite:///{folder}/dosvoces.db dosvoces list\n{look}"))
+    console.print(
+        _indented(f"DOSVOCES_DATABASE__URL=sqlite:///{folder}/dosvoces.db {_program()} list\n{_program()} {look}")
+    )
     loop, pressed = asyncio.get_running_loop(), asyncio.Event()
     try:
         loop.add_reader(sys.stdin, pressed.set)

@@ -15,6 +15,7 @@ from typing import Any
 
 import structlog
 
+from dosvoces import telemetry
 from dosvoces.carriers import Call, Carrier
 from dosvoces.core import Answer, Connection, Leg, LegState, Terms, answer, deadline, step
 from dosvoces.errors import AlreadyRecorded, CarrierError, MailError, NotNow, StoreError
@@ -352,6 +353,7 @@ class Switchboard:
                 await asyncio.sleep(SETTLE_RETRY_S)
         del self._live[live.order.id]
         live.over.set_result(outcome)
+        telemetry.CONNECTIONS.labels(outcome).inc()
         log.info("connection over", connection=live.order.id, outcome=outcome, ended_by=live.state.ended_by)
 
     async def _settle_leftover(self, record: ConnectionRecord) -> None:

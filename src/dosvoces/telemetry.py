@@ -13,7 +13,7 @@ import sys
 from typing import Any, TextIO
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, generate_latest
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from dosvoces.model import mask_email, mask_number, mask_text
@@ -24,8 +24,11 @@ from dosvoces.settings import Log
 REGISTRY = CollectorRegistry()
 CONNECTIONS = Counter("dosvoces_connections", "Connections that ended, by outcome.", ["outcome"], registry=REGISTRY)
 OPEN_CONNECTIONS = Gauge("dosvoces_open_connections", "Connections without an outcome.", registry=REGISTRY)
-LIVE_LEGS = Gauge("dosvoces_live_legs", "Legs that ring or talk.", registry=REGISTRY)
 LOOP_LAG = Gauge("dosvoces_loop_lag_seconds", "How late the event loop's timers are, last second.", registry=REGISTRY)
+
+
+METRICS_TYPE = CONTENT_TYPE_LATEST
+"""The media type of `metrics_page`."""
 
 
 def metrics_page() -> bytes:

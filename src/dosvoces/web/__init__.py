@@ -18,7 +18,7 @@ from starlette.routing import Route
 from dosvoces.dialplan import NumberRules
 from dosvoces.web.api import api_routes
 from dosvoces.web.call import CallEndpoint
-from dosvoces.web.health import healthz, readyz
+from dosvoces.web.health import healthz, metrics, readyz
 from dosvoces.web.openapi import CALL_PATH
 from dosvoces.web.ports import Connector, Readiness, Records
 
@@ -42,6 +42,7 @@ def build_app(
     app.router.routes.append(Route("/call", call, name="call"))
     app.router.routes.append(Route("/healthz", healthz))
     app.router.routes.append(Route("/readyz", readyz(readiness)))
+    app.router.routes.append(Route("/metrics", metrics))
     app.include_router(api_routes(records))
 
     app.add_exception_handler(HTTPException, _http_error)

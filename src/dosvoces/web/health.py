@@ -5,12 +5,18 @@ from collections.abc import Awaitable, Callable
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from dosvoces import telemetry
 from dosvoces.web.ports import Readiness
 
 
 async def healthz(request: Request) -> Response:
     """200 as long as the process answers at all."""
     return JSONResponse({"status": "ok"})
+
+
+async def metrics(request: Request) -> Response:
+    """Counters and gauges in Prometheus' text format."""
+    return Response(telemetry.metrics_page(), media_type=telemetry.METRICS_TYPE)
 
 
 def readyz(readiness: Readiness) -> Callable[[Request], Awaitable[Response]]:
