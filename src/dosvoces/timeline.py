@@ -153,10 +153,13 @@ def _entry_lines(start: datetime, entry: Entry) -> Iterator[str]:
 
 _FACTS_THAT_SPEAK = ("reason", "detail", "code", "text", "digit", "by")
 """Facts whose value says what it is; all others are shown with their name."""
+_FACTS_SHOWN = {"dialog": ("call_id",)}
+"""Of these entries only some facts are for people: the Call-ID finds the call in a carrier's log, the rest is for us."""
 
 
 def _fact_words(entry: Entry) -> Iterator[str]:
-    facts = entry.facts
+    shown = _FACTS_SHOWN.get(entry.event, entry.facts)
+    facts = {name: value for name, value in entry.facts.items() if name in shown}
     for name in _FACTS_THAT_SPEAK:
         if (value := facts.get(name)) not in (None, ""):
             yield _spoken(str(value)) if name == "reason" else str(value)
