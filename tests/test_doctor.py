@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import cast
 
 from dosvoces import doctor
-from dosvoces.doctor import Finding, Level, ask_options, examine, offline
+from dosvoces.doctor import Finding, Level, examine, offline
 from dosvoces.errors import MailError, StoreError
 from dosvoces.mail import Mail, Mailbox
-from dosvoces.settings import HostPort, Settings
+from dosvoces.settings import Settings
 from dosvoces.store import Store
 
 
@@ -233,10 +233,12 @@ async def test_a_trunk_that_answers_anything_is_alive() -> None:
     assert findings == [Finding(Level.OK, "trunk main", f"127.0.0.1:{port} answers (405 Method Not Allowed)")]
 
 
-async def test_a_closed_port_does_not_answer() -> None:
+async def test_a_trunk_where_nothing_listens_is_an_error() -> None:
     with a_socket(socket.SOCK_DGRAM) as gone:
         port = gone.getsockname()[1]
-    assert await ask_options(HostPort("127.0.0.1", port), local=HostPort("127.0.0.1", 0)) is None
+    subject = settings(trunks=[trunk(proxy=f"sip:127.0.0.1:{port}")])
+    (finding,) = [finding async for finding in doctor._trunk(subject, subject.trunks[0])]
+    assert (finding.level, finding.text) == (Level.ERROR, f"127.0.0.1:{port} can't be reached: Connection refused")
 
 
 async def test_an_unknown_name_is_an_error() -> None:

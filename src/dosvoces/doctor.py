@@ -328,7 +328,12 @@ async def _trunk(settings: Settings, trunk: Trunk) -> AsyncIterator[Finding]:
         return
     peer = HostPort(str(found[0][4][0]), int(found[0][4][1]))
     # The port may be the running service's: ask from another one of the same address.
-    status = await ask_options(peer, local=HostPort(settings.sip.bind.host, 0))
+    try:
+        status = await ask_options(peer, local=HostPort(settings.sip.bind.host, 0))
+    except OSError as error:
+        text = f"{peer} can't be reached: {error.strerror or error}"
+        yield Finding(Level.ERROR, thing, text, "mend its proxy; see that it runs and that UDP gets there")
+        return
     if status is None:
         yield Finding(
             Level.WARNING,
@@ -341,7 +346,11 @@ async def _trunk(settings: Settings, trunk: Trunk) -> AsyncIterator[Finding]:
 
 
 async def ask_options(peer: HostPort, *, local: HostPort) -> str | None:
-    """Send OPTIONS (RFC 3261 §11) and return what was answered, `200 OK`, say; any answer shows that SIP is spoken."""
+    """
+    Send OPTIONS (RFC 3261 §11) and return what was answered, `200 OK`, say; any answer shows that SIP is spoken.
+
+    `None` is silence. Raises `OSError` when the network says that nobody is there.
+    """
     loop = asyncio.get_running_loop()
     family = socket.AF_INET6 if ":" in peer.host else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as probe:
@@ -357,7 +366,7 @@ async def ask_options(peer: HostPort, *, local: HostPort) -> str | None:
                     return await _answer(loop, probe, call_id)
                 finally:
                     repeats.cancel()
-        except (OSError, TimeoutError):
+        except TimeoutError:
             return None
 
 
