@@ -449,6 +449,13 @@ def test_required_extension_is_refused() -> None:
     assert (response.code, response.header("unsupported")) == (420, "100rel, foo, bar")
 
 
+def test_bye_is_never_refused_for_an_extension() -> None:
+    stage = Stage()
+    call, _invite = stage.talking()
+    stage.ask("BYE", local_tag=call.local_tag, headers=[("Require", "foo")])
+    assert (stage.sent(), call.over) == ([200], True)
+
+
 @pytest.mark.parametrize(("method", "body"), [("INVITE", b"x"), ("UPDATE", b""), ("INFO", b"")])
 def test_requests_after_our_bye_are_too_late(method: str, body: bytes) -> None:
     stage = Stage()

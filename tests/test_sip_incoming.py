@@ -328,7 +328,7 @@ def test_response_goes_where_rfc_3581_says() -> None:
 
 
 def test_peer_of_rfc_2543_is_served() -> None:
-    """No branch: the transaction is told by all that must be equal, and its ACK has a To tag that the INVITE had not."""
+    """No branch: the transaction is told by all that must be equal, and its ACK has a To tag, the INVITE none."""
     stage = Stage(answers_calls=True)
 
     def send(method: str, to_tag: str = "") -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from dosvoces.sip.api import CallEnd, EndCause, Invitation
 from dosvoces.sip.digest import Credentials
-from dosvoces.sip.message import MessageError, Request, quoted_branch
+from dosvoces.sip.message import MessageError, Request, quoted_branch, tag
 from tests.sip_stage import ANSWER, OFFER, TRUNK, Recorder, Stage
 
 CREDENTIALS = Credentials("user", "secret")
@@ -472,6 +472,43 @@ def test_unreachable_while_hanging_up() -> None:
     stage.ua.unreachable(destination, data, stage.now)
     assert stage.recorder.end == hung_up("BYE: transport")
     stage.rest()
+
+
+def test_reliable_provisional_answers_are_not_offered_and_not_insisted_on() -> None:
+    """S25: a peer that sends `Require: 100rel` unasked is told nothing and its call goes on."""
+    stage = Stage()
+    stage.invite()
+    invite = stage.request()
+    assert (invite.header("supported"), invite.header("require")) == ("", "")
+    stage.answer(invite, 180, "Ringing", headers=[("Require", "100rel"), ("RSeq", "1")])
+    assert stage.sent() == []
+    stage.answer(invite, 200, body=ANSWER)
+    assert stage.recorder.told == [(180, "Ringing", b""), ("answer", ANSWER)]
+
+
+@pytest.mark.parametrize("code", [199, 299])
+def test_unknown_codes_count_by_their_hundreds(code: int) -> None:
+    """S24."""
+    stage = Stage()
+    stage.invite()
+    stage.answer(stage.request(), code)
+    assert stage.sent() == ([] if code == 199 else ["ACK"])
+    assert stage.recorder.told == [(199, "", b"")] if code == 199 else [("answer", b"")]
+
+
+def test_messages_leave_in_the_order_in_which_they_were_made() -> None:
+    """sippy's three sender threads swap them."""
+    stage = Stage()
+    calls = [stage.invite() for _ in range(10)]
+    invites = [message for message, _ in stage.messages()]
+    for invite in invites:
+        assert isinstance(invite, Request)
+        stage.answer(invite, 200)
+    for call in calls:
+        call.hangup()
+    tags = [call.local_tag for call in calls]
+    sent = [(tag(message.header("from")), message.cseq_method) for message, _ in stage.messages()]
+    assert sent == [(each, "ACK") for each in tags] + [(each, "BYE") for each in tags]
 
 
 def test_hangup_from_within_the_handler() -> None:

@@ -142,7 +142,7 @@ def simulate(
             world.later(world.random.random() * 4, lambda: None if call.over or call.answered else call.answer(ANSWER))
         elif draw < 0.8:
             world.later(world.random.random() * 4, call.hangup)
-        # The rest rings, or says nothing, until the caller gives up, or nobody does: each answer and CANCEL may be lost.
+        # The rest rings, or says nothing, until the caller gives up; nobody does if each answer and CANCEL is lost.
         world.later(120, lambda: None if call.answered else call.hangup())
         return party
 

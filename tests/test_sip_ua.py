@@ -13,6 +13,7 @@ from dosvoces.sip.ua import UserAgent
 from tests.sip_stage import ANSWER, LOCAL, TRUNK, Stage
 
 STRANGER = ("203.0.113.66", 5060)
+NASTY = b'<>",;:=@[] \t\r\n\\%?\x00\xff1SIP'
 METHODS = ["INVITE", "OPTIONS", "REGISTER", "BYE", "MESSAGE", "SUBSCRIBE", "CANCEL", "ACK", "INFO", "X"]
 
 
@@ -175,7 +176,7 @@ def test_handler_that_raises_hurts_nobody_else() -> None:
 
     stage = Stage()
     call = stage.ua.invite(invitation(), Faulty())
-    ((data, destination),) = stage.ua.outbox
+    ((data, _destination),) = stage.ua.outbox
     stage.ua.outbox.clear()
     invite = parse(data)
     assert isinstance(invite, Request)
@@ -270,9 +271,7 @@ def mutated(data: bytes, chance: random.Random) -> bytes:
         elif kind == 1:
             del changed[at : at + chance.randint(1, 20)]
         elif kind == 2:
-            changed[at:at] = bytes(
-                chance.choice(b'<>",;:=@[] \t\r\n\\%?\x00\xff1SIP') for _ in range(chance.randint(1, 8))
-            )
+            changed[at:at] = bytes(chance.choice(NASTY) for _ in range(chance.randint(1, 8)))
         elif kind == 3:
             changed[at:at] = changed[at : at + 40]
         else:

@@ -263,7 +263,7 @@ class Call:
             self._refuse(request, source, key, 500)  # RFC 3261 §12.2.2: out of order
             return
         required = request.values("require")
-        if required:
+        if required and request.method != "BYE":  # a BYE is never refused for what it asks besides
             self._refuse(request, source, key, 420, f"Unsupported: {', '.join(required)}")  # RFC 3261 §8.2.2.3
         elif self._phase is Phase.STARTING:
             self._serve_early(request, source, key)

@@ -236,7 +236,7 @@ class Exchange:
         self._authorization = account.lines(self._method, self.dialog.route()[0], self._body)
 
 
-def ack(line: Line, dialog: Dialog, cseq: int, authorization: tuple[str, ...] = (), body: bytes = b"") -> bytes:
+def ack(line: Line, dialog: Dialog, cseq: int, authorization: tuple[str, ...] = ()) -> bytes:
     """The ACK of a 2xx: within the dialog, with the INVITE's CSeq number and credentials (RFC 3261 §13.2.2.4)."""
     uri, routes = dialog.route()
     lines = [
@@ -250,6 +250,4 @@ def ack(line: Line, dialog: Dialog, cseq: int, authorization: tuple[str, ...] = 
         f"CSeq: {cseq} ACK",
         *authorization,
     ]
-    if body:
-        lines.append(f"Content-Type: {SDP}")
-    return compose_lines(lines, body)
+    return compose_lines(lines)

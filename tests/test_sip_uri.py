@@ -1,0 +1,72 @@
+"""Where a URI leads, from whatever a peer writes."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dosvoces.sip.api import Address
+from dosvoces.sip.uri import destination, host_port, is_loose, is_request_uri, literal, without_headers
+
+
+@pytest.mark.parametrize(
+    ("uri", "expected"),
+    [
+        ("sip:a@192.0.2.1", ("192.0.2.1", 5060)),
+        ("SIP:192.0.2.1:5070;transport=UDP", ("192.0.2.1", 5070)),
+        ("sip:a;b?c@192.0.2.1;lr?X=y", ("192.0.2.1", 5060)),
+        ("sip:[2001:db8::1]:5070", ("2001:db8::1", 5070)),
+        ("sip:a@[::1]", ("::1", 5060)),
+        ("sip:a@[::1", ("::1", 5060)),
+        ("sip:2001:db8::1", ("2001:db8::1", 5060)),
+        ("sip:a@192.0.2.1:99999", ("192.0.2.1", 5060)),
+        ("sip:a@192.0.2.1:0", ("192.0.2.1", 5060)),
+        ("sip:a@192.0.2.1:²", ("192.0.2.1", 5060)),
+        ("sip:a@pbx1:5070", None),
+        ("sip:a@300.1.1.1", None),
+        ("sip:", None),
+        ("", None),
+    ],
+)
+def test_destination(uri: str, expected: Address | None) -> None:
+    assert destination(uri) == expected
+
+
+def test_host_port() -> None:
+    assert host_port("sip:a@pbx1 : 5070 ;lr") == ("pbx1", 5070)
+
+
+@pytest.mark.parametrize(
+    ("uri", "loose"),
+    [
+        ("sip:h;lr", True),
+        ("sip:u;lr@h", False),
+        ("sip:h;LR=on;x", True),
+        ("sip:h;lrx", False),
+        ("sip:h?lr", False),
+        ("sip:lr", False),
+    ],
+)
+def test_is_loose(uri: str, loose: bool) -> None:
+    assert is_loose(uri) is loose
+
+
+@pytest.mark.parametrize(
+    ("uri", "kept"),
+    [
+        ("sip:a@h;method=INVITE;lr?Subject=x", "sip:a@h;lr"),
+        ("sip:a?b;c@h", "sip:a?b;c@h"),
+        ("sip:h?x", "sip:h"),
+    ],
+)
+def test_without_headers(uri: str, kept: str) -> None:
+    assert without_headers(uri) == kept
+
+
+@given(st.text(max_size=60))
+def test_never_raises(text: str) -> None:
+    for uri in (text, f"sip:{text}", f"sip:{text}@{text}:{text}", f"sip:[{text}]"):
+        destination(uri)
+        is_loose(uri)
+        without_headers(uri)
+        is_request_uri(uri)
+    literal(text)
