@@ -171,8 +171,9 @@ class Party(CallHandler):
         self.incoming = incoming
         self.end: CallEnd | None = None
         self.over = asyncio.Event()
+        self.confirmed = asyncio.Event()
+        """Set when the ACK of its answer came."""
         self.port = 40_000  # of media that nobody sends or reads
-        incoming.ring()
 
     @property
     def offer(self) -> sdp.SessionDescription:
@@ -183,6 +184,9 @@ class Party(CallHandler):
         offered = self.offer
         self.incoming.answer(sdp.answer_to(offered, HOST, self.port, codecs or (sdp.PCMA,), session_id=1).body)
 
+    def on_confirmed(self, body: bytes) -> None:
+        self.confirmed.set()
+
     def on_ended(self, end: CallEnd) -> None:
         self.end = end
         self.over.set()
@@ -191,15 +195,18 @@ class Party(CallHandler):
 class Exchange:
     """Where parties are called; each call waits in `parties`."""
 
-    def __init__(self) -> None:
+    def __init__(self, greet: Callable[[IncomingCall], None]) -> None:
+        """Use `open`."""
         self.parties: list[Party] = []
         self.agent: Agent
+        self._greet = greet
         self._called = asyncio.Event()
 
     @classmethod
     @asynccontextmanager
-    async def open(cls) -> AsyncIterator["Exchange"]:
-        exchange = cls()
+    async def open(cls, greet: Callable[[IncomingCall], None] = IncomingCall.ring) -> AsyncIterator["Exchange"]:
+        """`greet` is done to each call as it comes in."""
+        exchange = cls(greet)
         exchange.agent = await Agent.open(
             bind=(HOST, 0), user_agent="exchange", peers=None, on_invite=exchange._on_invite
         )
@@ -218,6 +225,7 @@ class Exchange:
 
     def _on_invite(self, incoming: IncomingCall) -> CallHandler:
         party = Party(incoming)
+        self._greet(incoming)
         self.parties.append(party)
         self._called.set()
         return party

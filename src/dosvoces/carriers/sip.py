@@ -8,7 +8,6 @@ import asyncio
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import structlog
 
@@ -17,14 +16,11 @@ from dosvoces.carriers.sip_leg import Session, SipLeg
 from dosvoces.errors import CarrierError, MediaError
 from dosvoces.events import Dialed, Ended, Event, Unjoined
 from dosvoces.media import Digit, Heard, Lost, MediaRelay, RelayEvent, Statistics
-from dosvoces.model import ConnectionId, LegId, Note, PhoneNumber, Side
+from dosvoces.model import ConnectionId, EndReason, LegId, Note, PhoneNumber, Side
 from dosvoces.sip import sdp
 from dosvoces.sip.agent import Agent, SipTransportError
 from dosvoces.sip.api import Invitation
 from dosvoces.sip.digest import Credentials
-
-if TYPE_CHECKING:
-    pass
 
 log = structlog.get_logger(__name__)
 
@@ -72,12 +68,15 @@ class SipCarrier:
         bind: tuple[str, int],
         advertised: tuple[str, int] | None = None,
         user_agent: str = "dosvoces",
+        close_timeout_s: float = 5.0,
     ) -> None:
+        """`close_timeout_s`: how long `close` waits for the far ends to confirm that they hung up."""
         self._trunks = trunks
         self._relay = relay
         self._bind = bind
         self._advertised = advertised
         self._user_agent = user_agent
+        self._close_timeout_s = close_timeout_s
         self._agent: Agent | None = None
         self._listener: Listener | None = None
         self._destinations: dict[str, tuple[str, int]] = {}
@@ -163,7 +162,11 @@ class SipCarrier:
 
     async def close(self) -> None:
         if self._agent is not None:
-            await self._agent.close()
+            await self._agent.close(self._close_timeout_s)
+        # A far end that said nothing can't be sent a CANCEL (RFC 3261 §9.1), and nobody will hear what it says now.
+        for leg in [leg for session in self._sessions.values() for leg in session.legs.values()]:
+            unconfirmed = "the far end didn't confirm the hang-up before the shutdown"
+            self.leg_over(leg, Ended(leg.side, EndReason.FAILED, unconfirmed))
         if self._releases:
             await asyncio.wait(self._releases)
         await self._relay.close()

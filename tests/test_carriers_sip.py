@@ -1,0 +1,336 @@
+"""The SIP driver beside its contract: reasons, codecs, hold, trunks, notes, and far ends that don't behave."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from dosvoces.carriers import Call
+from dosvoces.carriers.sip import SipCarrier, Trunk
+from dosvoces.errors import CarrierError
+from dosvoces.events import Answered, Dialed, Ended, Ringing
+from dosvoces.media.relay import MediaSettings, WorkerRelay
+from dosvoces.model import ConnectionId, EndReason, PhoneNumber, Side
+from dosvoces.phone import Phone, PhoneBehaviour
+from dosvoces.phone_call import PhoneCall
+from dosvoces.sip import sdp
+from dosvoces.sip.api import Address, EndCause
+from dosvoces.testing import A, B
+from tests.far_ends import HOST, LIMIT_S, Does, Exchange, Party, Recorder, SipFarEnd, a_call, media_ports, sip_far_end
+
+ONE = ConnectionId(f"{1:026d}")
+
+
+class Bench:
+    """A started SIP carrier with both its far ends."""
+
+    def __init__(self, far: SipFarEnd) -> None:
+        self.far = far
+        self.sip = far.sip
+        self.told = Recorder()
+
+    async def party(self, side: Side, *codecs: sdp.Codec) -> Party:
+        """A party at the exchange that has answered with the first of `codecs` that it was offered."""
+        party = await self.rung(side)
+        party.answer(*codecs)
+        await self.told.saw(ONE, Answered(side))
+        await asyncio.wait_for(party.confirmed.wait(), LIMIT_S)
+        return party
+
+    async def rung(self, side: Side) -> Party:
+        await self.sip.dial(a_call(1, side, Does.CROSSES))
+        await self.told.saw(ONE, Ringing(side))
+        return self.far.exchange.parties[-1]
+
+    async def ended(self, side: Side) -> Ended:
+        def end() -> list[Ended]:
+            return [e for c, e in self.told.events if c == ONE and isinstance(e, Ended) and e.side is side]
+
+        await self.told.until(end)
+        return end()[0]
+
+
+@pytest.fixture
+async def bench() -> AsyncIterator[Bench]:
+    async with sip_far_end() as far:
+        made = Bench(far)
+        await far.sip.start(made.told)
+        yield made
+        await far.sip.close()
+        assert far.sip.open_sessions == 0
+
+
+@asynccontextmanager
+async def started(*trunks: Trunk, close_timeout_s: float = 1.0) -> AsyncIterator[tuple[SipCarrier, Recorder]]:
+    carrier = a_carrier(*trunks, close_timeout_s=close_timeout_s)
+    told = Recorder()
+    await carrier.start(told)
+    try:
+        yield carrier, told
+    finally:
+        await carrier.close()
+
+
+def a_carrier(*trunks: Trunk, bind: Address = (HOST, 0), close_timeout_s: float = 1.0) -> SipCarrier:
+    relay = WorkerRelay(MediaSettings(bind_host=HOST, advertised_host=HOST, port_range=media_ports()))
+    return SipCarrier(trunks=trunks, relay=relay, bind=bind, close_timeout_s=close_timeout_s)
+
+
+def a_number(e164: str) -> PhoneNumber:
+    return PhoneNumber(e164, e164)
+
+
+def to(number: str, side: Side = A) -> Call:
+    return Call(ONE, side, a_number(number))
+
+
+# --- reasons ---
+
+REASONS = {
+    (486, "Busy Here"): EndReason.BUSY,
+    (600, "Busy Everywhere"): EndReason.BUSY,
+    (408, "Request Timeout"): EndReason.NO_ANSWER,
+    (480, "Temporarily Unavailable"): EndReason.NO_ANSWER,
+    (403, "Forbidden"): EndReason.REJECTED,
+    (603, "Decline"): EndReason.REJECTED,
+    (404, "Not Found"): EndReason.UNREACHABLE,
+    (410, "Gone"): EndReason.UNREACHABLE,
+    (484, "Address Incomplete"): EndReason.UNREACHABLE,
+    (604, "Does Not Exist Anywhere"): EndReason.UNREACHABLE,
+    (302, "Moved Temporarily"): EndReason.FAILED,
+    (400, "Bad Request"): EndReason.FAILED,
+    (401, "Unauthorized"): EndReason.FAILED,
+    (407, "Proxy Authentication Required"): EndReason.FAILED,
+    (487, "Request Terminated"): EndReason.FAILED,
+    (488, "Not Acceptable Here"): EndReason.FAILED,
+    (500, "Server Internal Error"): EndReason.FAILED,
+    (503, "Service Unavailable"): EndReason.FAILED,
+}
+
+
+async def test_each_status_has_its_reason_and_its_own_words() -> None:
+    def refuse(number: str) -> PhoneBehaviour:
+        status = next(status for status in REASONS if number.endswith(str(status[0])))
+        return PhoneBehaviour(reject=status)
+
+    async with Phone.open(refuse) as phone, started(Trunk("phone", *phone.address)) as (carrier, told):
+        for status, _phrase in REASONS:
+            await carrier.dial(Call(ConnectionId(f"{status:026d}"), A, a_number(f"+34600000{status}")))
+        await told.until(lambda: len(told.events) == 2 * len(REASONS))
+    ends = {int(connection): event for connection, event in told.events if isinstance(event, Ended)}
+    assert ends == {status: Ended(A, reason, f"{status} {phrase}") for (status, phrase), reason in REASONS.items()}
+
+
+async def test_a_port_where_nobody_listens_is_unreachable(bench: Bench) -> None:
+    await bench.sip.dial(a_call(1, A, Does.GONE))
+    end = await bench.ended(A)
+    assert end.reason is EndReason.UNREACHABLE
+    assert end.detail
+
+
+# --- what is offered and agreed ---
+
+
+async def test_the_first_is_offered_what_we_can_ring_in(bench: Bench) -> None:
+    party = await bench.rung(A)
+    audio = party.offer.media[0]
+    assert (audio.codecs, audio.events) == ((sdp.PCMA, sdp.PCMU), (sdp.TELEPHONE_EVENT,))
+
+
+@pytest.mark.parametrize("codec", [sdp.PCMA, sdp.PCMU], ids=lambda codec: str(codec.name))
+async def test_the_second_is_offered_exactly_what_the_first_speaks(bench: Bench, codec: sdp.Codec) -> None:
+    await bench.party(A, codec, sdp.TELEPHONE_EVENT)
+    audio = (await bench.rung(B)).offer.media[0]
+    assert (audio.codecs, audio.events) == ((codec,), (sdp.TELEPHONE_EVENT,))
+
+
+@pytest.mark.parametrize("answer", [b"", b"hello", sdp.offer(HOST, 40_000, [sdp.G722], session_id=1)])
+async def test_an_answer_without_media_for_us_is_hung_up_and_no_answer(bench: Bench, answer: bytes) -> None:
+    party = await bench.rung(A)
+    party.incoming.answer(answer)
+    end = await bench.ended(A)
+    await asyncio.wait_for(party.over.wait(), LIMIT_S)
+    assert end.reason is EndReason.FAILED
+    assert end.detail.startswith("no media: ")
+    assert party.end is not None
+    assert (party.end.cause, party.end.by) == (EndCause.HANGUP, "remote")
+    assert bench.told.of(ONE) == [Dialed(A), Ringing(A), Ended(A, EndReason.FAILED)]
+
+
+async def test_the_second_that_speaks_another_codec_is_hung_up(bench: Bench) -> None:
+    await bench.party(A, sdp.PCMU)
+    second = await bench.rung(B)
+    second.incoming.answer(sdp.offer(HOST, 40_000, [sdp.PCMA], session_id=1))
+    end = await bench.ended(B)
+    assert (end.reason, end.detail[:10]) == (EndReason.FAILED, "no media: ")
+    assert Answered(B) not in bench.told.of(ONE)
+
+
+async def test_early_media_is_ringing() -> None:
+    """183 is all that many gateways ever send."""
+    early = sdp.offer(HOST, 40_000, [sdp.PCMA], session_id=1)
+    async with Exchange.open(lambda incoming: incoming.progress(early)) as exchange:
+        async with started(Trunk("gateway", *exchange.agent.local)) as (carrier, told):
+            await carrier.dial(to("+34600000001"))
+            await told.saw(ONE, Ringing(A))
+
+
+# --- hold and resume ---
+
+
+async def test_hold_and_resume_are_answered_and_noted(bench: Bench) -> None:
+    await bench.party(A)
+    party = await bench.party(B)
+    answers = []
+    for version, direction in enumerate((sdp.Direction.SENDONLY, sdp.Direction.SENDRECV, sdp.Direction.INACTIVE), 2):
+        changed: asyncio.Future[tuple[int | None, bytes]] = asyncio.get_running_loop().create_future()
+        offer = sdp.offer(HOST, party.port, [sdp.PCMA], session_id=1, version=version, direction=direction)
+        party.incoming.reinvite(offer, lambda status, body, to=changed: to.set_result((status, body)))  # type: ignore[misc]
+        status, body = await asyncio.wait_for(changed, LIMIT_S)
+        answered = sdp.parse(body)
+        answers.append((status, answered.media[0].direction, answered.version))
+    assert answers == [(200, "recvonly", "2"), (200, "sendrecv", "3"), (200, "inactive", "4")]
+    assert [note.kind for _, note in bench.told.notes if note.kind in ("hold", "resume")] == ["hold", "resume", "hold"]
+    assert {note.side for _, note in bench.told.notes if note.kind in ("hold", "resume")} == {B}
+
+
+async def test_an_offer_that_we_cannot_take_changes_nothing(bench: Bench) -> None:
+    party = await bench.party(A)
+    changed: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
+    offer = sdp.offer(HOST, party.port, [sdp.G722], session_id=1, version=2)
+    party.incoming.reinvite(offer, lambda status, _body: changed.set_result(status))
+    assert await asyncio.wait_for(changed, LIMIT_S) == 488
+    assert len(bench.told.notes_of(ONE, "offer_refused", A)) == 1
+    assert bench.told.of(ONE)[-1] == Answered(A)
+
+
+# --- trunks ---
+
+
+async def test_the_first_trunk_whose_prefix_fits_takes_the_call() -> None:
+    async with Exchange.open() as one, Exchange.open() as other:
+        trunks = [
+            Trunk("one", *one.agent.local, prefixes=("+34600", "+351")),
+            Trunk("other", *other.agent.local, prefixes=("+",), caller_id="+34910000000"),
+        ]
+        async with started(*trunks) as (carrier, _told):
+            for number, e164 in enumerate(("+34600000001", "+34960000002", "+351912345678")):
+                await carrier.dial(Call(ConnectionId(f"{number:026d}"), A, a_number(e164)))
+            await one.party(1)
+            party = await other.party(0)
+            uri = f"@{HOST}:{other.agent.local[1]}"
+            assert party.incoming.to_uri == party.incoming.request_uri == f"sip:+34960000002{uri}"
+            assert party.incoming.from_uri == f"sip:+34910000000{uri}"
+    assert sorted(party.incoming.request_uri[4:17] for party in one.parties) == ["+34600000001@", "+351912345678"]
+    assert len(other.parties) == 1
+
+
+async def test_a_number_that_no_trunk_takes_is_a_clear_error(bench: Bench) -> None:
+    with pytest.raises(CarrierError) as caught:
+        await bench.sip.dial(a_call(1, A, Does.NO_WAY))
+    assert str(caught.value) == "no trunk takes +34607•••001: see the trunks' prefixes"
+    assert caught.value.permanent
+
+
+async def test_without_trunks_nothing_is_opened_and_that_is_told() -> None:
+    async with started() as (carrier, _told):
+        assert carrier.problems() == ["no trunk is configured: add [[trunks]] to dosvoces.toml"]
+
+
+async def test_a_trunk_without_an_address_is_a_clear_error_at_start() -> None:
+    carrier = a_carrier(Trunk("main", "sip.nowhere.invalid", 5060))
+    with pytest.raises(CarrierError, match=r"^trunk main: sip\.nowhere\.invalid has no address: "):
+        await carrier.start(Recorder())
+    await carrier.close()
+
+
+async def test_a_taken_port_is_a_clear_error_at_start() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+        taken.bind((HOST, 0))
+        port = taken.getsockname()[1]
+        carrier = a_carrier(Trunk("main", HOST, 5060), bind=(HOST, port))
+        with pytest.raises(CarrierError) as caught:
+            await carrier.start(Recorder())
+        await carrier.close()
+    assert str(caught.value).startswith(f"can't listen for SIP on {HOST}:{port}: ")
+    assert str(caught.value).endswith("; change sip.bind or free the port")
+
+
+# --- notes ---
+
+
+@asynccontextmanager
+async def two_phones(behaviour: PhoneBehaviour) -> AsyncIterator[tuple[SipCarrier, Recorder, Phone]]:
+    """Both sides up and joined."""
+    async with Phone.open(behaviour) as phone, started(Trunk("phone", *phone.address)) as (carrier, told):
+        for side in Side:
+            await carrier.dial(to(f"+3460000000{1 if side is A else 2}", side))
+            await told.saw(ONE, Answered(side))
+        await carrier.join(ONE)
+        yield carrier, told, phone
+
+
+async def test_keys_are_noted() -> None:
+    behaviour = PhoneBehaviour(answer_after_s=0, keys="5#", keys_after_s=0.05)
+    async with two_phones(behaviour) as (_carrier, told, phone):
+        await told.until(lambda: all(len(told.notes_of(ONE, "digit", side)) == 2 for side in Side))
+
+        def heard(call: PhoneCall) -> bool:
+            return call.heard.keys == "5#"
+
+        async with asyncio.timeout(LIMIT_S):
+            while not all(map(heard, phone.calls)):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+    for side in Side:
+        assert [note.facts["digit"] for note in told.notes_of(ONE, "digit", side)] == ["5", "#"]
+
+
+async def test_statistics_are_noted_at_the_end() -> None:
+    async with two_phones(PhoneBehaviour(answer_after_s=0, tone_hz=1000)) as (carrier, told, phone):
+        async with asyncio.timeout(LIMIT_S):
+            while any(call.heard.packets < 20 for call in phone.calls):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        for side in Side:
+            carrier.hangup(to("", side).id)
+        await told.until(lambda: all(told.notes_of(ONE, "statistics", side) for side in Side))
+        for side in Side:
+            (note,) = told.notes_of(ONE, "statistics", side)
+            assert list(note.facts) == ["received", "sent", "lost", "jitter_ms", "refused"]
+            assert int(note.facts["received"] or 0) >= 20
+            assert int(note.facts["sent"] or 0) >= 20
+            assert note.facts["lost"] == 0
+            # The phone speaks as it answers: what overtakes its 200 comes from a stranger still.
+            assert int(note.facts["refused"] or 0) <= 3
+            (source,) = told.notes_of(ONE, "media_source", side)
+            assert source.facts["host"] == HOST
+
+
+async def test_what_it_takes_to_hang_up_is_noted_before_the_answer_is_told(bench: Bench) -> None:
+    """After a crash the dialog's facts are needed for every leg that may have been up."""
+    noted: list[bool] = []
+    bench.told.reaction = lambda _connection, event: (
+        noted.append(bool(bench.told.notes_of(ONE, "dialog", A))) if event == Answered(A) else None
+    )
+    party = await bench.party(A)
+    assert noted == [True]
+    (note,) = bench.told.notes_of(ONE, "dialog", A)
+    assert note.facts["call_id"] == party.incoming.call_id
+    assert str(note.facts["call_id"]).startswith(f"{ONE}-a-")
+
+
+# --- a far end that says nothing ---
+
+
+async def test_a_leg_of_unknown_fate_has_its_end_when_the_carrier_closes() -> None:
+    """No CANCEL may leave before a provisional answer (RFC 3261 §9.1), so there is nobody to confirm anything."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as mute:
+        mute.bind((HOST, 0))
+        async with started(Trunk("mute", *mute.getsockname()), close_timeout_s=0.05) as (carrier, told):
+            await carrier.dial(to("+34600000001"))
+        assert [event for _, event in told.events] == [
+            Dialed(A),
+            Ended(A, EndReason.FAILED, "the far end didn't confirm the hang-up before the shutdown"),
+        ]
+        assert carrier.open_sessions == 0
