@@ -154,7 +154,7 @@ def _entry_lines(start: datetime, entry: Entry) -> Iterator[str]:
 _FACTS_THAT_SPEAK = ("reason", "detail", "code", "text", "digit", "by")
 """Facts whose value says what it is; all others are shown with their name."""
 _FACTS_SHOWN = {"dialog": ("call_id",)}
-"""Of these entries only some facts are for people: the Call-ID finds the call in a carrier's log, the rest is for us."""
+"""Of these only some facts are for people: the Call-ID finds the call in a carrier's log, the rest is for us."""
 
 
 def _fact_words(entry: Entry) -> Iterator[str]:
