@@ -297,6 +297,12 @@ def free_ports(count: int) -> list[int]:
         return list(range(first, first + count))
 
 
+def free_tcp_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
 @contextmanager
 def _bound(port: int) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:

@@ -29,7 +29,7 @@ from dosvoces.settings import Settings
 from dosvoces.sip.transaction import InviteClient, NonInviteClient, State
 from dosvoces.store import ConnectionRecord, Entry
 from tests.peers.agreement import disagreements
-from tests.peers.sipp import HOST, SippPhone, free_ports, udp_ports, until
+from tests.peers.sipp import HOST, SippPhone, free_ports, free_tcp_port, udp_ports, until
 
 FIRST = "+34600000011"
 SECOND = "+34960000022"
@@ -269,9 +269,3 @@ def assert_only_finished_transactions(running: Trial) -> None:
     clients = running.carrier.agent._ua.wire.clients.values()
     states = {client.state for client in clients if isinstance(client, InviteClient | NonInviteClient)}
     assert states <= LINGERING, states
-
-
-def free_tcp_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
