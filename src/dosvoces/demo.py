@@ -269,10 +269,10 @@ def _next() -> str:
     return "\n".join(
         (
             "Where to look next",
-            f"  {f'{program} serve':<28}  the service; it says what it needs for real calls",
-            f"  {f'{program} phone --help':<28}  a phone of your own for trials",
-            f"  {'README.md':<28}  a real trunk, a real mail server, the answers",
-            f"  {'docs/':<28}  quickstart, settings, architecture",
+            f"  {f'{program} serve':<33}  the service; it says what it needs for real calls",
+            f"  {f'{program} phone --help':<33}  a phone of your own for trials",
+            f"  {'README.md':<33}  a real trunk, a real mail server, the answers",
+            f"  {'docs/':<33}  quickstart, settings, architecture",
         )
     )
 
