@@ -142,8 +142,8 @@ class Baresip:
 
     @property
     def heard(self) -> Sequence[int]:
-        """The samples that it heard in its only call, after the end of that."""
-        (dump,) = self.folder.glob("dump-*-dec.wav")
+        """The samples that it heard since the audio last began, to be read after the call."""
+        dump = max(self.folder.glob("dump-*-dec.wav"))  # named by the time
         with wave.open(str(dump), "rb") as file:
             assert (file.getnchannels(), file.getframerate(), file.getsampwidth()) == (1, RATE, 2)
             return array.array("h", file.readframes(file.getnframes()))

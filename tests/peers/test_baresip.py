@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,11 +61,16 @@ async def calling(folder: Path, **dialing: float) -> AsyncIterator[BaresipTrial]
                 await phone.event("CALL_CLOSED")
 
 
+def passed(seconds: float) -> Callable[[], bool]:
+    """How long people talk is the phones' own business: nothing tells that a second of it is over."""
+    end = time.monotonic() + seconds
+    return lambda: time.monotonic() > end
+
+
 async def test_each_hears_the_other_and_not_itself(tmp_path: Path) -> None:
     async with calling(tmp_path) as t:
         await t.talk()
-        a_second_later = time.monotonic() + 1
-        await until(lambda: time.monotonic() > a_second_later, "a second of talk")
+        await until(passed(1.0), "a second of talk")
         await t.phones[Side.B].command("hangup")
     assert (t.outcome, t.ended_by) == ("completed", "b")
     for side in Side:
@@ -110,10 +115,14 @@ async def test_hold_and_resume(tmp_path: Path, side: Side) -> None:
         await phone.command("resume")
         await phone.event("CALL_REMOTE_SDP", offers + 2)
         await t.seen("resume", side)
+        await until(passed(0.7), "some talk")
         await phone.command("hangup")
     assert (t.outcome, t.ended_by) == ("completed", side)
     assert [entry.side for entry in t.entries("hold") + t.entries("resume")] == [side, side]
     assert [event["param"] for event in phone.told("CALL_REMOTE_SDP")] == ["offer", "answer", "answer"]
+    for side in Side:
+        heard = t.phones[side].heard[-RATE // 4 :]
+        assert level_dbm0(heard, SPEAKS_HZ[side.other]) == pytest.approx(total_dbm0(heard), abs=0.5)
 
 
 async def test_declined_by_the_second_phone(tmp_path: Path) -> None:

@@ -189,6 +189,29 @@ async def test_second_answer_without_media_is_hung_up(tmp_path: Path) -> None:
     assert (t.outcome, t.ended_by) == ("second_failed", "b")
 
 
+HERE = "c=IN IP4 127.0.0.1"
+ODD_MEDIA = {
+    "refused": (HERE, "m=audio 0 RTP/AVP 8"),
+    "another codec": (HERE, "m=audio 6000 RTP/AVP 18"),
+    "video only": (HERE, "m=video 6000 RTP/AVP 96"),
+    "encrypted": (HERE, "m=audio 6000 RTP/SAVP 8"),
+    "no address": ("b=AS:64", "m=audio 6000 RTP/AVP 8"),
+    "a name": ("c=IN IP4 phone.invalid", "m=audio 6000 RTP/AVP 8"),
+    "nonsense": (HERE, "m=audio"),
+}
+
+
+@pytest.mark.parametrize("odd", ODD_MEDIA)
+async def test_answer_that_nobody_could_hear_is_hung_up(tmp_path: Path, odd: str) -> None:
+    connection, media = ODD_MEDIA[odd]
+    phone = Phone("odd_media", {"connection": connection, "media": media})
+    async with trial(tmp_path, a=phone, b=NOBODY) as t:
+        response = await t.post()
+    assert not_made(response, FIRST)
+    assert (t.outcome, t.ended_by) == ("first_failed", "a")
+    assert str(t.detail(Side.A)["detail"]).startswith("no media")
+
+
 async def test_early_media_counts_as_ringing(tmp_path: Path) -> None:
     a, b = Phone("early_media"), Phone("early_media", {"ring_ms": 300})
     async with trial(tmp_path, a=a, b=b, talk_limit_s=1) as t:

@@ -1,5 +1,6 @@
 """What crosses, comes late or twice, or gets lost: each leg is ended exactly once, and nobody stays on it."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -94,3 +95,18 @@ async def test_closed_port_fails_at_once(tmp_path: Path) -> None:
     (record,) = t.records
     assert record.ended_at is not None
     assert (record.ended_at - record.created_at).total_seconds() < 0.5
+
+
+async def test_hang_ups_at_every_moment_around_the_second_answer(tmp_path: Path) -> None:
+    """A hangs up before B is dialled, while it rings, as it answers, or after: whatever crosses, both are released."""
+    a, b = Phone("hang_up_soon", {"talk_ms": 80}), Phone("answer_or_be_cancelled", {"ring_ms": 40}, or_fewer=True)
+    async with trial(tmp_path, a=a, b=b, calls=60) as t:
+
+        async def later(number: int) -> None:
+            await asyncio.sleep(number / 30)  # 30 a second, so that SIPp keeps up
+            await t.post()
+
+        await asyncio.gather(*(later(number) for number in range(60)))
+    # Which of the moments a call meets is chance; that all were met is likely enough to be told by the outcomes.
+    assert {record.outcome for record in t.records} <= {"completed", "first_hung_up"}
+    assert len(t.records) == 60
