@@ -12,7 +12,7 @@ from dosvoces.carriers.sip import SipCarrier, Trunk
 from dosvoces.errors import CarrierError
 from dosvoces.events import Answered, Dialed, Ended, Ringing
 from dosvoces.media.relay import MediaSettings, WorkerRelay
-from dosvoces.model import ConnectionId, EndReason, PhoneNumber, Side
+from dosvoces.model import ConnectionId, EndReason, Note, PhoneNumber, Side
 from dosvoces.phone import Phone, PhoneBehaviour
 from dosvoces.phone_call import PhoneCall
 from dosvoces.sip import sdp
@@ -318,6 +318,29 @@ async def test_what_it_takes_to_hang_up_is_noted_before_the_answer_is_told(bench
     (note,) = bench.told.notes_of(ONE, "dialog", A)
     assert note.facts["call_id"] == party.incoming.call_id
     assert str(note.facts["call_id"]).startswith(f"{ONE}-a-")
+
+
+# --- what an earlier process left ---
+
+
+async def test_a_leftover_is_hung_up_by_the_note_of_its_dialog(bench: Bench) -> None:
+    party = await bench.party(A)
+    (dialog,) = bench.told.notes_of(ONE, "dialog", A)
+    # Another carrier on the same trunks stands for the next process.
+    async with started(Trunk("exchange", *bench.far.exchange.agent.local)) as (next_one, told):
+        next_one.hangup_leftover(ONE, dialog)
+        await asyncio.wait_for(party.over.wait(), LIMIT_S)
+    assert party.end is not None
+    assert (party.end.cause, party.end.by) == (EndCause.HANGUP, "remote")
+    assert told.events == []
+
+
+@pytest.mark.parametrize("facts", [{}, {"destination": "x"}, {"destination": "127.0.0.1 y"}])
+async def test_a_note_that_is_no_dialog_hangs_nobody_up(
+    bench: Bench, facts: dict[str, str | int | float | None]
+) -> None:
+    bench.sip.hangup_leftover(ONE, Note("dialog", A, facts))
+    assert bench.far.sip.agent.open_calls == 0
 
 
 # --- a far end that says nothing ---

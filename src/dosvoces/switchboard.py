@@ -7,7 +7,7 @@ before it acts: a mail, a dial, a report leaves only after its intent is on disk
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -117,10 +117,10 @@ class Switchboard:
         return len(self._live)
 
     async def start(self) -> None:
-        """Settle what the last process left open, then get ready to dial. Raises `CarrierError`, `StoreError`."""
+        """Get ready to dial, and settle what the last process left open. Raises `CarrierError`, `StoreError`."""
+        await self._carrier.start(self)
         for record in await self._store.unfinished():
             await self._settle_leftover(record)
-        await self._carrier.start(self)
 
     async def connect(self, order: Order) -> Answer:
         """
@@ -357,14 +357,27 @@ class Switchboard:
         log.info("connection over", connection=live.order.id, outcome=outcome, ended_by=live.state.ended_by)
 
     async def _settle_leftover(self, record: ConnectionRecord) -> None:
-        """A connection that the last process left: nothing is dialled again, its outcome is `interrupted`."""
+        """
+        A connection that the last process left: nothing is dialled again, its outcome is `interrupted`.
+
+        Who was up is hung up first: were we killed in between, the next start does it again, which harms nobody.
+        """
         now = self._now()
+        for dialog in _left_up(await self._store.entries(record.id)):
+            self._carrier.hangup_leftover(record.id, dialog)
         legs = {leg.side: _lost(leg, now) for leg in record.legs if leg.dialed_at is not None}
         before = Connection(Terms(), a=legs.get(Side.A, Leg()), b=legs.get(Side.B, Leg()), joined_at=record.joined_at)
         after, _report = step(before, LostAtRestart(), now)
         self._store.journal(_entry(record.id, now, LostAtRestart(), before, after))
         await self._store.settle(record.id, after, Outcome.INTERRUPTED, at=now)
         log.warning("connection of the last process settled", connection=record.id, outcome=Outcome.INTERRUPTED)
+
+
+def _left_up(entries: Sequence[Entry]) -> list[Note]:
+    """The `dialog` notes of the legs that were answered and have no end in the journal."""
+    ended = {entry.side for entry in entries if entry.event == _EVENT_NAMES[Ended]}
+    dialogs = (entry for entry in entries if entry.event == "dialog" and entry.side not in ended)
+    return [Note(entry.event, entry.side, entry.facts) for entry in dialogs]
 
 
 def _lost(leg: LegRecord, now: datetime) -> Leg:

@@ -10,7 +10,7 @@ import pytest
 from dosvoces.carriers import Carrier
 from dosvoces.errors import CarrierError
 from dosvoces.events import Answered, Dialed, Ended, Event, Ringing, Unjoined
-from dosvoces.model import ConnectionId, EndReason, LegId, Side
+from dosvoces.model import ConnectionId, EndReason, LegId, Note, Side
 from dosvoces.testing import A, B, until
 from tests.far_ends import FAR_ENDS, Does, FarEnd, Recorder, a_call
 from tests.peers.trial import Belongings
@@ -370,3 +370,14 @@ async def test_close_before_any_call(bench: Bench) -> None:
     assert bench.carrier.problems() == []
     await bench.carrier.close()
     await bench.carrier.close()
+
+
+# --- leftovers are released ---
+
+
+async def test_leftovers_are_released_without_an_event(bench: Bench) -> None:
+    """That they are released is seen with a driver that has somebody to release: test_carriers_sip."""
+    for note in (Note("dialog", A), Note("dialog", A, {"destination": "somewhere"}), Note("digit")):
+        bench.carrier.hangup_leftover(ONE, note)
+    await asyncio.sleep(SOON_S)
+    assert (bench.told.events, bench.far.up()) == ([], 0)

@@ -51,6 +51,8 @@ class Carrier(Protocol):
     - *unknown fate is hung up*: a dial whose fate is unknown is hung up before it is reported as failed.
     - *join needs both*: `join` raises `CarrierError` unless both legs are answered.
     - *unjoined is told*: media lost after the join is one `Unjoined`; the legs stay up until they are hung up.
+    - *leftovers are released*: `hangup_leftover` releases a leg that an earlier process left up, by the `dialog` note
+      that was given before the leg's `Answered`; no event follows, and what can't be used does nothing.
     - *no policy*: no retry, no time-out but the protocol's.
     """
 
@@ -66,6 +68,9 @@ class Carrier(Protocol):
 
     def hangup(self, leg: LegId) -> None:
         """Release the leg: CANCEL before the answer, BYE after it, whichever is right when they cross."""
+
+    def hangup_leftover(self, connection_id: ConnectionId, dialog: Note) -> None:
+        """Release a leg of an earlier process, which died with it up: `dialog` is the note that it gave."""
 
     def play_ringing(self, leg: LegId) -> None:
         """Let this answered leg hear the ringing tone until `join`."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from dosvoces.carriers import Call, Listener
 from dosvoces.errors import CarrierError
 from dosvoces.events import Answered, Dialed, Ended, Event, Ringing, Unjoined
-from dosvoces.model import ConnectionId, EndReason, LegId, Side, leg_id
+from dosvoces.model import ConnectionId, EndReason, LegId, Note, Side, leg_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +76,9 @@ class FakeCarrier:
     def hangup(self, leg: LegId) -> None:
         if (known := self._legs.get(leg)) is not None:
             self._end(known, EndReason.HANGUP if known.answered else EndReason.CANCELLED, "")
+
+    def hangup_leftover(self, connection_id: ConnectionId, dialog: Note) -> None:
+        """A script's far end dies with its process."""
 
     def play_ringing(self, leg: LegId) -> None:
         if leg in self._legs:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from dosvoces.carriers import Call, Listener
-from dosvoces.carriers.sip_leg import Session, SipLeg
+from dosvoces.carriers.sip_leg import Session, SipLeg, facts_of
 from dosvoces.errors import CarrierError, MediaError
 from dosvoces.events import Dialed, Ended, Event, Unjoined
 from dosvoces.media import Digit, Heard, Lost, MediaRelay, RelayEvent, Statistics
@@ -143,6 +143,17 @@ class SipCarrier:
     def hangup(self, leg: LegId) -> None:
         if (known := self._leg(leg)) is not None and known.call is not None:
             known.call.hangup()
+
+    def hangup_leftover(self, connection_id: ConnectionId, dialog: Note) -> None:
+        try:
+            facts = facts_of(dialog)
+        except (KeyError, ValueError):
+            log.warning("a leg of the last process can't be hung up", connection=connection_id, side=dialog.side)
+            return
+        if self._agent is not None:
+            known = (trunk for trunk in self._trunks if self._destinations[trunk.name] == facts.destination)
+            trunk = next(known, None)
+            self._agent.hang_up_orphan(facts, trunk.credentials if trunk is not None else None)
 
     def play_ringing(self, leg: LegId) -> None:
         if (known := self._leg(leg)) is not None:

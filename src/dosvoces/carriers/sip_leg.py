@@ -214,9 +214,29 @@ def _dialog_facts(facts: DialogFacts) -> dict[str, str | int | float | None]:
         "call_id": facts.call_id,
         "local": facts.local,
         "remote": facts.remote,
+        "local_tag": facts.local_tag,
+        "remote_tag": facts.remote_tag,
         "invite_cseq": facts.invite_cseq,
         "local_cseq": facts.local_cseq,
         "remote_target": facts.remote_target,
         "route_set": "\n".join(facts.route_set),
         "destination": f"{facts.destination[0]} {facts.destination[1]}",
     }
+
+
+def facts_of(dialog: Note) -> DialogFacts:
+    """What a `dialog` note of ours says. Raises `KeyError` or `ValueError` if it isn't one."""
+    facts = dialog.facts
+    host, port = str(facts["destination"]).rsplit(" ", 1)
+    return DialogFacts(
+        call_id=str(facts["call_id"]),
+        local=str(facts["local"]),
+        remote=str(facts["remote"]),
+        local_tag=str(facts["local_tag"]),
+        remote_tag=str(facts["remote_tag"]),
+        invite_cseq=int(facts["invite_cseq"] or 0),
+        local_cseq=int(facts["local_cseq"] or 0),
+        remote_target=str(facts["remote_target"]),
+        route_set=tuple(str(facts["route_set"]).splitlines()),
+        destination=(host, int(port)),
+    )
