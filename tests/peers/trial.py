@@ -169,15 +169,20 @@ async def trial(
         }
         ports = {side: phone.port for side, phone in phones.items()}
         settings = make_settings(folder, ports, trunk=trunk or {}, dialing=dialing)
-        async with open_service(settings) as (service, client):
-            running = SippTrial(service, client, phones=phones)
-            yield running
-            await running.over()
-            # A phone that is content has had an answer to all it sent.
-            await asyncio.gather(*(phone.finished() for phone in phones.values()))
-            assert_only_finished_transactions(running)
-        alive = {side: phone for side, phone in phones.items() if not phone.unplugged}
-        assert disagreements(running.records, running.journals, alive) == []
+        try:
+            async with open_service(settings) as (service, client):
+                running = SippTrial(service, client, phones=phones)
+                yield running
+                await running.over()
+                # A phone that is content has had an answer to all it sent.
+                await asyncio.gather(*(phone.finished() for phone in phones.values()))
+                assert_only_finished_transactions(running)
+            alive = {side: phone for side, phone in phones.items() if not phone.unplugged}
+            assert disagreements(running.records, running.journals, alive) == []
+        except BaseException as error:
+            for phone in phones.values():
+                error.add_note(f"{phone.name} ({phone.scenario}) saw\n{phone.transcript}")
+            raise
 
 
 def make_settings(
