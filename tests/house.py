@@ -10,9 +10,10 @@ import os
 import signal
 import sqlite3
 import sys
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,19 @@ class House:
     async def journal(self, record: ConnectionRecord) -> list[Entry]:
         return await self.service.store.entries(record.id)
 
+    async def deadline(self, connection: ConnectionId) -> datetime | None:
+        """When something is due next for this connection, as a restarted process would find it."""
+
+        def look() -> str | None:
+            with closing(
+                sqlite3.connect(self.service.settings.database.url.get_secret_value()[len("sqlite:///") :])
+            ) as db:
+                found = db.execute("SELECT deadline FROM connection WHERE id = ?", [connection]).fetchone()
+                return str(found[0]) if found and found[0] else None
+
+        due = await asyncio.to_thread(look)
+        return datetime.fromisoformat(due) if due else None
+
     async def journalled(self, event: str) -> ConnectionRecord:
         """Wait for such an entry in the newest connection's journal."""
 
@@ -134,19 +148,24 @@ class House:
         return int(pid)
 
 
-def values(folder: Path, phone: Phone | None = None, **sections: dict[str, object]) -> dict[str, Any]:
-    """Settings as the file has them; `sections` are added to."""
+Sections = dict[str, object]
+
+
+def values(
+    folder: Path, phone: Phone | None = None, trunks: Sequence[Sections] = (), **sections: Sections
+) -> dict[str, Any]:
+    """Settings as the file has them; `sections` are added to, `trunks` stand before the one to `phone`."""
     low, high = media_ports()
     made: dict[str, Any] = {
         "http": {"host": HOST, "port": 0},
         "database": {"url": f"sqlite:///{folder}/record.db"},
         "sip": {"bind": f"{HOST}:0"},
         "media": {"address": HOST, "ports": f"{low}-{high}"},
-        "trunks": [],
+        "trunks": list(trunks),
     }
     if phone is not None:
         trunk = {"name": "phones", "proxy": f"sip:{HOST}:{phone.address[1]}", "caller_id": "+34910000000"}
-        made["trunks"] = [trunk]
+        made["trunks"].append(trunk)
     for name, section in sections.items():
         made[name] = {**made.get(name, {}), **section}
     return made
@@ -154,10 +173,15 @@ def values(folder: Path, phone: Phone | None = None, **sections: dict[str, objec
 
 @asynccontextmanager
 async def house(
-    folder: Path, *, phone: Phone | None = None, carrier: Carrier | None = None, **sections: dict[str, object]
+    folder: Path,
+    *,
+    phone: Phone | None = None,
+    carrier: Carrier | None = None,
+    trunks: Sequence[Sections] = (),
+    **sections: Sections,
 ) -> AsyncIterator[House]:
     """The service in this process."""
-    settings = Settings.model_validate(values(folder, phone, **sections))
+    settings = Settings.model_validate(values(folder, phone, trunks, **sections))
     async with (
         Service.open(settings, carrier=carrier) as service,
         httpx.AsyncClient(base_url=service.http_url, timeout=LIMIT_S) as client,
@@ -167,11 +191,11 @@ async def house(
 
 @asynccontextmanager
 async def house_and_phones(
-    folder: Path, first: PhoneBehaviour, second: PhoneBehaviour, **sections: dict[str, object]
+    folder: Path, first: PhoneBehaviour, second: PhoneBehaviour, **sections: Sections
 ) -> AsyncIterator[tuple[House, Phones]]:
     """The service with a trunk to two phones; afterwards nobody is left on a line."""
     async with Phones.open({FIRST: first, SECOND: second}) as phones:
-        async with house(folder, phone=phones.phone, carrier=None, **sections) as running:
+        async with house(folder, phone=phones.phone, carrier=None, trunks=(), **sections) as running:
             yield running, phones
         await phones.quiet()
 
@@ -208,10 +232,10 @@ class Process:
 
 
 @asynccontextmanager
-async def process(folder: Path, phone: Phone, **sections: dict[str, object]) -> AsyncIterator[Process]:
+async def process(folder: Path, phone: Phone, **sections: Sections) -> AsyncIterator[Process]:
     """A real `dosvoces serve` with its own configuration file; killed if it is still there in the end."""
     config = folder / "dosvoces.toml"
-    config.write_text(as_toml(values(folder, phone, log={"format": "json", "level": "debug"}, **sections)), "utf-8")
+    config.write_text(as_toml(values(folder, phone, (), log={"format": "json", "level": "debug"}, **sections)), "utf-8")
     async with AsyncExitStack() as stack:
         serving = await asyncio.create_subprocess_exec(
             *(str(Path(sys.executable).parent / "dosvoces"), "serve", "--config", str(config)),
