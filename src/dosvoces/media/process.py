@@ -40,6 +40,7 @@ class WorkerProcess:
         self._numbers = itertools.count(1)
         self._answers: dict[int, asyncio.Future[Message]] = {}
         self._unsent: deque[bytes] = deque()
+        self._blocked = False  # the worker doesn't read; `_write` goes on when it does
         self._watch: asyncio.TimerHandle | None = None
         self._last_heard_at = 0.0
         self._ready: asyncio.Future[Message] = self._loop.create_future()
@@ -91,7 +92,8 @@ class WorkerProcess:
             return
         self._unsent.append(encode(*message))
         if len(self._unsent) == 1:
-            self._write()
+            # Two turns of the loop, not one: what a task that wakes in this turn has to say goes along.
+            self._loop.call_soon(self._loop.call_soon, self._write)
         elif len(self._unsent) > MAX_UNSENT:
             self._give_up("it took no more commands")
 
@@ -102,14 +104,18 @@ class WorkerProcess:
         number = next(self._numbers)
         answer = self._answers[number] = self._loop.create_future()
         self.send(name, number, *arguments)
+        limit = self._loop.call_later(ANSWER_TIMEOUT_S, self._unanswered, answer, name)
         try:
-            async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                result: Message = await answer
-                return result
-        except TimeoutError as error:
-            raise MediaError(f"the media worker did not answer {name!r} within {ANSWER_TIMEOUT_S:g} s") from error
+            result: Message = await answer
+            return result
         finally:
+            limit.cancel()
             self._answers.pop(number, None)
+
+    def _unanswered(self, answer: asyncio.Future[Message], name: str) -> None:
+        if not answer.done():
+            why = f"the media worker did not answer {name!r} within {ANSWER_TIMEOUT_S:g} s"
+            answer.set_exception(MediaError(why))
 
     def kill(self) -> None:
         """End the process at once; `ended` follows."""
@@ -144,7 +150,8 @@ class WorkerProcess:
                 self._gone("it ended by itself")
                 return
             self._last_heard_at = self._loop.time()
-            self._take(decode(data))
+            for message in decode(data):
+                self._take(message)
 
     def _take(self, message: Message) -> None:
         match message:
@@ -165,16 +172,22 @@ class WorkerProcess:
     def _write(self) -> None:
         if self._socket is None:
             return
-        try:
-            while self._unsent:
-                self._socket.send(self._unsent[0])
-                self._unsent.popleft()
-        except BlockingIOError:
-            self._loop.add_writer(self._socket.fileno(), self._write)
-            return
-        except OSError:
-            return  # it is gone; reading tells
-        self._loop.remove_writer(self._socket.fileno())
+        while self._unsent:
+            data = self._unsent.popleft()
+            while self._unsent and len(data) + len(self._unsent[0]) < MAX_MESSAGE:
+                data += b"\n" + self._unsent.popleft()
+            try:
+                self._socket.send(data)
+            except BlockingIOError:
+                self._unsent.appendleft(data)
+                self._blocked = True
+                self._loop.add_writer(self._socket.fileno(), self._write)
+                return
+            except OSError:
+                return  # it is gone; reading tells
+        if self._blocked:
+            self._blocked = False
+            self._loop.remove_writer(self._socket.fileno())
 
     def _ping(self) -> None:
         if self._loop.time() - self._last_heard_at > FROZEN_S:

@@ -1,5 +1,7 @@
 """
-What the server and its media worker say to each other: one JSON list a message, over a Unix SOCK_SEQPACKET socket.
+What the server and its media worker say to each other: JSON lists over a Unix SOCK_SEQPACKET socket.
+
+A datagram holds one message or several, each on a line of its own: waking the other process is most of what one costs.
 
 Server to worker: `["start", host, low, high, index, count, [resting port …], rest_s]` first (this worker has every
 count-th even port of the range), `["allocate", n, id, country]`,
@@ -21,11 +23,10 @@ _decoder = json.JSONDecoder()
 
 
 def encode(*message: object) -> bytes:
-    """One message as it goes over the socket."""
+    """One message as it goes over the socket; without a line break."""
     return _encoder.encode(message).encode()
 
 
-def decode(data: bytes) -> Message:
-    """The message in `data`."""
-    message: Message = _decoder.decode(data.decode())
-    return message
+def decode(data: bytes) -> list[Message]:
+    """The messages in a datagram."""
+    return [_decoder.decode(line) for line in data.decode().split("\n")]

@@ -26,7 +26,7 @@ from dosvoces.media.ports import PortPair, PortPool
 from dosvoces.media.session import Line, Session
 from dosvoces.media.source import SocketAddress, SourceLock
 from dosvoces.media.tones import FRAME_MS
-from dosvoces.media.wire import MAX_MESSAGE, decode, encode
+from dosvoces.media.wire import MAX_MESSAGE, Message, decode, encode
 from dosvoces.model import ConnectionId, Side
 
 TICK_S = FRAME_MS / 1000  # one frame of tone
@@ -70,6 +70,7 @@ class Worker:
         self._calls: dict[ConnectionId, Call] = {}
         self._sockets: dict[int, _Socket] = {}
         self._ringing: dict[ConnectionId, Call] = {}
+        self._orders: deque[Message] = deque()
         self._outbox: deque[bytes] = deque()
         self._blocked = False  # the server doesn't read; `_attend` goes on when it does
         self._pool = PortPool("", [])
@@ -103,6 +104,7 @@ class Worker:
         commands = select.poll()
         commands.register(control, select.POLLIN)
         gather, before = commands.poll, 0.0
+        self._obey()  # what came together with an order that met a fault
         while not self._over:
             ready = poll(self._wait(clock()), MAX_EVENTS)
             now = clock()
@@ -182,7 +184,12 @@ class Worker:
             if not data:
                 self._over = True
                 return
-            name, *arguments = decode(data)
+            self._orders.extend(decode(data))
+            self._obey()
+
+    def _obey(self) -> None:
+        while self._orders:
+            name, *arguments = self._orders.popleft()
             self._commands[name](*arguments)
 
     def _start(self, host: str, low: int, high: int, index: int, count: int, resting: list[int], rest_s: float) -> None:
