@@ -357,3 +357,31 @@ async def test_a_leg_of_unknown_fate_has_its_end_when_the_carrier_closes() -> No
             Ended(A, EndReason.FAILED, "the far end didn't confirm the hang-up before the shutdown"),
         ]
         assert carrier.open_sessions == 0
+
+
+# --- silence ---
+
+
+@pytest.mark.parametrize("hang_up", [False, True], ids=["noted", "hung up"])
+async def test_a_silent_leg_is_noted_and_hung_up_if_asked(hang_up: bool) -> None:
+    async with Exchange.open() as exchange:
+        relay = WorkerRelay(MediaSettings(HOST, HOST, media_ports(), silence_s=0.3))
+        carrier = SipCarrier(
+            trunks=[Trunk("exchange", *exchange.agent.local)], relay=relay, bind=(HOST, 0), hang_up_silent=hang_up
+        )
+        told = Recorder()
+        await carrier.start(told)
+        try:
+            await carrier.dial(to("+34600000001"))
+            party = await exchange.party()
+            party.answer()
+            await told.until(lambda: told.notes_of(ONE, "silent", A))
+            assert float(told.notes_of(ONE, "silent", A)[0].facts["for_s"] or 0) >= 0.3
+            if hang_up:
+                await told.saw(ONE, Ended(A, EndReason.FAILED))
+                assert told.events[-1][1] == Ended(A, EndReason.FAILED, "no audio for 0 s")
+                await asyncio.wait_for(party.over.wait(), LIMIT_S)
+            else:
+                assert party.end is None
+        finally:
+            await carrier.close()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dosvoces.media import Address, Digit, Format, Heard, Statistics, rtp
+from dosvoces.media import Address, Digit, Format, Heard, Silent, Statistics, rtp, tones
 from dosvoces.media.rtp import Packet, TelephoneEvent
 from dosvoces.media.session import Session
 from dosvoces.media.source import SocketAddress
@@ -23,10 +23,11 @@ A_AT, B_AT = ("192.0.2.1", 4000), ("192.0.2.2", 5000)
 class Desk:
     """A session with its clock and its events; `hear` is a packet that comes in."""
 
-    def __init__(self) -> None:
-        self.events: list[Digit | Heard] = []
+    def __init__(self, silence_s: float = 30.0) -> None:
+        self.events: list[Digit | Heard | Silent] = []
         self.now = 1000.0
-        self.session = Session(ID, "ES", self.events.append, random.Random(1).getrandbits)
+        entropy = random.Random(1).getrandbits
+        self.session = Session(ID, "ES", self.events.append, entropy, silence_s=silence_s)
 
     def connected(self) -> "Desk":
         self.session.connect(Side.A, A_AT, A_FORMAT)
@@ -341,3 +342,51 @@ def test_a_session_that_ended_leaves_no_cycle() -> None:
         assert gc.collect() == 0
     finally:
         gc.enable()
+
+
+def quiet(desk: Desk, *seconds: float) -> list[Silent]:
+    """Look at the session at those times, and what silence was told."""
+    for at in seconds:
+        desk.session.settle(1000.0 + at)
+    return [event for event in desk.events if isinstance(event, Silent)]
+
+
+def test_a_side_that_says_nothing_is_silent_once_and_again_after_it_was_heard() -> None:
+    desk = Desk(silence_s=3.0).connected()
+    desk.session.connect(Side.B, B_AT, B_FORMAT, sends=False)
+    assert quiet(desk, 0.0, 0.2, 2.9) == []
+    assert quiet(desk, 3.0, 3.2, 60.0) == [Silent(ID, Side.A, 3.0)]
+    desk.voice(Side.A, 0)
+    assert len(quiet(desk, 61.0, 63.9)) == 1
+    assert quiet(desk, 64.1, 80.0) == [Silent(ID, Side.A, 3.0), Silent(ID, Side.A, 3.1)]
+
+
+def test_a_side_on_hold_isn_t_silent_and_counts_anew_when_resumed() -> None:
+    desk = Desk(silence_s=3.0).connected()
+    desk.session.connect(Side.A, None, A_FORMAT)
+    desk.session.connect(Side.B, B_AT, B_FORMAT, sends=False)
+    assert quiet(desk, 0.0, 5.0, 10.0) == []
+    desk.session.connect(Side.A, A_AT, A_FORMAT)
+    desk.session.connect(Side.A, A_AT, A_FORMAT)
+    assert quiet(desk, 10.2, 13.0) == []
+    assert quiet(desk, 13.2) == [Silent(ID, Side.A, 3.0)]
+
+
+def test_packets_that_are_refused_don_t_break_a_silence() -> None:
+    desk = Desk(silence_s=1.0).connected()
+    for number in range(8):
+        desk.hear(Side.A, Packet(8, number, number * 160, 7, b"x" * 160), ("192.0.2.66", 4000))
+        desk.voice(Side.B, number)
+        quiet(desk, number * 0.2)
+    assert desk.events == [Heard(ID, Side.B, Address(*B_AT)), Silent(ID, Side.A, 1.0)]
+
+
+def test_a_tone_goes_on_in_the_new_codec_when_its_hearer_changes() -> None:
+    desk = Desk().connected()
+    desk.session.play_ringing(Side.A)
+    assert desk.ring(Side.A).payload_type == 8
+    desk.session.connect(Side.A, A_AT, Format("PCMU", 0))
+    packet = desk.ring(Side.A)
+    assert (packet.payload_type, packet.payload[:20]) == (0, tones.encoded(tones.ringing_tone("ES"), "PCMU")[:20])
+    desk.session.connect(Side.A, A_AT, Format("G722", 9))
+    assert not desk.session.lines[Side.A].out.ringing, "no tone is better than noise"

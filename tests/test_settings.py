@@ -115,6 +115,11 @@ def test_environment_outweighs_the_file(tmp_path: Path) -> None:
     assert spare.proxy == Proxy("2001:db8::1", 5060)
 
 
+@pytest.mark.parametrize(("value", "expected"), [("auto", "auto"), ("4", 4)])
+def test_workers_are_a_number_or_one_per_core(value: str, expected: object) -> None:
+    assert load(None, {"DOSVOCES_MEDIA__WORKERS": value}).media.workers == expected
+
+
 def test_countries_are_those_of_the_trunks(tmp_path: Path) -> None:
     trunk = '[[trunks]]\nname = "{}"\nproxy = "sip:127.0.0.1"\ncountry = "{}"\n'
     file = written(tmp_path, trunk.format("a", "PT") + trunk.format("b", "fr") + trunk.format("c", "PT"))

@@ -6,6 +6,7 @@ back. `serve` runs one until a signal ends it.
 """
 
 import asyncio
+import os
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -179,13 +180,20 @@ def _carrier(settings: Settings) -> Carrier:
                 bind_host=settings.media.address,
                 advertised_host=settings.media.advertised or settings.media.address,
                 port_range=settings.media.ports,
-                workers=settings.media.workers,
+                workers=_cores() if settings.media.workers == "auto" else settings.media.workers,
+                silence_s=settings.media.silence_s,
             )
         ),
+        hang_up_silent=settings.media.silence_action == "hangup",
         bind=settings.sip.bind,
         advertised=settings.sip.advertised,
         user_agent=settings.sip.user_agent,
     )
+
+
+def _cores() -> int:
+    """Those that this process may use; a container may have fewer than its machine."""
+    return len(os.sched_getaffinity(0))
 
 
 def _limits(settings: Settings) -> Limits:

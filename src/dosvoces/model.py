@@ -149,6 +149,6 @@ class Note:
     """Something worth keeping that changes no state: a digit, a hold, a leg's statistics, a dialog's identifiers."""
 
     kind: str
-    """`digit`, `hold`, `resume`, `statistics`, `dialog`, `media_source` …"""
+    """`digit`, `hold`, `resume`, `silent`, `statistics`, `dialog`, `media_source` …"""
     side: "Side | None" = None
     facts: dict[str, str | int | float | None] = field(default_factory=dict)

@@ -283,8 +283,15 @@ class Media(_Section):
     """The IP address that SDP names: this machine as the trunk sees it. Needed when `address` is `0.0.0.0`."""
     ports: Annotated[PortRange, BeforeValidator(_port_range)] = PortRange(20000, 29999)
     """UDP ports for audio, four a connection, given back 30 s after use."""
-    workers: Annotated[int, Field(ge=1, le=64)] = 1
-    """Processes that move audio. One carries some hundred conversations."""
+    workers: Annotated[int, Field(ge=1, le=64)] | Literal["auto"] = 1
+    """Processes that move audio; `"auto"`: one per core. One carries some hundred conversations, a second one makes
+    room for more, and when one dies only its own conversations are lost."""
+    silence_s: Annotated[float, Field(ge=0, le=3600)] = 30.0
+    """After how many seconds without audio from a side that should send it the leg counts as silent, and that is
+    recorded; 0 turns it off. Not while that side is on hold."""
+    silence_action: Literal["note", "hangup"] = "note"
+    """What is done about a silent leg: `note` records it, `hangup` ends the leg as failed. Phones that send nothing
+    while nobody speaks look silent."""
 
     @model_validator(mode="after")
     def _sendable(self) -> Self:

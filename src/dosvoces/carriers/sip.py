@@ -15,7 +15,7 @@ from dosvoces.carriers import Call, Listener
 from dosvoces.carriers.sip_leg import Session, SipLeg, facts_of
 from dosvoces.errors import CarrierError, MediaError
 from dosvoces.events import Dialed, Ended, Event, Unjoined
-from dosvoces.media import Digit, Heard, Lost, MediaRelay, RelayEvent, Statistics
+from dosvoces.media import Digit, Heard, Lost, MediaRelay, RelayEvent, Silent, Statistics
 from dosvoces.model import ConnectionId, EndReason, LegId, Note, PhoneNumber, Side
 from dosvoces.sip import sdp
 from dosvoces.sip.agent import Agent, SipTransportError
@@ -69,14 +69,20 @@ class SipCarrier:
         advertised: tuple[str, int] | None = None,
         user_agent: str = "dosvoces",
         close_timeout_s: float = 5.0,
+        hang_up_silent: bool = False,
     ) -> None:
-        """`close_timeout_s`: how long `close` waits for the far ends to confirm that they hung up."""
+        """
+        `close_timeout_s`: how long `close` waits for the far ends to confirm that they hung up.
+
+        `hang_up_silent`: whether a leg whose silence the relay tells is ended as failed, or only noted.
+        """
         self._trunks = trunks
         self._relay = relay
         self._bind = bind
         self._advertised = advertised
         self._user_agent = user_agent
         self._close_timeout_s = close_timeout_s
+        self._hang_up_silent = hang_up_silent
         self._agent: Agent | None = None
         self._listener: Listener | None = None
         self._destinations: dict[str, tuple[str, int]] = {}
@@ -252,6 +258,11 @@ class SipCarrier:
                 self.note(connection_id, Note("digit", side, {"digit": digit, "duration_ms": duration_ms}))
             case Heard(connection_id=connection_id, side=side, source=source):
                 self.note(connection_id, Note("media_source", side, {"host": source.host, "port": source.port}))
+            case Silent(connection_id=connection_id, side=side, for_s=for_s):
+                self.note(connection_id, Note("silent", side, {"for_s": for_s}))
+                session = self._sessions.get(connection_id)
+                if self._hang_up_silent and session is not None and (leg := session.legs.get(side)) is not None:
+                    leg.fail(f"no audio for {for_s:.0f} s")
             case Lost(connection_id=connection_id, why=why):
                 session = self._sessions.get(connection_id)
                 if session is not None and not session.lost:

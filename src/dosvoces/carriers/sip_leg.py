@@ -91,8 +91,7 @@ class SipLeg(CallHandler):
             self.chosen = sdp.choose(sdp.parse(body), self._codecs)
         except sdp.SdpError as error:
             # A call that nobody could hear is hung up at once and told as what it is.
-            self._failure = f"no media: {error}"
-            self._hangup()
+            self.fail(f"no media: {error}")
             return
         self._connect_media(self.chosen)
         self.carrier.note(self.session.connection_id, Note("dialog", self.side, _dialog_facts(facts)))
@@ -163,9 +162,13 @@ class SipLeg(CallHandler):
             dtmf_payload_type=chosen.dtmf_payload_type,
             packet_ms=chosen.packet_ms,
         )
-        self.carrier.relay.connect(self.session.connection_id, self.side, remote, agreed)
+        self.carrier.relay.connect(
+            self.session.connection_id, self.side, remote, agreed, sends=chosen.direction.receives
+        )
 
-    def _hangup(self) -> None:
+    def fail(self, why: str) -> None:
+        """Hang up because of `why`: the leg ends as failed, and that is its detail."""
+        self._failure = self._failure or why
         if self.call is not None:
             self.call.hangup()
 

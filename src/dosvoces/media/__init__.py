@@ -76,7 +76,16 @@ class Lost:
     why: str
 
 
-RelayEvent = Digit | Heard | Lost
+@dataclass(frozen=True, slots=True)
+class Silent:
+    """Nothing was accepted for so long from a side that should send. Told once for each such silence."""
+
+    connection_id: ConnectionId
+    side: Side
+    for_s: float
+
+
+RelayEvent = Digit | Heard | Lost | Silent
 
 
 class MediaRelay(Protocol):
@@ -92,6 +101,8 @@ class MediaRelay(Protocol):
     - *join*: after `join` each side hears the other within one packet time, with the sequence, timestamp and SSRC of
       its own stream continuous.
     - *hold*: `connect` again with other values moves or (`remote=None`) silences that side, keeping its port.
+    - *silence is told*: a connected side from which nothing is accepted for the relay's `silence_s` gets one `Silent`,
+      and another one after it was heard again. Not while it is on hold (`remote=None`) or doesn't send (`sends=False`).
     - *release is final and idempotent*: it returns each side's statistics (all zero for an unknown connection); ports
       stay bound and are drained for 30 s.
     - *loss is told*: if the worker dies, each of its connections gets exactly one `Lost`; later calls for it do nothing
@@ -108,9 +119,13 @@ class MediaRelay(Protocol):
         `country` (ISO 3166 alpha-2) chooses the ringing tone. Raises `MediaError` when there is no port or no worker.
         """
 
-    def connect(self, connection_id: ConnectionId, side: Side, remote: Address | None, format: Format) -> None:
+    def connect(
+        self, connection_id: ConnectionId, side: Side, remote: Address | None, format: Format, *, sends: bool = True
+    ) -> None:
         """
         Say where that side's media is and how it is coded; `remote=None`: it wants to receive nothing for now.
+
+        `sends=False`: it said that it sends nothing for now.
 
         Raises `MediaError` if `remote` can't be sent to: no literal address, or of the other family.
         """

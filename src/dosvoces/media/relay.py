@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from dosvoces.errors import MediaError, NotAllowed
-from dosvoces.media import Address, Digit, Format, Heard, Lost, MediaRelay, RelayEvent, Statistics
+from dosvoces.media import Address, Digit, Format, Heard, Lost, MediaRelay, RelayEvent, Silent, Statistics
 from dosvoces.media.process import WorkerProcess
 from dosvoces.media.wire import Message
 from dosvoces.model import ConnectionId, Side
@@ -34,6 +34,8 @@ class MediaSettings:
     """Processes; each has its share of the ports."""
     rest_s: float = 30.0
     """How long a port is not given again after its connection is over."""
+    silence_s: float = 30.0
+    """How long a side that should send may be quiet before that is told; 0: for ever."""
 
     @property
     def family(self) -> socket.AddressFamily:
@@ -47,6 +49,8 @@ class _Slot:
     index: int
     process: WorkerProcess | None = None
     calls: "dict[ConnectionId, _Call]" = field(default_factory=dict)
+    allocating: int = 0
+    """Connections that are on their way to it."""
     backoff_s: float = FIRST_BACKOFF_S
     started_at: float = 0.0
     restart: asyncio.Task[None] | None = None
@@ -103,11 +107,14 @@ class WorkerRelay(MediaRelay):
         self._allocating.add(connection_id)
         try:
             process, slot = await self._least_loaded()
+            slot.allocating += 1
             try:
                 a, b = await process.ask("allocate", connection_id, country)
             except BaseException:  # above all a cancelled caller: the worker must not keep ports for nobody
                 process.send("release", 0, connection_id)
                 raise
+            finally:
+                slot.allocating -= 1
             if slot.process is not process:
                 raise MediaError("the media worker is gone")
         finally:
@@ -116,13 +123,15 @@ class WorkerRelay(MediaRelay):
         host = self._settings.advertised_host
         return {Side.A: Address(host, a), Side.B: Address(host, b)}
 
-    def connect(self, connection_id: ConnectionId, side: Side, remote: Address | None, format: Format) -> None:
+    def connect(
+        self, connection_id: ConnectionId, side: Side, remote: Address | None, format: Format, *, sends: bool = True
+    ) -> None:
         if call := self._calls.get(connection_id):
             host, port = (None, 0) if remote is None else (self._as_the_kernel_writes(remote.host), remote.port)
             call.formats[side] = format
             self._send(
                 *(call, "connect", connection_id, side, host, port, format.name, format.payload_type),
-                *(format.clock_rate, format.dtmf_payload_type, format.packet_ms),
+                *(format.clock_rate, format.dtmf_payload_type, format.packet_ms, sends),
             )
 
     def play_ringing(self, connection_id: ConnectionId, side: Side) -> None:
@@ -189,7 +198,7 @@ class WorkerRelay(MediaRelay):
                     await self._up.wait()
             except TimeoutError as error:
                 raise MediaError("no media worker is up") from error
-        up = [(len(slot.calls), slot.index, slot) for slot in self._slots if slot.process is not None]
+        up = [(len(slot.calls) + slot.allocating, slot.index, slot) for slot in self._slots if slot.process is not None]
         if not up:
             raise MediaError("no media worker is up")
         slot = min(up)[2]
@@ -203,7 +212,8 @@ class WorkerRelay(MediaRelay):
         process = WorkerProcess(self._heard, lambda why: self._worker_ended(slot, why))
         low, high = self._settings.port_range
         await process.start(
-            *(self._settings.bind_host, low, high, slot.index, len(self._slots), resting, self._settings.rest_s)
+            *(self._settings.bind_host, low, high, slot.index, len(self._slots), resting),
+            *(self._settings.rest_s, self._settings.silence_s),
         )
         slot.process, slot.started_at = process, loop.time()
         self._up.set()
@@ -250,6 +260,9 @@ class WorkerRelay(MediaRelay):
             case ["heard", str(connection_id), str(side), str(host), int(port)]:
                 if connection_id in self._calls:
                     self._report(Heard(ConnectionId(connection_id), Side(side), Address(host, port)))
+            case ["silent", str(connection_id), str(side), int() | float() as for_s]:
+                if connection_id in self._calls:
+                    self._report(Silent(ConnectionId(connection_id), Side(side), float(for_s)))
             case _:
                 _log.error("the media worker said what the relay does not know: %r", message[:1])
 

@@ -5,9 +5,10 @@ A `Session` has two `Line`s. A line has the source lock of its party, what the p
 that the party hears (`Outgoing`).
 """
 
+import math
 from collections.abc import Callable
 
-from dosvoces.media import Address, Digit, Format, Heard, Statistics, tones
+from dosvoces.media import Address, Digit, Format, Heard, Silent, Statistics, tones
 from dosvoces.media.dtmf import KeyPress
 from dosvoces.media.g711 import SILENCE
 from dosvoces.media.incoming import Incoming
@@ -15,7 +16,7 @@ from dosvoces.media.outgoing import Outgoing
 from dosvoces.media.source import SocketAddress, SourceLock
 from dosvoces.model import ConnectionId, Side
 
-Report = Callable[[Digit | Heard], None]
+Report = Callable[[Digit | Heard | Silent], None]
 Entropy = Callable[[int], int]
 """A random number of so many bits."""
 
@@ -23,7 +24,9 @@ Entropy = Callable[[int], int]
 class Line:
     """One side of a connection."""
 
-    __slots__ = ("_id", "_report", "_side", "incoming", "lock", "on_hold", "out")
+    __slots__ = (
+        "_id", "_quiet_since", "_received", "_report", "_side", "_watched", "incoming", "lock", "on_hold", "out",
+    )  # fmt: skip
 
     def __init__(self, id: ConnectionId, side: Side, report: Report, entropy: Entropy) -> None:
         self._id, self._side, self._report = id, side, report
@@ -31,12 +34,19 @@ class Line:
         self.incoming = Incoming(self._pressed)
         self.out = Outgoing(ssrc=entropy(32), sequence=entropy(16), timestamp=entropy(32))
         self.on_hold = False
+        self._watched = False  # whether it should send
+        self._received = 0  # packets, when last looked
+        self._quiet_since: float | None = None  # monotonic seconds; None: not known yet, or its silence was told
 
-    def connect(self, remote: tuple[str, int] | None, format: Format) -> None:
+    def connect(self, remote: tuple[str, int] | None, format: Format, sends: bool) -> None:
         """Take media from `remote` and send it there; None: send nothing, and take it from where it came until now."""
         if remote is not None:
             self.lock.expect(remote)
         self.on_hold = remote is None
+        watched = sends and not self.on_hold
+        if watched and not self._watched:
+            self._received, self._quiet_since = -1, None  # it starts to count at the next look
+        self._watched = watched
         self.incoming.code(format)
         self.out.code(format)
         self._aim()
@@ -56,6 +66,18 @@ class Line:
     def _aim(self) -> None:
         self.out.destination = None if self.on_hold else self.lock.reply_to
 
+    def settle(self, now: float, silence_s: float) -> None:
+        """What time alone brings about: a key that must be let go, a silence that is worth telling."""
+        self.incoming.settle(now)
+        if not self._watched:
+            return
+        received = self.incoming.received
+        if received != self._received:
+            self._received, self._quiet_since = received, now
+        elif self._quiet_since is not None and now - self._quiet_since >= silence_s:
+            self._report(Silent(self._id, self._side, round(now - self._quiet_since, 1)))
+            self._quiet_since = None
+
     def _pressed(self, press: KeyPress) -> None:
         rate = self.out.format.clock_rate if self.out.format else 8000
         self._report(Digit(self._id, self._side, press.key, press.units * 1000 // rate))
@@ -74,16 +96,26 @@ class Line:
 class Session:
     """Both lines of a connection, and who hears whom."""
 
-    __slots__ = ("_country", "_joined", "lines")
+    __slots__ = ("_country", "_joined", "_silence_s", "lines")
 
-    def __init__(self, id: ConnectionId, country: str, report: Report, entropy: Entropy) -> None:
+    def __init__(
+        self, id: ConnectionId, country: str, report: Report, entropy: Entropy, *, silence_s: float = math.inf
+    ) -> None:
+        """`silence_s`: how long a side that should send may be quiet before that is reported."""
         self._country = country
+        self._silence_s = silence_s
         self._joined = False
         self.lines = {side: Line(id, side, report, entropy) for side in Side}
 
-    def connect(self, side: Side, remote: tuple[str, int] | None, format: Format) -> None:
+    def connect(self, side: Side, remote: tuple[str, int] | None, format: Format, *, sends: bool = True) -> None:
         """`MediaRelay.connect`; the host is spelt as the kernel spells it."""
-        self.lines[side].connect(remote, format)
+        out = self.lines[side].out
+        coded = out.format
+        self.lines[side].connect(remote, format, sends)
+        if out.ringing and coded is not None and coded.name != format.name:
+            # A tone in the old codec is noise in the new one.
+            out.stop_tone()
+            self.play_ringing(side)
         self._wire()
 
     def play_ringing(self, side: Side) -> None:
@@ -114,7 +146,7 @@ class Session:
     def settle(self, now: float) -> None:
         """What time alone brings about; to be called a few times a second."""
         for line in self.lines.values():
-            line.incoming.settle(now)
+            line.settle(now, self._silence_s)
 
     def end(self) -> dict[Side, Statistics]:
         """Report what is still open, and what went over each side."""

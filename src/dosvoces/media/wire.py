@@ -3,12 +3,13 @@ What the server and its media worker say to each other: JSON lists over a Unix S
 
 A datagram holds one message or several, each on a line of its own: waking the other process is most of what one costs.
 
-Server to worker: `["start", host, low, high, index, count, [resting port …], rest_s]` first (this worker has every
-count-th even port of the range), `["allocate", n, id, country]`,
-`["connect", id, side, host or null, port, name, payload type, rate, dtmf or null, packet_ms]`, `["play", id, side]`,
-`["stop", id, side]`, `["join", n, id]`, `["release", n, id]`, `["ping", n]`.
+Server to worker: `["start", host, low, high, index, count, [resting port …], rest_s, silence_s]` first (this worker
+has every count-th even port of the range; `silence_s` 0: silence is not watched), `["allocate", n, id, country]`,
+`["connect", id, side, host or null, port, name, payload type, rate, dtmf or null, packet_ms, sends]`,
+`["play", id, side]`, `["stop", id, side]`, `["join", n, id]`, `["release", n, id]`, `["ping", n]`.
 Worker to server: `["done", n, …]` or `["failed", n, why]` for each n; `["digit", id, side, digit, ms]`,
-`["heard", id, side, host, port]`, `["trouble", text]`. The end of the socket ends the worker.
+`["heard", id, side, host, port]`, `["silent", id, side, seconds]`, `["trouble", text]`. The end of the socket ends the
+worker.
 """
 
 import json

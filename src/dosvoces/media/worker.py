@@ -7,6 +7,7 @@ record.
 """
 
 import gc
+import math
 import os
 import resource
 import select
@@ -20,7 +21,7 @@ from collections.abc import Callable
 from typing import Any
 
 from dosvoces.errors import MediaError
-from dosvoces.media import Digit, Format, Heard
+from dosvoces.media import Digit, Format, Heard, Silent
 from dosvoces.media.incoming import MAX_PACKET
 from dosvoces.media.ports import PortPair, PortPool
 from dosvoces.media.session import Line, Session
@@ -75,6 +76,7 @@ class Worker:
         self._blocked = False  # the server doesn't read; `_attend` goes on when it does
         self._pool = PortPool("", [])
         self._next_tick = self._next_settle = 0.0
+        self._silence_s = math.inf
         self._troubles = 0
         self._over = False
         self._commands: dict[str, Callable[..., None]] = {
@@ -192,7 +194,18 @@ class Worker:
             name, *arguments = self._orders.popleft()
             self._commands[name](*arguments)
 
-    def _start(self, host: str, low: int, high: int, index: int, count: int, resting: list[int], rest_s: float) -> None:
+    def _start(
+        self,
+        host: str,
+        low: int,
+        high: int,
+        index: int,
+        count: int,
+        resting: list[int],
+        rest_s: float,
+        silence_s: float,
+    ) -> None:
+        self._silence_s = silence_s or math.inf
         ports = list(range(low + low % 2, high, 2))[index::count]
         self._pool = PortPool(host, ports, rest_s=rest_s)
         self._pool.avoid(resting, time.monotonic())
@@ -211,7 +224,7 @@ class Worker:
             return
         if not self._calls:
             self._next_settle = now + SETTLE_S
-        call = Call(Session(id, country, self._report, _entropy), ports)
+        call = Call(Session(id, country, self._report, _entropy, silence_s=self._silence_s), ports)
         self._calls[id] = call
         for side, pair in ports.items():
             line, other = call.session.lines[side], ports[side.other]
@@ -233,10 +246,13 @@ class Worker:
         clock_rate: int,
         dtmf: int | None,
         packet_ms: int,
+        sends: bool,
     ) -> None:
         if call := self._calls.get(id):
             remote = None if host is None else (host, port)
-            call.session.connect(Side(side), remote, Format(name, payload_type, clock_rate, dtmf, packet_ms))
+            format = Format(name, payload_type, clock_rate, dtmf, packet_ms)
+            call.session.connect(Side(side), remote, format, sends=sends)
+            self._watch_ringing(id, call)
 
     def _play(self, id: ConnectionId, side: str) -> None:
         if call := self._calls.get(id):
@@ -287,11 +303,14 @@ class Worker:
 
     # What the server is told
 
-    def _report(self, event: Digit | Heard) -> None:
-        if isinstance(event, Digit):
-            self._tell("digit", event.connection_id, event.side, event.digit, event.duration_ms)
-        else:
-            self._tell("heard", event.connection_id, event.side, event.source.host, event.source.port)
+    def _report(self, event: Digit | Heard | Silent) -> None:
+        match event:
+            case Digit():
+                self._tell("digit", event.connection_id, event.side, event.digit, event.duration_ms)
+            case Heard():
+                self._tell("heard", event.connection_id, event.side, event.source.host, event.source.port)
+            case Silent():
+                self._tell("silent", event.connection_id, event.side, event.for_s)
 
     def _done(self, number: int, *result: object) -> None:
         self._tell("done", number, *result)
