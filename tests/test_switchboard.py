@@ -12,7 +12,7 @@ from dosvoces.carriers.fake import FakeCarrier, Script
 from dosvoces.core import Answer, AnswerKind
 from dosvoces.errors import AlreadyRecorded, MailError, NotNow, StoreError
 from dosvoces.mail import Mail
-from dosvoces.model import ConnectionId, Note, Order, Side, leg_id
+from dosvoces.model import ConnectionId, LegId, Note, Order, Side, leg_id
 from dosvoces.store import Store
 from dosvoces.store.sql import SqlStore, open_store
 from dosvoces.switchboard import Limits, Switchboard
@@ -267,6 +267,30 @@ async def test_shutdown_hangs_everybody_up_and_records_it(bench: Bench) -> None:
     assert ("completed", "shutdown") == (record.outcome, record.ended_by)
     with pytest.raises(NotNow, match="shutting down"):
         await bench.connect(an_order(2))
+
+
+class _Mute(FakeCarrier):
+    """A carrier whose far ends never confirm a hang-up until it is closed."""
+
+    def hangup(self, leg: LegId) -> None: ...
+
+    async def close(self) -> None:
+        for leg in self.live_legs:
+            super().hangup(leg)
+
+
+async def test_a_far_end_that_never_confirms_is_waited_for_once(bench: Bench) -> None:
+    bench.carrier = _Mute()
+    bench.make(close_limit_s=0.2)
+    await bench.switchboard.start()
+    order = an_order()
+    assert MADE == await bench.connect(order)
+    began = asyncio.get_running_loop().time()
+    await bench.switchboard.close()
+    await bench.switchboard.close()
+    assert 0.19 < asyncio.get_running_loop().time() - began < 0.35
+    await bench.carrier.close()
+    assert "completed" == await bench.over(order)
 
 
 async def test_what_the_last_process_left_is_settled_and_never_dialed_again(bench: Bench) -> None:

@@ -45,7 +45,6 @@ from dosvoces.store import ConnectionRecord, Earlier, Entry, LegRecord, Store
 log = structlog.get_logger(__name__)
 
 SETTLE_RETRY_S = 1.0  # how soon an outcome that could not be written is tried again
-CLOSE_LIMIT_S = 10.0  # how long a shutdown waits for the far ends to confirm
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +55,8 @@ class Limits:
     ring_timeout_s: float = 30.0
     talk_limit_s: float = 3600.0
     mail_timeout_s: float = 15.0
+    close_limit_s: float = 5.0
+    """How long a shutdown waits for the far ends to confirm: a container is killed 10 s after it was told to stop."""
 
     def terms(self, order: Order) -> Terms:
         return Terms(
@@ -180,12 +181,18 @@ class Switchboard:
         return problems
 
     async def close(self) -> None:
-        """Refuse what comes, hang up every leg, wait (bounded) until the far ends confirmed and all is recorded."""
+        """
+        Refuse what comes, hang up every leg, wait (bounded) until the far ends confirmed and all is recorded.
+
+        Idempotent: who did not confirm in time isn't waited for again.
+        """
+        if self._draining:
+            return
         self._draining = True
         for live in list(self._live.values()):
             self._happened(live, Cancel("shutdown"))
         if waiting := [live.over for live in self._live.values()]:
-            await asyncio.wait(waiting, timeout=CLOSE_LIMIT_S)
+            await asyncio.wait(waiting, timeout=self._limits.close_limit_s)
         for live in self._live.values():
             log.error("left open at shutdown", connection=live.order.id, phase=live.state.phase)
             self._unschedule(live)
