@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from dosvoces.sip.api import Address, CallEnd, CallHandler, DialogFacts, Invitation
+from dosvoces.sip.api import Address, CallEnd, CallHandler, DialogFacts, Hop, Invitation
 from dosvoces.sip.digest import Credentials
 from dosvoces.sip.incoming import IncomingCall
 from dosvoces.sip.message import Request, Response, compose, parse
@@ -120,9 +120,9 @@ class Stage:
 
     # -- what the peer sees -----------------------------------------------------------------------------------------
 
-    def messages(self) -> list[tuple[Request | Response, Address]]:
-        """Take what waits to be sent."""
-        waiting = [(parse(data), destination) for data, destination in self.ua.outbox]
+    def messages(self) -> list[tuple[Request | Response, Hop | Address]]:
+        """Take what waits to be sent; what goes over UDP with an address alone."""
+        waiting = [(parse(data), hop if hop.transport != "udp" else hop[:2]) for data, hop in self.ua.outbox]
         self.ua.outbox.clear()
         return waiting
 
@@ -145,8 +145,8 @@ class Stage:
 
     # -- what the peer does -----------------------------------------------------------------------------------------
 
-    def receive(self, data: bytes, source: Address = TRUNK) -> None:
-        self.ua.receive(data, source, self.now)
+    def receive(self, data: bytes, source: Hop | Address = TRUNK) -> None:
+        self.ua.receive(data, Hop(*source), self.now)
 
     def answer(
         self,

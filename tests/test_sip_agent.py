@@ -9,7 +9,7 @@ import pytest
 import uvloop
 
 from dosvoces.sip.agent import Agent, IncomingCall, SipTransportError
-from dosvoces.sip.api import Address, CallEnd, CallHandler, DialogFacts, EndCause, Invitation
+from dosvoces.sip.api import Address, CallEnd, CallHandler, DialogFacts, EndCause, Hop, Invitation
 from dosvoces.sip.transport import UdpTransport, reachable_address
 
 HOST = "127.0.0.1"
@@ -272,7 +272,7 @@ async def test_full_send_buffer_drops(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_closed_by_what_it_received() -> None:
     closed = asyncio.Event()
 
-    def receive(data: bytes, source: Address) -> None:
+    def receive(data: bytes, source: Hop) -> None:
         transport.close()
         closed.set()
 

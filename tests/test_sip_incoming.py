@@ -2,7 +2,7 @@
 
 import pytest
 
-from dosvoces.sip.api import CallEnd, CallStateError, EndCause
+from dosvoces.sip.api import CallEnd, CallStateError, EndCause, Hop
 from dosvoces.sip.incoming import IncomingCall
 from dosvoces.sip.message import Request
 from tests.sip_stage import OFFER, TRUNK, Stage
@@ -32,7 +32,7 @@ def test_what_came_with_the_call() -> None:
         "sip:600@example.com",
         "sip:910@example.com",
         "sip:dosvoces@198.51.100.7",
-        TRUNK,
+        Hop(*TRUNK),
         OFFER,
         "application/sdp",
     )

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dosvoces.sip.api import CallEnd, EndCause, Invitation
+from dosvoces.sip.api import CallEnd, EndCause, Hop, Invitation
 from dosvoces.sip.digest import Credentials
 from dosvoces.sip.message import MessageError, Request, quoted_branch, tag
 from tests.sip_stage import ANSWER, OFFER, TRUNK, Recorder, Stage
@@ -38,7 +38,7 @@ def test_the_invite_on_the_wire() -> None:
             b"Content-Length: 9\r\n"
             b"\r\n"
             b"our offer",
-            TRUNK,
+            Hop(*TRUNK),
         )
     ]
 
@@ -446,9 +446,9 @@ def test_unreachable_destination_ends_the_call_at_once() -> None:
 def test_unreachable_without_a_quotation_finds_the_call_by_its_destination() -> None:
     stage = Stage()
     stage.invite()
-    stage.ua.unreachable(("192.0.2.99", 5060), b"", stage.now)
+    stage.ua.unreachable(Hop("192.0.2.99", 5060), b"", stage.now)
     assert stage.recorder.told == []
-    stage.ua.unreachable(TRUNK, b"INVITE sip:600@", stage.now)
+    stage.ua.unreachable(Hop(*TRUNK), b"INVITE sip:600@", stage.now)
     assert stage.recorder.end.cause is EndCause.TRANSPORT
     stage.rest()
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from dosvoces.sip.api import Address, CallEnd, CallHandler, CallStateError, DialogFacts, Invitation
+from dosvoces.sip.api import Address, CallEnd, CallHandler, CallStateError, DialogFacts, Hop, Invitation
 from dosvoces.sip.call import Call
 from dosvoces.sip.incoming import IncomingCall
 from dosvoces.sip.ua import UserAgent
@@ -72,10 +72,10 @@ class World:
                 for _ in range(2 if self.random.random() < self.twice else 1):
                     if self.random.random() >= self.loss:
                         delay = 0.001 + self.random.random() * self.delay_s
-                        self.later(delay, self._arrival(data, source, destination))
+                        self.later(delay, self._arrival(data, Hop(*source), destination[:2]))
             site.outbox.clear()
 
-    def _arrival(self, data: bytes, source: Address, destination: Address) -> Callable[[], None]:
+    def _arrival(self, data: bytes, source: Hop, destination: Address) -> Callable[[], None]:
         return lambda: self.sites[destination].receive(data, source, self.now)
 
 

@@ -1,5 +1,6 @@
-"""Transactions over a reliable transport: no repeats, no lingering for them (RFC 3261 §17); TCP comes later."""
+"""Transactions over a reliable transport: no repeats, no lingering for them (RFC 3261 §17)."""
 
+from dosvoces.sip.api import Hop
 from dosvoces.sip.message import Response, compose, parse
 from dosvoces.sip.transaction import (
     AnsweredRequest,
@@ -12,7 +13,7 @@ from dosvoces.sip.transaction import (
     Wire,
 )
 
-PEER = ("192.0.2.10", 5060)
+PEER = Hop("192.0.2.10", 5060, "tcp")
 HEAD = Head(
     uri="sip:a@b",
     via="Via: v;branch=z9",
@@ -44,7 +45,7 @@ def wait(wire: Wire, seconds: float) -> list[bytes]:
 
 
 def test_invite_is_sent_once() -> None:
-    wire = Wire(reliable=True)
+    wire = Wire()
     told: list[Response | Failure] = []
     InviteClient(wire, HEAD, b"INVITE", PEER, told.append)
     assert wait(wire, 31) == [b"INVITE"]
@@ -55,7 +56,7 @@ def test_invite_is_sent_once() -> None:
 
 
 def test_refused_invite_lingers_not_at_all() -> None:
-    wire = Wire(reliable=True)
+    wire = Wire()
     told: list[Response | Failure] = []
     client = InviteClient(wire, HEAD, b"INVITE", PEER, told.append)
     refusal = response(486)
@@ -80,7 +81,7 @@ def test_refusal_after_the_answer_of_another_fork_is_ignored() -> None:
 
 
 def test_other_requests_are_sent_once() -> None:
-    wire = Wire(reliable=True)
+    wire = Wire()
     told: list[Response | Failure] = []
     client = NonInviteClient(wire, "k", b"BYE", PEER, told.append)
     assert (client.takes(response(200)), client.takes(response(200, "BYE"))) == (False, True)
@@ -93,7 +94,7 @@ def test_other_requests_are_sent_once() -> None:
 
 
 def test_answers_are_sent_once() -> None:
-    wire = Wire(reliable=True)
+    wire = Wire()
     AnsweredRequest(wire, "k", b"200", PEER)
     assert (wait(wire, 1), wire.servers) == ([b"200"], {})
     server = InviteServer(wire, "i", 1, PEER, None)
@@ -108,7 +109,7 @@ def test_answers_are_sent_once() -> None:
 
 def test_answer_to_an_invite_is_repeated_even_so() -> None:
     """RFC 3261 §13.3.1.4: the next hop may be UDP."""
-    wire = Wire(reliable=True)
+    wire = Wire()
     server = InviteServer(wire, "i", 1, PEER, None)
     server.cancelled("")
     server.respond(200, b"200")

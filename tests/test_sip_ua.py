@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dosvoces.sip.api import CallEnd, CallHandler, EndCause, Invitation
+from dosvoces.sip.api import CallEnd, CallHandler, EndCause, Hop, Invitation
 from dosvoces.sip.message import MessageError, Request, compose, parse
 from dosvoces.sip.ua import UserAgent
 from tests.sip_stage import ANSWER, LOCAL, TRUNK, Stage
@@ -155,7 +155,7 @@ def test_answer_of_an_earlier_process_is_hung_up() -> None:
     after.answer(invite, 180)
     assert after.sent() == ["ACK"]
     assert after.ua.strays == 1
-    after.ua.unreachable(TRUNK, b"", after.now)
+    after.ua.unreachable(Hop(*TRUNK), b"", after.now)
     after.rest()
 
 
@@ -191,9 +191,17 @@ def test_ipv6_addresses_are_bracketed() -> None:
     ua = UserAgent(
         local=("2001:db8::1", 5062), user_agent="x\r\ny", clock=lambda: 0.0, token=lambda: "t", uniform=lambda a, b: a
     )
-    assert (ua.contact, ua.via_prefix) == (
-        "Contact: <sip:dosvoces@[2001:db8::1]:5062>",
-        "SIP/2.0/UDP [2001:db8::1]:5062;rport;branch=",
+    assert (ua.contacts, ua.via_prefixes) == (
+        {
+            "udp": "Contact: <sip:dosvoces@[2001:db8::1]:5062>",
+            "tcp": "Contact: <sip:dosvoces@[2001:db8::1]:5062;transport=tcp>",
+            "tls": "Contact: <sip:dosvoces@[2001:db8::1]:5061;transport=tls>",
+        },
+        {
+            "udp": "SIP/2.0/UDP [2001:db8::1]:5062;rport;branch=",
+            "tcp": "SIP/2.0/TCP [2001:db8::1]:5062;rport;branch=",
+            "tls": "SIP/2.0/TLS [2001:db8::1]:5061;rport;branch=",
+        },
     )
     assert (ua.request_lines[1], ua.next_timer()) == ("User-Agent: x��y", None)
 

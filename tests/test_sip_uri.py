@@ -4,8 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dosvoces.sip.api import Address
+from dosvoces.sip.api import Address, Hop
 from dosvoces.sip.uri import destination, host_port, is_loose, is_request_uri, literal, without_headers
+
+UDP = Hop("192.0.2.200", 5060)
+TLS = Hop("192.0.2.1", 5081, "tls", "sip.example.com")
 
 
 @pytest.mark.parametrize(
@@ -28,7 +31,24 @@ from dosvoces.sip.uri import destination, host_port, is_loose, is_request_uri, l
     ],
 )
 def test_destination(uri: str, expected: Address | None) -> None:
-    assert destination(uri) == expected
+    assert destination(uri, UDP) == (Hop(*expected) if expected else None)
+
+
+@pytest.mark.parametrize(
+    ("uri", "expected"),
+    [
+        ("sip:a@192.0.2.1", TLS),  # no word of a transport: the trunk's connection
+        ("sip:a@192.0.2.1:5071", Hop("192.0.2.1", 5071, "tls", "sip.example.com")),
+        ("sip:a@192.0.2.1:5081;transport=TLS", TLS),
+        ("sips:a@192.0.2.1", Hop("192.0.2.1", 5061, "tls", "sip.example.com")),
+        ("sip:a;transport=tls@192.0.2.1;transport=tcp", Hop("192.0.2.1", 5060, "tcp")),
+        ("sip:192.0.2.9;lr", Hop("192.0.2.9", 5061, "tls", "sip.example.com")),
+        ("sip:192.0.2.9;lr ; transport = udp", Hop("192.0.2.9", 5060)),
+        ("sip:192.0.2.9;transport=ws", None),
+    ],
+)
+def test_destination_of_a_secured_dialog(uri: str, expected: Hop | None) -> None:
+    assert destination(uri, TLS) == expected
 
 
 def test_host_port() -> None:
@@ -65,7 +85,7 @@ def test_without_headers(uri: str, kept: str) -> None:
 @given(st.text(max_size=60))
 def test_never_raises(text: str) -> None:
     for uri in (text, f"sip:{text}", f"sip:{text}@{text}:{text}", f"sip:[{text}]"):
-        destination(uri)
+        destination(uri, TLS)
         is_loose(uri)
         without_headers(uri)
         is_request_uri(uri)

@@ -13,7 +13,7 @@ import secrets
 import socket
 from collections.abc import Callable, Iterable
 
-from .api import Address, CallEnd, CallHandler, DialogFacts, Invitation
+from .api import Address, CallEnd, CallHandler, DialogFacts, Hop, Invitation
 from .digest import Credentials
 from .incoming import IncomingCall
 from .outgoing import OutgoingCall
@@ -169,10 +169,10 @@ class Agent:
 
     # -- the loop's edge --------------------------------------------------------------------------------------------
 
-    def _receive(self, data: bytes, source: Address) -> None:
+    def _receive(self, data: bytes, source: Hop) -> None:
         self._guard(self._ua.receive, data, source)
 
-    def _unreachable(self, destination: Address, quoted: bytes) -> None:
+    def _unreachable(self, destination: Hop, quoted: bytes) -> None:
         self._guard(self._ua.unreachable, destination, quoted)
 
     def _advance(self) -> None:

@@ -7,12 +7,30 @@ Bodies are opaque `bytes`: the user agent neither makes nor reads SDP.
 import enum
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from .digest import Credentials
 
 Address: TypeAlias = tuple[str, int]
 """A literal IP address (IPv6 without brackets) and a port."""
+
+
+class Hop(NamedTuple):
+    """Where a message is sent next, found (RFC 3263): a literal address, a port, and how. Also where one came from."""
+
+    host: str
+    port: int
+    transport: str = "udp"
+    """`udp`, `tcp` or `tls`."""
+    name: str = ""
+    """What the certificate must be issued for (RFC 5922 §7): the host of the URI, before it was resolved."""
+    tcp_too: bool = False
+    """Of a UDP hop: whether what is over 1,300 bytes may go over TCP to the same port (RFC 3261 §18.1.1)."""
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}/{self.transport}"
+
 
 SDP = "application/sdp"
 
@@ -72,7 +90,7 @@ class DialogFacts:
     """The peer's Contact URI."""
     route_set: tuple[str, ...]
     """Route values in sending order, as text."""
-    destination: Address
+    destination: Hop | Address
     """Where the dialog's requests go if neither route nor target is a literal address."""
 
 
@@ -81,8 +99,8 @@ class Invitation:
     """One INVITE to be sent."""
 
     request_uri: str
-    destination: Address
-    """The next hop, as a literal address."""
+    destination: Hop | Address
+    """The next hop; an `Address` is one over UDP."""
     from_uri: str
     to_uri: str
     call_id: str

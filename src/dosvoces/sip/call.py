@@ -8,7 +8,7 @@ import enum
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
-from .api import SDP, Address, CallEnd, CallHandler, CallStateError, DialogFacts, EndCause
+from .api import SDP, CallEnd, CallHandler, CallStateError, DialogFacts, EndCause, Hop
 from .dialog import Dialog
 from .exchange import Account, Exchange
 from .message import Request, Response, clean, tag
@@ -93,6 +93,16 @@ class Call:
         return self._dialog.local_tag
 
     @property
+    def contact(self) -> str:
+        """Our Contact line: by the transport that the dialog began with."""
+        return self._ua.contacts[self._dialog.fallback.transport]
+
+    @property
+    def hop(self) -> Hop:
+        """Where the next request of this call would go."""
+        return self._dialog.destination
+
+    @property
     def over(self) -> bool:
         """Whether the end has been reported."""
         return self._phase is Phase.OVER
@@ -147,7 +157,7 @@ class Call:
             self._offered = False
             self._handler.on_answer_to_offer(body)
 
-    def _serve_early(self, request: Request, source: Address, key: str) -> None:
+    def _serve_early(self, request: Request, source: Hop, key: str) -> None:
         """A request of the peer before the answer."""
         raise NotImplementedError
 
@@ -254,7 +264,7 @@ class Call:
 
     # -- requests of the peer ---------------------------------------------------------------------------------------
 
-    def serve(self, request: Request, source: Address, key: str) -> None:
+    def serve(self, request: Request, source: Hop, key: str) -> None:
         """Answer a request within this call; `key` names its server transaction, which is a new one."""
         if request.method == "ACK":
             self._serve_ack(request)
@@ -281,7 +291,7 @@ class Call:
             self._server = None
             self._acknowledged(request.body)
 
-    def _serve_bye(self, request: Request, source: Address, key: str) -> None:
+    def _serve_bye(self, request: Request, source: Hop, key: str) -> None:
         self._reply(request, source, key, 200)
         if self._server is not None:
             # RFC 3261 §15.1.2: the peer that hangs up won't acknowledge any more.
@@ -292,7 +302,7 @@ class Call:
         else:
             self._finish(hung_up_by_peer(request))
 
-    def _serve_invite(self, request: Request, source: Address, key: str) -> None:
+    def _serve_invite(self, request: Request, source: Hop, key: str) -> None:
         if self._phase is Phase.LEAVING:
             self._refuse(request, source, key, 481)
         elif self._reinvite is not None:
@@ -304,7 +314,7 @@ class Call:
         else:
             self._answer_offer(request, source, key)
 
-    def _answer_offer(self, request: Request, source: Address, key: str) -> None:
+    def _answer_offer(self, request: Request, source: Hop, key: str) -> None:
         head = ReplyHead(request, source, self.local_tag)
         server = InviteServer(self._ua.wire, key, request.cseq, head.destination, self)
         self._server = server
@@ -316,14 +326,14 @@ class Call:
         self._offered = not request.body
         self._dialog.refresh_target(request)
         self._ua.learn(self, self._dialog.hosts())
-        server.respond(200, head.compose(200, lines=(self._ua.contact, ALLOW, *self._ua.server_lines), body=body))
+        server.respond(200, head.compose(200, lines=(self.contact, ALLOW, *self._ua.server_lines), body=body))
 
-    def _serve_update(self, request: Request, source: Address, key: str) -> None:
+    def _serve_update(self, request: Request, source: Hop, key: str) -> None:
         if self._phase is Phase.LEAVING:
             self._refuse(request, source, key, 481)
         elif not request.body:
             self._dialog.refresh_target(request)
-            self._reply(request, source, key, 200, (self._ua.contact, ALLOW))
+            self._reply(request, source, key, 200, (self.contact, ALLOW))
         elif request.content_type != SDP:
             self._refuse(request, source, key, 415, ACCEPT)
         elif self._reinvite is not None:
@@ -336,12 +346,12 @@ class Call:
                 self._refuse(request, source, key, 488)
                 return
             self._dialog.refresh_target(request)
-            self._reply(request, source, key, 200, (self._ua.contact, ALLOW), body)
+            self._reply(request, source, key, 200, (self.contact, ALLOW), body)
 
-    def _serve_options(self, request: Request, source: Address, key: str) -> None:
+    def _serve_options(self, request: Request, source: Hop, key: str) -> None:
         self._reply(request, source, key, 200, (ALLOW, ACCEPT))
 
-    def _serve_info(self, request: Request, source: Address, key: str) -> None:
+    def _serve_info(self, request: Request, source: Hop, key: str) -> None:
         if self._phase is Phase.LEAVING:
             self._refuse(request, source, key, 481)
             return
@@ -349,14 +359,14 @@ class Call:
         if self._handler is not None:
             self._handler.on_info(clean(request.content_type), request.body)
 
-    def _serve_other(self, request: Request, source: Address, key: str) -> None:
+    def _serve_other(self, request: Request, source: Hop, key: str) -> None:
         # RFC 3261 §8.2.1; 501 for what nobody knows.
         if request.method in KNOWN_METHODS:
             self._refuse(request, source, key, 405, ALLOW)
         else:
             self._refuse(request, source, key, 501, ALLOW)
 
-    _SERVED: ClassVar[dict[str, Callable[["Call", Request, Address, str], None]]] = {
+    _SERVED: ClassVar[dict[str, Callable[["Call", Request, Hop, str], None]]] = {
         "BYE": _serve_bye,
         "INVITE": _serve_invite,
         "UPDATE": _serve_update,
@@ -367,11 +377,11 @@ class Call:
     def _retry_after(self) -> str:
         return f"Retry-After: {int(self._ua.uniform(0, MAX_RETRY_AFTER))}"
 
-    def _refuse(self, request: Request, source: Address, key: str, code: int, *lines: str) -> None:
+    def _refuse(self, request: Request, source: Hop, key: str, code: int, *lines: str) -> None:
         self._ua.reply(request, source, key, code, lines, to_tag=self.local_tag)
 
     def _reply(
-        self, request: Request, source: Address, key: str, code: int, lines: tuple[str, ...] = (), body: bytes = b""
+        self, request: Request, source: Hop, key: str, code: int, lines: tuple[str, ...] = (), body: bytes = b""
     ) -> None:
         self._ua.reply(request, source, key, code, lines, body, self.local_tag)
 

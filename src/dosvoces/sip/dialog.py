@@ -4,7 +4,7 @@ A dialog (RFC 3261 §12): who the two ends are, what was counted, and where its 
 URIs and routes stay text, as they came. No timers, no sending: `exchange` and the calls do that.
 """
 
-from .api import Address, DialogFacts
+from .api import DialogFacts, Hop
 from .message import Message, address_uri, clean, split_values, tag
 from .uri import destination, is_loose, is_request_uri, without_headers
 
@@ -31,7 +31,7 @@ class Dialog:
     )
 
     def __init__(
-        self, *, call_id: str, local: str, local_tag: str, remote: str, remote_target: str, fallback: Address
+        self, *, call_id: str, local: str, local_tag: str, remote: str, remote_target: str, fallback: Hop
     ) -> None:
         self.call_id = call_id
         self.local = local
@@ -73,7 +73,7 @@ class Dialog:
                 self.remote_target = uri
 
     @property
-    def destination(self) -> Address:
+    def destination(self) -> Hop:
         """
         The next hop: the first route, or else the target, if that is a literal address, and the INVITE's otherwise.
 
@@ -81,7 +81,7 @@ class Dialog:
         sent the INVITE to, and asking the resolver amid a hang-up could hold it up.
         """
         uri = address_uri(self.route_set[0]) if self.route_set else self.remote_target
-        return destination(uri) or self.fallback
+        return destination(uri, self.fallback) or self.fallback
 
     def route(self) -> tuple[str, tuple[str, ...]]:
         """The Request-URI and the Route header lines of a request in this dialog (RFC 3261 §12.2.1.1)."""
@@ -97,7 +97,7 @@ class Dialog:
     def hosts(self) -> list[str]:
         """The literal addresses that the peer named in Contact and Record-Route: its requests may come from there."""
         uris = [self.remote_target, *(address_uri(value) for value in self.route_set)]
-        return [found[0] for uri in uris if (found := destination(uri))]
+        return [found.host for uri in uris if (found := destination(uri, self.fallback))]
 
     def facts(self) -> DialogFacts:
         return DialogFacts(
@@ -121,7 +121,7 @@ class Dialog:
             local_tag=facts.local_tag,
             remote=facts.remote,
             remote_target=facts.remote_target,
-            fallback=facts.destination,
+            fallback=Hop(*facts.destination),
         )
         made.remote_tag = facts.remote_tag
         made.route_set = facts.route_set

@@ -8,7 +8,7 @@ asked for the request sees only what came of it.
 from collections.abc import Callable
 from typing import Protocol, TypeAlias
 
-from .api import SDP, Address
+from .api import SDP, Hop
 from .dialog import Dialog
 from .digest import Challenge, Credentials, DigestError, answer, parse_challenges
 from .message import Message, Response, compose_lines, tag
@@ -23,8 +23,10 @@ class Line(Protocol):
     """What an exchange needs of the user agent: identity, randomness, transactions."""
 
     wire: Wire
-    via_prefix: str
-    contact: str
+    via_prefixes: dict[str, str]
+    """By transport: the Via value up to the branch."""
+    contacts: dict[str, str]
+    """By transport: the Contact line."""
     request_lines: tuple[str, ...]
     token: Callable[[], str]
 
@@ -115,7 +117,7 @@ class Exchange:
         body: bytes = b"",
         content_type: str = SDP,
         extra: tuple[str, ...] = (),
-        destination: Address | None = None,
+        destination: Hop | None = None,
     ) -> None:
         """Send the request, to `destination` instead of the dialog's next hop where that is given."""
         self.dialog = dialog
@@ -139,8 +141,9 @@ class Exchange:
     def acknowledge(self, response: Message, dialog: Dialog) -> None:
         """Send the ACK of a 2xx to this INVITE in the dialog that it made (RFC 3261 §13.2.2.4)."""
         assert isinstance(self.transaction, InviteClient)
-        data = ack(self._line, dialog, response.cseq, self._authorization)
-        self.transaction.acknowledge(tag(response.header("to")), data, dialog.destination)
+        destination = dialog.destination
+        data = ack(self._line, dialog, destination, response.cseq, self._authorization)
+        self.transaction.acknowledge(tag(response.header("to")), data, destination)
 
     def cancel(self, extra: tuple[str, ...] = ()) -> None:
         """Send a CANCEL for this INVITE; the caller has seen a provisional answer (RFC 3261 §9.1)."""
@@ -165,10 +168,10 @@ class Exchange:
         branch = "z9hG4bK" + line.token()
         dialog.local_cseq += 1
         self.cseq = dialog.local_cseq
-        via = f"Via: {line.via_prefix}{branch}"
+        destination = self._destination or dialog.destination
+        via = f"Via: {line.via_prefixes[destination.transport]}{branch}"
         uri, routes = dialog.route()
         data = compose_lines(self._lines(uri, via, routes), self._body)
-        destination = self._destination or dialog.destination
         if self._method != "INVITE":
             return NonInviteClient(line.wire, branch, data, destination, self._receive)
         head = Head(
@@ -196,7 +199,7 @@ class Exchange:
             f"CSeq: {self.cseq} {method}",
         ]
         if method in ("INVITE", "UPDATE"):
-            lines.append(self._line.contact)
+            lines.append(self._line.contacts[dialog.fallback.transport])
         lines += self._line.request_lines
         lines += self._authorization
         lines += self._extra
@@ -236,12 +239,12 @@ class Exchange:
         self._authorization = account.lines(self._method, self.dialog.route()[0], self._body)
 
 
-def ack(line: Line, dialog: Dialog, cseq: int, authorization: tuple[str, ...] = ()) -> bytes:
+def ack(line: Line, dialog: Dialog, destination: Hop, cseq: int, authorization: tuple[str, ...] = ()) -> bytes:
     """The ACK of a 2xx: within the dialog, with the INVITE's CSeq number and credentials (RFC 3261 §13.2.2.4)."""
     uri, routes = dialog.route()
     lines = [
         f"ACK {uri} SIP/2.0",
-        f"Via: {line.via_prefix}z9hG4bK{line.token()}",
+        f"Via: {line.via_prefixes[destination.transport]}z9hG4bK{line.token()}",
         *routes,
         "Max-Forwards: 70",
         f"From: {dialog.local}",

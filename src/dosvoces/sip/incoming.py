@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from .api import SDP, Address, CallEnd, CallHandler, CallStateError, EndCause
+from .api import SDP, CallEnd, CallHandler, CallStateError, EndCause, Hop
 from .call import Call, Phase, hung_up_by_peer
 from .dialog import Dialog
 from .message import Request, address_uri, clean, split_values, tag
@@ -28,7 +28,7 @@ class IncomingCall(Call):
         "to_uri",
     )
 
-    def __init__(self, ua: "UserAgent", request: Request, source: Address, key: str) -> None:
+    def __init__(self, ua: "UserAgent", request: Request, source: Hop, key: str) -> None:
         local_tag = ua.token()
         remote = request.header("from")
         dialog = Dialog(
@@ -87,7 +87,7 @@ class IncomingCall(Call):
     def provisional(self, code: int, body: bytes = b"") -> None:
         """Send a provisional answer."""
         if self._phase is Phase.STARTING:
-            self._respond(code, "", (self._ua.contact, ALLOW) if code > 100 else (), body)
+            self._respond(code, "", (self.contact, ALLOW) if code > 100 else (), body)
 
     def answer(self, body: bytes, content_type: str = SDP) -> None:
         """
@@ -99,7 +99,7 @@ class IncomingCall(Call):
             raise CallStateError("the call is answered or over")
         self.answered = True
         self._phase = Phase.TALKING
-        self._respond(200, "", (self._ua.contact, ALLOW), body, content_type)
+        self._respond(200, "", (self.contact, ALLOW), body, content_type)
         self._head = None
 
     def reject(self, status: int = 603, phrase: str = "", headers: tuple[tuple[str, str], ...] = ()) -> None:
@@ -146,7 +146,7 @@ class IncomingCall(Call):
         elif self._handler is not None:
             self._handler.on_confirmed(body)
 
-    def _serve_early(self, request: Request, source: Address, key: str) -> None:
+    def _serve_early(self, request: Request, source: Hop, key: str) -> None:
         if request.method == "BYE":
             # RFC 3261 §15: the caller may end an early dialog with BYE; the INVITE then gets 487.
             self._reply(request, source, key, 200)

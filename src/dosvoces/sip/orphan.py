@@ -7,7 +7,7 @@ Both get ACK and BYE, so that nobody is left on a line.
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from .api import Address, CallEnd, DialogFacts, EndCause
+from .api import CallEnd, DialogFacts, EndCause, Hop
 from .dialog import Dialog
 from .digest import Credentials
 from .exchange import Account, Exchange, ack
@@ -41,7 +41,8 @@ class OrphanedCall:
         ua.learn(self, [facts.destination[0], *dialog.hosts()])
         if facts.invite_cseq:
             # It may have died between the 200 and its ACK; a second ACK harms nobody.
-            ua.wire.send(ack(ua, dialog, facts.invite_cseq), dialog.destination)
+            destination = dialog.destination
+            ua.wire.send(ack(ua, dialog, destination, facts.invite_cseq), destination)
         account = Account(credentials) if credentials else None
         Exchange(ua, dialog, "BYE", self._bye_event, account=account)
 
@@ -65,7 +66,7 @@ class StrayAnswer:
 
     __slots__ = ("_ack", "_key", "_ua", "destination")
 
-    def __init__(self, ua: "UserAgent", key: str, response: Response, source: Address) -> None:
+    def __init__(self, ua: "UserAgent", key: str, response: Response, source: Hop) -> None:
         self._ua = ua
         self._key = key
         local = response.header("from")
@@ -79,8 +80,8 @@ class StrayAnswer:
         )
         dialog = pattern.established_by(response)
         dialog.local_cseq = response.cseq + CSEQ_LEAP
-        self._ack = ack(ua, dialog, response.cseq)
         self.destination = dialog.destination
+        self._ack = ack(ua, dialog, self.destination, response.cseq)
         ua.wire.clients[key] = self
         ua.wire.after(TIMEOUT, self._terminate)
         self.receive(response)
@@ -90,7 +91,8 @@ class StrayAnswer:
     def is_ours(ua: "UserAgent", response: Response) -> bool:
         """Whether the answer is to an INVITE that this address sent, as far as it can tell, and can be hung up."""
         vias, contact = response.values("via"), response.header("contact")
-        return len(vias) == 1 and vias[0].startswith(ua.via_prefix.partition(";")[0]) and bool(contact)
+        ours = tuple(prefix.partition(";")[0] for prefix in ua.via_prefixes.values())
+        return len(vias) == 1 and vias[0].startswith(ours) and bool(contact)
 
     def takes(self, response: Response) -> bool:
         return 200 <= response.code < 300

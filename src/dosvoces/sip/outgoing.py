@@ -7,7 +7,7 @@ we gave up.
 
 from typing import TYPE_CHECKING
 
-from .api import Address, CallEnd, CallHandler, EndCause, Invitation, header_lines, quoted
+from .api import CallEnd, CallHandler, EndCause, Hop, Invitation, header_lines, quoted
 from .call import GLARE_WAIT_OWNER, Call, Phase, hung_up_by_peer
 from .dialog import Dialog
 from .exchange import Account, Exchange
@@ -27,6 +27,7 @@ class OutgoingCall(Call):
     def __init__(self, ua: "UserAgent", invitation: Invitation, handler: CallHandler) -> None:
         """Send the INVITE."""
         local_tag = ua.token()
+        destination = Hop(*invitation.destination)
         name = f"{quoted(invitation.from_name)} " if invitation.from_name else ""
         dialog = Dialog(
             call_id=invitation.call_id,
@@ -34,7 +35,7 @@ class OutgoingCall(Call):
             local_tag=local_tag,
             remote=f"<{invitation.to_uri}>",
             remote_target=invitation.request_uri,
-            fallback=invitation.destination,
+            fallback=destination,
         )
         account = Account(invitation.credentials) if invitation.credentials else None
         super().__init__(ua, dialog, handler, account)
@@ -57,7 +58,7 @@ class OutgoingCall(Call):
             body=invitation.body,
             content_type=invitation.content_type,
             extra=header_lines(invitation.headers),
-            destination=invitation.destination,
+            destination=destination,
         )
 
     def forget(self) -> None:
@@ -183,7 +184,7 @@ class OutgoingCall(Call):
 
     # -- requests of the peer before the answer ---------------------------------------------------------------------
 
-    def serve(self, request: Request, source: Address, key: str) -> None:
+    def serve(self, request: Request, source: Hop, key: str) -> None:
         from_tag = tag(request.header("from"))
         if self._losers is not None and from_tag in self._losers and from_tag != self._dialog.remote_tag:
             # A fork that lost: its dialog ends whatever it says.
@@ -196,7 +197,7 @@ class OutgoingCall(Call):
             return
         super().serve(request, source, key)
 
-    def _serve_early(self, request: Request, source: Address, key: str) -> None:
+    def _serve_early(self, request: Request, source: Hop, key: str) -> None:
         method = request.method
         if method == "BYE":
             # RFC 3261 §15 forbids it to the callee before its 200, which may be lost or late: it is hung up too.

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 
-from .api import SDP, Address
+from .api import SDP, Hop
 from .message import Request, branch, compose_lines, tag
 from .transaction import CANCEL_SUFFIX
 from .uri import DEFAULT_PORT, split_host_port
@@ -68,7 +68,7 @@ class ReplyHead:
 
     __slots__ = ("destination", "lines", "record_route")
 
-    def __init__(self, request: Request, source: Address, to_tag: str) -> None:
+    def __init__(self, request: Request, source: Hop, to_tag: str) -> None:
         """`to_tag` is added to To unless the request brought one."""
         vias = request.values("via")
         top, self.destination = _answered_via(vias[0], source)
@@ -101,10 +101,10 @@ class ReplyHead:
         return compose_lines(made, body)
 
 
-def _answered_via(via: str, source: Address) -> tuple[str, Address]:
+def _answered_via(via: str, source: Hop) -> tuple[str, Hop]:
     """The topmost Via as it goes back, and where the response goes (RFC 3261 §18.2.1-2, RFC 3581 §4)."""
     top, comma, rest = via.partition(",")
-    host, port = source
+    host, port = source.host, source.port
     sent_by = _SENT_BY.match(top)
     # What the peer itself wrote into `received` is not to be believed.
     top = _RECEIVED.sub("", top)
@@ -114,4 +114,6 @@ def _answered_via(via: str, source: Address) -> tuple[str, Address]:
     sent_host, sent_port = split_host_port(sent_by[1]) if sent_by else (host, None)
     if sent_host != host:
         top = f"{top};received={host}"
-    return f"{top}{comma}{rest}", (host, sent_port or DEFAULT_PORT)
+    if source.transport != "udp":
+        return f"{top}{comma}{rest}", source  # RFC 3261 §18.2.2: on the connection that the request came on
+    return f"{top}{comma}{rest}", Hop(host, sent_port or DEFAULT_PORT)

@@ -11,7 +11,7 @@ import enum
 from collections.abc import Callable
 from typing import Protocol, TypeAlias, Union
 
-from .api import Address
+from .api import Hop
 from .message import Response, compose_lines, tag
 from .timers import Timer, Timers
 
@@ -48,7 +48,7 @@ class State(enum.Enum):
 class Client(Protocol):
     """An entry in the table of client transactions, under its branch."""
 
-    destination: Address
+    destination: Hop
 
     def takes(self, response: Response) -> bool:
         """Whether the response, whose branch is known to fit, is to this request (RFC 3261 §17.1.3)."""
@@ -66,17 +66,16 @@ ClientUser: TypeAlias = Callable[[Response | Failure], None]
 class Wire:
     """What the transactions of one user agent share: the time, the timers, the tables and the way out."""
 
-    __slots__ = ("clients", "now", "outbox", "reliable", "servers", "timers")
+    __slots__ = ("clients", "now", "outbox", "servers", "timers")
 
-    def __init__(self, *, reliable: bool = False) -> None:
+    def __init__(self) -> None:
         self.now = 0.0
         self.timers = Timers()
         self.clients: dict[str, Client] = {}
         self.servers: dict[str, Server] = {}
-        self.outbox: list[tuple[bytes, Address]] = []
-        self.reliable = reliable
+        self.outbox: list[tuple[bytes, Hop]] = []
 
-    def send(self, data: bytes, destination: Address) -> None:
+    def send(self, data: bytes, destination: Hop) -> None:
         self.outbox.append((data, destination))
 
     def after(self, delay: float, action: Callable[[], None]) -> Timer:
@@ -134,7 +133,7 @@ class InviteClient:
         "wire",
     )
 
-    def __init__(self, wire: Wire, head: Head, data: bytes, destination: Address, user: ClientUser) -> None:
+    def __init__(self, wire: Wire, head: Head, data: bytes, destination: Hop, user: ClientUser) -> None:
         """Send `data`. `user` gets each provisional answer, the final one, each 2xx of another fork, or a failure."""
         self.wire = wire
         self.head = head
@@ -143,11 +142,11 @@ class InviteClient:
         self._data = data
         self._user: ClientUser | None = user
         self._ack: bytes | None = None
-        self._acks: dict[str, tuple[bytes, Address]] | None = None
+        self._acks: dict[str, tuple[bytes, Hop]] | None = None
         self._interval = T1
         wire.clients[head.branch] = self
         wire.send(data, destination)
-        self._repeat: Timer | None = None if wire.reliable else wire.after(T1, self._timer_a)
+        self._repeat: Timer | None = None if destination.transport != "udp" else wire.after(T1, self._timer_a)
         self._deadline: Timer | None = wire.after(TIMEOUT, self._timer_b)
 
     def takes(self, response: Response) -> bool:
@@ -162,7 +161,7 @@ class InviteClient:
         else:
             self._refusal(response)
 
-    def acknowledge(self, to_tag: str, ack: bytes, destination: Address) -> None:
+    def acknowledge(self, to_tag: str, ack: bytes, destination: Hop) -> None:
         """Send the ACK of a 2xx, now and each time that the same 2xx comes again (RFC 3261 §13.2.2.4)."""
         if self._acks is None:
             self._acks = {}
@@ -206,7 +205,7 @@ class InviteClient:
             told = self.state is not State.ABANDONED
             self._ack = self.head.hop_by_hop("ACK", response.header("to"))
             self.wire.send(self._ack, self.destination)
-            self._linger(State.COMPLETED, 0.0 if self.wire.reliable else TIMEOUT)  # Timer D
+            self._linger(State.COMPLETED, TIMEOUT if self.destination.transport == "udp" else 0.0)  # Timer D
             if told:
                 self._tell(response)
         else:
@@ -253,7 +252,7 @@ class NonInviteClient:
 
     __slots__ = ("_data", "_deadline", "_interval", "_repeat", "_user", "destination", "key", "state", "wire")
 
-    def __init__(self, wire: Wire, key: str, data: bytes, destination: Address, user: ClientUser | None) -> None:
+    def __init__(self, wire: Wire, key: str, data: bytes, destination: Hop, user: ClientUser | None) -> None:
         """Send `data`. `user` gets the final answer or the failure, once."""
         self.wire = wire
         self.key = key
@@ -264,7 +263,7 @@ class NonInviteClient:
         self._interval = T1
         wire.clients[key] = self
         wire.send(data, destination)
-        self._repeat: Timer | None = None if wire.reliable else wire.after(T1, self._timer_e)
+        self._repeat: Timer | None = None if destination.transport != "udp" else wire.after(T1, self._timer_e)
         self._deadline = wire.after(TIMEOUT, self._timer_f)
 
     def takes(self, response: Response) -> bool:
@@ -305,14 +304,14 @@ class AnsweredRequest:
 
     __slots__ = ("_data", "_destination", "_key", "_wire")
 
-    def __init__(self, wire: Wire, key: str, data: bytes, destination: Address) -> None:
+    def __init__(self, wire: Wire, key: str, data: bytes, destination: Hop) -> None:
         """Send `data`, now and at each repeat of the request."""
         self._wire = wire
         self._key = key
         self._data = data
         self._destination = destination
         wire.send(data, destination)
-        if not wire.reliable:
+        if destination.transport == "udp":
             wire.servers[key] = self
             wire.after(TIMEOUT, self._timer_j)
 
@@ -338,7 +337,7 @@ class InviteServer:
 
     __slots__ = ("_data", "_deadline", "_interval", "_key", "_repeat", "_user", "cseq", "destination", "state", "wire")
 
-    def __init__(self, wire: Wire, key: str, cseq: int, destination: Address, user: InviteServerUser | None) -> None:
+    def __init__(self, wire: Wire, key: str, cseq: int, destination: Hop, user: InviteServerUser | None) -> None:
         """`user` is told of a CANCEL and of a missing ACK; `None` where the answer is a refusal at once."""
         self.wire = wire
         self.cseq = cseq
@@ -362,7 +361,7 @@ class InviteServer:
             return
         self.state = State.ACCEPTED if code < 300 else State.COMPLETED
         # RFC 3261 §13.3.1.4: a 2xx is repeated even over a reliable transport, as the next hop may not be.
-        if code < 300 or not self.wire.reliable:
+        if code < 300 or self.destination.transport == "udp":
             self._repeat = self.wire.after(T1, self._timer_g)
         self._deadline = self.wire.after(TIMEOUT, self._timer_h)  # Timer H, or L
 
@@ -384,7 +383,7 @@ class InviteServer:
     def acknowledged(self) -> bool:
         """The ACK came; whether it was the first. The rest lingers to absorb late repeats of the INVITE."""
         if self.state is State.COMPLETED:
-            self._settle(0.0 if self.wire.reliable else T4)  # Timer I
+            self._settle(T4 if self.destination.transport == "udp" else 0.0)  # Timer I
             return True
         if self.state is State.ACCEPTED:
             self._settle(TIMEOUT)  # Timer L

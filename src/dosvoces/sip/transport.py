@@ -1,8 +1,7 @@
 """
-The sockets under the user agent: bytes in, bytes out, and which destinations can't be reached.
+The UDP socket under the user agent: bytes in, bytes out, and which destinations can't be reached.
 
-Knows no SIP. UDP only so far; TCP and TLS fit behind `Transport` (their framing stays inside them, and `reliable`
-switches off the timers that repeat messages, RFC 3261 §17).
+Knows no SIP. TCP and TLS are in `connections`.
 """
 
 import asyncio
@@ -12,9 +11,8 @@ import socket
 import struct
 import sys
 from collections.abc import Callable
-from typing import Protocol
 
-from .api import Address
+from .api import Address, Hop
 
 BUFFER_BYTES = 4 << 20  # with the usual 200 kB a burst of answers overflows and calls fail (tried; facts of the trial)
 BATCH = 64  # datagrams read per wake-up, so that timers and other sockets get their turn
@@ -30,18 +28,6 @@ _ERRQUEUE = getattr(socket, "MSG_ERRQUEUE", 0) if sys.platform == "linux" else 0
 _GONE = frozenset({errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENOPROTOOPT})
 
 
-class Transport(Protocol):
-    """A way out for messages."""
-
-    reliable: bool
-    local: Address
-
-    def send(self, data: bytes, destination: Address) -> None:
-        """Send one message at once or not at all. Raises `OSError` where the destination can't be reached."""
-
-    def close(self) -> None: ...
-
-
 class UdpTransport:
     """
     One UDP socket, read by the loop's own reader.
@@ -50,14 +36,14 @@ class UdpTransport:
     the protocol) and give access to the socket's error queue, where Linux says *which* destination refused.
     """
 
-    __slots__ = ("_loop", "_socket", "_unreachable", "dropped", "local", "received", "receiver", "reliable", "settled")
+    __slots__ = ("_loop", "_socket", "_unreachable", "dropped", "local", "received", "receiver", "settled")
 
     def __init__(
         self,
         bind: Address,
         *,
-        receiver: Callable[[bytes, Address], None],
-        unreachable: Callable[[Address, bytes], None],
+        receiver: Callable[[bytes, Hop], None],
+        unreachable: Callable[[Hop, bytes], None],
         settled: Callable[[], None],
     ) -> None:
         """
@@ -66,7 +52,6 @@ class UdpTransport:
         `receiver` gets each datagram, `unreachable` a destination and what could be quoted of the message sent there;
         `settled` is called once after each wake-up.
         """
-        self.reliable = False
         self.receiver = receiver
         self.settled = settled
         self.received = 0
@@ -79,10 +64,11 @@ class UdpTransport:
         self.local: Address = (host, port)
         self._listen()
 
-    def send(self, data: bytes, destination: Address) -> None:
+    def send(self, data: bytes, destination: Address | Hop) -> None:
+        """Send one datagram, or drop it if the buffer is full. Raises `OSError` where the system refuses."""
         for attempt in range(SEND_ATTEMPTS):
             try:
-                self._socket.sendto(data, destination)
+                self._socket.sendto(data, destination[:2])
                 return
             except (BlockingIOError, InterruptedError):
                 self.dropped += 1
@@ -112,7 +98,7 @@ class UdpTransport:
                 self._read_errors()
                 continue
             self.received += 1
-            deliver(data, source[:2])
+            deliver(data, Hop(source[0], source[1]))
             if self._socket.fileno() < 0:
                 return  # closed by what was delivered
         self.settled()
@@ -140,7 +126,7 @@ class UdpTransport:
             for level, kind, data in ancillary:
                 known = (level, kind) in ((socket.IPPROTO_IP, _IP_RECVERR), (socket.IPPROTO_IPV6, _IPV6_RECVERR))
                 if known and len(data) >= 4 and destination and struct.unpack_from("=I", data)[0] in _GONE:
-                    self._unreachable(destination[:2], quoted)
+                    self._unreachable(Hop(destination[0], destination[1]), quoted)
 
 
 def _bound_socket(bind: Address) -> socket.socket:

@@ -17,7 +17,7 @@ Who is heard (the source rule):
 
 from collections.abc import Callable, Iterable
 
-from .api import Address, CallEnd, CallHandler, DialogFacts, Invitation
+from .api import Address, CallEnd, CallHandler, DialogFacts, Hop, Invitation
 from .call import Call
 from .digest import Credentials
 from .incoming import IncomingCall
@@ -26,6 +26,7 @@ from .orphan import OrphanedCall, StrayAnswer
 from .outgoing import OutgoingCall
 from .reply import ACCEPT, ALLOW, ReplyHead, server_key
 from .transaction import CANCEL_SUFFIX, TIMEOUT, AnsweredRequest, InviteServer, State, Wire
+from .uri import DEFAULT_TLS_PORT
 
 MAX_INCOMING = 2_000  # open calls; a further INVITE of a peer is answered 503
 MAX_HOSTS = 32  # addresses that one call may bring
@@ -40,7 +41,7 @@ class UserAgent:
         "_on_invite",
         "_peers",
         "calls",
-        "contact",
+        "contacts",
         "discarded",
         "local",
         "orphans",
@@ -49,7 +50,7 @@ class UserAgent:
         "strays",
         "token",
         "uniform",
-        "via_prefix",
+        "via_prefixes",
         "wake",
         "wire",
     )
@@ -58,6 +59,7 @@ class UserAgent:
         self,
         *,
         local: Address,
+        tls_port: int = DEFAULT_TLS_PORT,
         user_agent: str,
         clock: Callable[[], float],
         token: Callable[[], str],
@@ -67,11 +69,13 @@ class UserAgent:
         on_invite: Callable[[IncomingCall], CallHandler | None] | None = None,
     ) -> None:
         """
-        `local` is what Via and Contact say. `token` gives at least 64 random bits as a token (RFC 3261 §19.3),
-        `uniform` a random number between two. `wake` is called when the user's own action left something in `outbox`
-        or set a timer. `peers` are literal addresses; `None` hears everybody.
+        `local` is what Via and Contact say, `tls_port` takes its port's place for TLS.
+
+        `token` gives at least 64 random bits as a token (RFC 3261 §19.3), `uniform` a random number between two.
+        `wake` is called when the user's own action left something in `outbox` or set a timer. `peers` are literal
+        addresses; `None` hears everybody.
         """
-        self.local = local
+        self.local: Address
         self.wire = Wire()
         self.token = token
         self.uniform = uniform
@@ -83,10 +87,9 @@ class UserAgent:
         """Packets of strangers and unreadable ones."""
         self.strays = 0
         """Answers to INVITEs that nobody remembers, hung up."""
-        host, port = local
-        shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        self.via_prefix = f"SIP/2.0/UDP {shown};rport;branch="
-        self.contact = f"Contact: <sip:dosvoces@{shown}>"
+        self.via_prefixes: dict[str, str] = {}
+        self.contacts: dict[str, str] = {}
+        self.advertise(local, tls_port)
         name = clean(user_agent)
         self.request_lines: tuple[str, ...] = (ALLOW, f"User-Agent: {name}")
         self.server_lines: tuple[str, ...] = (f"Server: {name}",)
@@ -97,7 +100,7 @@ class UserAgent:
         self._on_invite = on_invite
 
     @property
-    def outbox(self) -> list[tuple[bytes, Address]]:
+    def outbox(self) -> list[tuple[bytes, Hop]]:
         """What waits to be sent, in order; whoever sends it empties it."""
         return self.wire.outbox
 
@@ -126,6 +129,16 @@ class UserAgent:
         """Take the time for an action of the user."""
         self.wire.now = self._clock()
 
+    def advertise(self, local: Address, tls_port: int) -> None:
+        """Say this in Via and Contact from now on; requests that have left keep what they said."""
+        self.local = local
+        host = f"[{local[0]}]" if ":" in local[0] else local[0]
+        for transport, port in (("udp", local[1]), ("tcp", local[1]), ("tls", tls_port)):
+            self.via_prefixes[transport] = f"SIP/2.0/{transport.upper()} {host}:{port};rport;branch="
+            # RFC 3261 §26.2.2 deprecates transport=tls for sips:, which Asterisk and Kamailio by default refuse.
+            how = "" if transport == "udp" else f";transport={transport}"
+            self.contacts[transport] = f"Contact: <sip:dosvoces@{host}:{port}{how}>"
+
     def trust(self, host: str) -> None:
         """Hear the literal address `host` as a configured peer."""
         if self._peers is not None:
@@ -153,11 +166,11 @@ class UserAgent:
 
     # -- what the world does ----------------------------------------------------------------------------------------
 
-    def receive(self, data: bytes, source: Address, now: float) -> None:
-        """Handle one datagram. Whatever the bytes are, nothing is raised but what a handler raises."""
+    def receive(self, data: bytes, source: Hop, now: float) -> None:
+        """Handle one message. Whatever the bytes are, nothing is raised but what a handler raises."""
         self.wire.now = now
         peers = self._peers
-        if peers is not None and source[0] not in peers and source[0] not in self._heard:
+        if peers is not None and source.host not in peers and source.host not in self._heard:
             self.discarded += 1
             return
         try:
@@ -170,18 +183,18 @@ class UserAgent:
         else:
             self._receive_request(message, source)
 
-    def unreachable(self, destination: Address, quoted: bytes, now: float) -> None:
+    def unreachable(self, destination: Hop, quoted: bytes, now: float) -> None:
         """An ICMP error came for a message to `destination`; `quoted` is that message, perhaps cut short."""
         self.wire.now = now
         key = quoted_branch(quoted)
         if key:
             transaction = self.wire.clients.get(key)
             # A CANCEL has its INVITE's branch: that INVITE has heard of the peer, so that it isn't touched.
-            if transaction is not None and transaction.destination == destination:
+            if transaction is not None and transaction.destination[:3] == destination[:3]:
                 transaction.unreachable()
             return
         for transaction in list(self.wire.clients.values()):
-            if transaction.destination == destination:
+            if transaction.destination[:3] == destination[:3]:
                 transaction.unreachable()
 
     def advance(self, now: float) -> None:
@@ -191,7 +204,7 @@ class UserAgent:
 
     # -- responses --------------------------------------------------------------------------------------------------
 
-    def _receive_response(self, response: Response, source: Address) -> None:
+    def _receive_response(self, response: Response, source: Hop) -> None:
         key = branch(response)
         if response.cseq_method == "CANCEL":
             key += CANCEL_SUFFIX
@@ -199,14 +212,14 @@ class UserAgent:
         if transaction is not None:
             if transaction.takes(response):
                 transaction.receive(response)
-        elif response.cseq_method == "INVITE" and 200 <= response.code < 300 and self._is_peer(source[0]):
+        elif response.cseq_method == "INVITE" and 200 <= response.code < 300 and self._is_peer(source.host):
             if StrayAnswer.is_ours(self, response):
                 self.strays += 1
                 StrayAnswer(self, key, response, source)
 
     # -- requests ---------------------------------------------------------------------------------------------------
 
-    def _receive_request(self, request: Request, source: Address) -> None:
+    def _receive_request(self, request: Request, source: Hop) -> None:
         key = server_key(request)
         server = self.wire.servers.get(key)
         if request.method == "ACK":
@@ -226,30 +239,30 @@ class UserAgent:
         call = self.calls.get(to_tag)
         if call is not None and self._is_of(call, request, source):
             call.serve(request, source, key)
-        elif request.method != "ACK" and self._is_peer(source[0]):
+        elif request.method != "ACK" and self._is_peer(source.host):
             self.reply(request, source, key, 481)
 
-    def _is_of(self, call: Call, request: Request, source: Address) -> bool:
+    def _is_of(self, call: Call, request: Request, source: Hop) -> bool:
         return (
             request.header("call-id") == call.call_id
             and call.knows(tag(request.header("from")))
-            and (source[0] in call.peers or self._is_peer(source[0]))
+            and (source.host in call.peers or self._is_peer(source.host))
         )
 
     def _is_peer(self, host: str) -> bool:
         return self._peers is None or host in self._peers
 
-    def _cancel(self, request: Request, source: Address, key: str) -> None:
+    def _cancel(self, request: Request, source: Hop, key: str) -> None:
         server = self.wire.servers.get(server_key(request, "INVITE"))
         if isinstance(server, InviteServer):
             self.reply(request, source, key, 200, to_tag=self.token())
             server.cancelled(request.header("reason"))
-        elif self._is_peer(source[0]):
+        elif self._is_peer(source.host):
             self.reply(request, source, key, 481)
 
-    def _begin(self, request: Request, source: Address, key: str) -> None:
+    def _begin(self, request: Request, source: Hop, key: str) -> None:
         """A request outside of any dialog."""
-        if not self._is_peer(source[0]):
+        if not self._is_peer(source.host):
             return
         if request.method == "OPTIONS":
             self.reply(request, source, key, 200, (ALLOW, ACCEPT))
@@ -264,7 +277,7 @@ class UserAgent:
             self._ring(self._on_invite, request, source, key)
 
     def _ring(
-        self, on_invite: Callable[[IncomingCall], CallHandler | None], request: Request, source: Address, key: str
+        self, on_invite: Callable[[IncomingCall], CallHandler | None], request: Request, source: Hop, key: str
     ) -> None:
         call = IncomingCall(self, request, source, key)
         self.calls[call.local_tag] = call
@@ -273,7 +286,7 @@ class UserAgent:
     def reply(
         self,
         request: Request,
-        source: Address,
+        source: Hop,
         key: str,
         code: int,
         lines: Iterable[str] = (),

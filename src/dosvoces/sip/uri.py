@@ -6,11 +6,16 @@ fine. Nothing here raises on a peer's text.
 """
 
 import ipaddress
+import re
 from functools import lru_cache
 
-from .api import Address
+from .api import Hop
 
 DEFAULT_PORT = 5060  # RFC 3261 §19.1.2, for UDP and TCP
+DEFAULT_TLS_PORT = 5061  # RFC 3261 §19.1.2
+TRANSPORTS = ("udp", "tcp", "tls")
+
+_TRANSPORT = re.compile(r";\s*transport\s*=\s*([^;?\s]+)", re.IGNORECASE)
 
 
 @lru_cache(maxsize=1024)
@@ -46,11 +51,37 @@ def host_port(uri: str) -> tuple[str, int | None]:
     return split_host_port((after if at else user).partition(";")[0].partition("?")[0])
 
 
-def destination(uri: str) -> Address | None:
-    """Where the URI leads if its host is a literal address, else `None` (names are the shell's business)."""
+def transport_of(uri: str) -> str:
+    """The transport that the URI asks for, in lower case; `""` if it leaves that open. `sips:` is TLS."""
+    if uri[:5].lower() == "sips:":
+        return "tls"
+    match = _TRANSPORT.search(uri, uri.find("@") + 1)
+    return match[1].lower() if match else ""
+
+
+def destination(uri: str, along: Hop) -> Hop | None:
+    """
+    Where the URI leads if its host is a literal address, else `None` (names are the shell's business).
+
+    `along` is the hop that the dialog began with. A URI that asks for no transport stays with that hop's: we diverge
+    from RFC 3263 §4.1 (UDP), since a trunk that is spoken to by TLS is not to be lost, or overheard, for a Contact
+    that forgot to say so. A certificate on the way must be of the same name, as the URI has none.
+    """
     host, port = host_port(uri)
     address = literal(host)
-    return (address, port or DEFAULT_PORT) if address else None
+    if address is None:
+        return None
+    asked = transport_of(uri)
+    if asked and asked not in TRANSPORTS:
+        return None
+    transport = asked or along.transport
+    same_host = address == along.host
+    if same_host and not asked and port is None and transport != "udp":
+        return along
+    port = port or (DEFAULT_TLS_PORT if transport == "tls" else DEFAULT_PORT)
+    if (address, port, transport) == along[:3]:
+        return along
+    return Hop(address, port, transport, along.name if transport == "tls" else "", same_host and along.tcp_too)
 
 
 def is_loose(uri: str) -> bool:
