@@ -68,11 +68,11 @@ class SipCarrier:
         bind: tuple[str, int],
         advertised: tuple[str, int] | None = None,
         user_agent: str = "dosvoces",
-        close_timeout_s: float = 5.0,
+        close_timeout_s: float = 2.0,
         hang_up_silent: bool = False,
     ) -> None:
         """
-        `close_timeout_s`: how long `close` waits for the far ends to confirm that they hung up.
+        `close_timeout_s`: how long `close` waits for the far ends to confirm; the switchboard has waited before it.
 
         `hang_up_silent`: whether a leg whose silence the relay tells is ended as failed, or only noted.
         """
