@@ -6,6 +6,7 @@ back. `serve` runs one until a signal ends it.
 """
 
 import asyncio
+import gc
 import os
 import signal
 from collections.abc import AsyncIterator, Callable
@@ -136,6 +137,9 @@ async def serve(settings: Settings, *, welcome: Callable[[str, list[str]], None]
         log.info("ready", url=service.http_url, missing=missing)
         if welcome is not None:
             welcome(service.http_url, missing)
+        # What the start made stays to the end. Looking through it all would stop every call for some 40 ms each time.
+        gc.collect()
+        gc.freeze()
         await stop.wait()
         log.info("stopping", open_connections=service.switchboard.open_connections)
     log.info("stopped")

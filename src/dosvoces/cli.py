@@ -104,6 +104,8 @@ def _settings(context: typer.Context, config: Path | None) -> "Settings":
 @app.command()
 def serve(context: typer.Context, config: Config = None) -> None:
     """Run the service until Ctrl-C or SIGTERM."""
+    import uvloop  # a part of uvicorn[standard]
+
     from dosvoces import telemetry
     from dosvoces.app import serve
 
@@ -114,7 +116,9 @@ def serve(context: typer.Context, config: Config = None) -> None:
         if settings.log.format != "json":
             typer.echo(_welcome(settings, url, missing))
 
-    asyncio.run(serve(settings, welcome=welcome))
+    # A tenth less CPU per connection than asyncio's own loop (docs/performance.md).
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve(settings, welcome=welcome))
 
 
 def _welcome(settings: "Settings", url: str, missing: list[str]) -> str:
