@@ -1,0 +1,124 @@
+"""
+What a connection's legs said to the carrier, kept for people: a bounded ring of messages, secrets blacked out.
+
+Pure: `ladder.py` draws it, `pcap.py` writes it for Wireshark. The SIP driver feeds it, the record keeps it.
+"""
+
+import json
+import re
+import zlib
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+MAX_MESSAGES = 200  # kept of one connection, the newest
+MAX_BYTES = 256 * 1024  # of messages kept of one connection
+MAX_PACKED = 8 * 1024 * 1024  # read back from a record: no capture of ours is near it
+
+Endpoint = tuple[str, int]
+"""A literal IP address (IPv6 without brackets) and a port."""
+
+
+class NotACapture(ValueError):
+    """The bytes are not what `pack` made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Captured:
+    """One message as it went over the wire."""
+
+    at_us: int
+    """Microseconds since 1970, UTC."""
+    ours: bool
+    """Whether we sent it."""
+    transport: str
+    """`udp`, `tcp` or `tls`."""
+    here: Endpoint
+    peer: Endpoint
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Capture:
+    """The messages of a connection, oldest first."""
+
+    messages: tuple[Captured, ...]
+    dropped: int = 0
+    """Older ones that found no more room."""
+
+
+class Ring:
+    """Collects a connection's messages; when it is full the oldest go."""
+
+    __slots__ = ("_bytes", "_messages", "dropped")
+
+    def __init__(self) -> None:
+        self._messages: deque[Captured] = deque()
+        self._bytes = 0
+        self.dropped = 0
+
+    def add(self, message: Captured) -> None:
+        messages = self._messages
+        messages.append(message)
+        self._bytes += len(message.data)
+        while len(messages) > MAX_MESSAGES or (self._bytes > MAX_BYTES and len(messages) > 1):
+            self._bytes -= len(messages.popleft().data)
+            self.dropped += 1
+
+    @property
+    def capture(self) -> Capture:
+        return Capture(tuple(self._messages), self.dropped)
+
+
+# What whoever sees a capture must not read: from a digest's answer the password can be guessed (RFC 7616 §5.10), and an
+# SDES key opens the audio (RFC 4568 §6.1).
+_SECRETS = (
+    re.compile(rb'(\b(?:response|cnonce)\s*=\s*)("[^"\r\n]*"|[^\s,;]+)', re.IGNORECASE),
+    re.compile(rb"(\binline:)([A-Za-z0-9+/=]+)", re.IGNORECASE),
+)
+_HOLDS_SECRETS = re.compile(rb"authorization\s*:|inline:", re.IGNORECASE)
+
+
+def redacted(data: bytes) -> bytes:
+    """`data` of the same length with every secret in it crossed out, so that lengths and offsets stay true."""
+    if not _HOLDS_SECRETS.search(data):
+        return data
+    for secret in _SECRETS:
+        data = secret.sub(_cross_out, data)
+    return data
+
+
+def _cross_out(match: re.Match[bytes]) -> bytes:
+    quoted = match[2].startswith(b'"')
+    return match[1] + (b'"' + b"x" * (len(match[2]) - 2) + b'"' if quoted else b"x" * len(match[2]))
+
+
+def pack(capture: Capture) -> bytes:
+    """The capture as the record keeps it: redacted and compressed, about 1.5 kB a connection."""
+    rows = [
+        [m.at_us, int(m.ours), m.transport, *m.here, *m.peer, redacted(m.data).decode("latin-1")]
+        for m in capture.messages
+    ]
+    return zlib.compress(json.dumps([capture.dropped, rows], separators=(",", ":")).encode(), 1)
+
+
+def unpack(packed: bytes) -> Capture:
+    """What `pack` made. Raises `NotACapture` for anything else."""
+    try:
+        text = zlib.decompressobj().decompress(packed, MAX_PACKED)
+        dropped, rows = json.loads(text)
+        return Capture(tuple(_messages(rows)), int(dropped))
+    except (zlib.error, ValueError, TypeError) as error:
+        raise NotACapture(f"not a capture: {error}") from error
+
+
+def _messages(rows: Iterable[list[object]]) -> Iterable[Captured]:
+    for at_us, ours, transport, here, here_port, peer, peer_port, data in rows:
+        yield Captured(
+            at_us=int(str(at_us)),
+            ours=bool(ours),
+            transport=str(transport),
+            here=(str(here), int(str(here_port))),
+            peer=(str(peer), int(str(peer_port))),
+            data=str(data).encode("latin-1"),
+        )
