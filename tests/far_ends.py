@@ -58,6 +58,7 @@ class Recorder:
     def __init__(self) -> None:
         self.events: list[tuple[ConnectionId, Event]] = []
         self.notes: list[tuple[ConnectionId, Note]] = []
+        self.captures: dict[ConnectionId, bytes] = {}
         self.reaction: Callable[[ConnectionId, Event], None] = lambda _connection, _event: None
         """Called with each event from within `happened`."""
         self._changed = asyncio.Event()
@@ -66,6 +67,9 @@ class Recorder:
         self.events.append((connection_id, event))
         self.reaction(connection_id, event)
         self._changed.set()
+
+    def captured(self, connection_id: ConnectionId, packed: bytes) -> None:
+        self.captures[connection_id] = packed
 
     def noted(self, connection_id: ConnectionId, note: Note) -> None:
         self.notes.append((connection_id, note))

@@ -15,7 +15,9 @@ LAYERS: tuple[frozenset[str], ...] = (
     # The lowest first; a part may import what is in its own or a lower layer.
     frozenset({"", "model", "errors"}),
     frozenset({"core", "events", "states", "testing", "dialplan"}),
-    frozenset({"carriers", "store", "mail", "media", "sip", "settings", "settings_load", "telemetry", "timeline"}),
+    frozenset(
+        {"carriers", "store", "mail", "media", "sip", "settings", "settings_load", "telemetry", "timeline", "capture"}
+    ),
     frozenset({"switchboard", "phone", "phone_call", "client"}),
     frozenset({"web"}),
     frozenset({"cli", "doctor", "app", "demo", "reference", "__main__"}),

@@ -7,12 +7,13 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from dosvoces.capture import unpack
 from dosvoces.carriers import Call
 from dosvoces.carriers.sip import SipCarrier, Trunk
 from dosvoces.errors import CarrierError
 from dosvoces.events import Answered, Dialed, Ended, Ringing
 from dosvoces.media.relay import MediaSettings, WorkerRelay
-from dosvoces.model import ConnectionId, EndReason, Note, PhoneNumber, Side
+from dosvoces.model import ConnectionId, EndReason, Note, PhoneNumber, Side, leg_id
 from dosvoces.phone import Phone, PhoneBehaviour
 from dosvoces.phone_call import PhoneCall
 from dosvoces.sip import sdp
@@ -385,3 +386,17 @@ async def test_a_silent_leg_is_noted_and_hung_up_if_asked(hang_up: bool) -> None
                 assert party.end is None
         finally:
             await carrier.close()
+
+
+# --- capture ---
+
+
+async def test_what_the_legs_said_is_captured_to_the_last_answer(bench: Bench) -> None:
+    await bench.party(A)
+    bench.sip.hangup(leg_id(ONE, A))
+    await bench.ended(A)
+    await bench.told.until(lambda: bench.told.captures)
+    said = [(message.ours, message.data.split()[:2]) for message in unpack(bench.told.captures[ONE]).messages]
+    words = [(ours, (second if first == b"SIP/2.0" else first).decode()) for ours, (first, second) in said]
+    expected = [(True, "INVITE"), (False, "180"), (False, "200"), (True, "ACK"), (True, "BYE"), (False, "200")]
+    assert expected == words

@@ -17,10 +17,12 @@ from pathlib import Path
 import pytest
 
 from dosvoces import __version__
+from dosvoces.capture import Capture, Captured, pack
 from dosvoces.cli import CONTRACT_FIELDS, main
 from dosvoces.client import service_url
 from dosvoces.demo import REQUEST
 from dosvoces.mail import Mail
+from dosvoces.model import ConnectionId
 from dosvoces.store.sql import open_store
 from dosvoces.testing import an_order
 
@@ -121,6 +123,28 @@ def test_list_and_show(capsys: pytest.CaptureFixture[str], recorded: str) -> Non
     status, out, _ = said(capsys, "show", recorded.upper())
     assert status == 0
     assert "+34600000011" in out
+
+
+def test_a_capture_is_drawn_and_written(capsys: pytest.CaptureFixture[str], recorded: str, folder: Path) -> None:
+    invite = f"INVITE sip:a@b SIP/2.0\r\nCall-ID: {recorded}-a-1\r\nCSeq: 1 INVITE\r\n\r\n".encode()
+    captured = Captured(1_790_000_000_000_000, True, "udp", ("192.0.2.1", 5060), ("192.0.2.2", 5060), invite)
+
+    async def write() -> None:
+        store = open_store(f"sqlite:///{folder}/dosvoces.db")
+        await store.open()
+        store.keep_capture(ConnectionId(recorded), pack(Capture((captured,))))
+        await store.close()
+
+    asyncio.run(write())
+    status, out, err = said(capsys, "show", recorded, "--ladder", "--pcap", "call.pcap")
+    assert (0, "") == (status, err)
+    assert "|<----------- INVITE ----------|" in out
+    assert invite in (folder / "call.pcap").read_bytes()
+
+
+def test_a_connection_without_a_capture_says_why(capsys: pytest.CaptureFixture[str], recorded: str) -> None:
+    expected = f"dosvoces: no SIP messages are kept of {recorded!r}: they are when it is over, if [sip] capture is on\n"
+    assert (1, "", expected) == said(capsys, "show", recorded, "--ladder")
 
 
 def test_list_and_show_for_programs(capsys: pytest.CaptureFixture[str], recorded: str) -> None:

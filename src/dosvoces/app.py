@@ -192,6 +192,7 @@ def _carrier(settings: Settings) -> Carrier:
         bind=settings.sip.bind,
         advertised=settings.sip.advertised,
         user_agent=settings.sip.user_agent,
+        capture=settings.sip.capture,
     )
 
 

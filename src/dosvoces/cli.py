@@ -329,8 +329,15 @@ def show(
     connection: Annotated[str, typer.Argument(metavar="ID", help="As `list` and the answer's Location name it.")],
     config: Config = None,
     as_json: AsJson = False,
+    as_ladder: Annotated[bool, typer.Option("--ladder", help="Its SIP messages, drawn as a ladder.")] = False,
+    pcap_file: Annotated[
+        Path | None, typer.Option("--pcap", metavar="FILE", help="Write its SIP messages for Wireshark; - for stdout.")
+    ] = None,
 ) -> None:
     """One connection as a timeline."""
+    if as_ladder or pcap_file is not None:
+        _show_capture(_settings(context, config), connection, as_ladder=as_ladder, pcap_file=pcap_file)
+        return
     from dosvoces import timeline
     from dosvoces.model import ConnectionId
 
@@ -345,6 +352,25 @@ def show(
         typer.echo(_json({**asdict(record), "journal": [asdict(entry) for entry in entries]}))
     else:
         typer.echo(timeline.render_connection(record, entries))
+
+
+def _show_capture(settings: "Settings", connection: str, *, as_ladder: bool, pcap_file: Path | None) -> None:
+    from dosvoces.capture import unpack
+    from dosvoces.capture.ladder import ladder
+    from dosvoces.capture.pcap import pcap
+    from dosvoces.model import ConnectionId
+
+    packed = _read(settings, lambda store: store.capture(ConnectionId(connection.lower())))
+    if packed is None:
+        raise DosvocesError(
+            f"no SIP messages are kept of {connection!r}: they are when it is over, if [sip] capture is on"
+        )
+    capture = unpack(packed)
+    if pcap_file is not None:
+        content = pcap(capture.messages)
+        sys.stdout.buffer.write(content) if str(pcap_file) == "-" else pcap_file.write_bytes(content)
+    if as_ladder:
+        typer.echo(ladder(capture))
 
 
 @mail_app.command("list")

@@ -272,6 +272,8 @@ class Sip(_Section):
         f"Dosvoces/{__version__}"
     )
     """The User-Agent header."""
+    capture: bool = True
+    """Whether a connection's SIP messages are kept in the record, for `dosvoces show ID --ladder` and `--pcap`."""
 
 
 class Media(_Section):

@@ -217,6 +217,10 @@ class Switchboard:
         phase = live.state.phase if live is not None else "ended"
         self._store.journal(Entry(connection_id, self._now(), note.kind, note.side, phase, phase, note.facts))
 
+    def captured(self, connection_id: ConnectionId, packed: bytes) -> None:
+        """Keep what a driver captured of a connection."""
+        self._store.keep_capture(connection_id, packed)
+
     # --- one event at a time ---
 
     def _admit(self) -> None:

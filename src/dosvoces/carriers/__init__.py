@@ -27,13 +27,16 @@ class Call:
 
 
 class Listener(Protocol):
-    """Who is told what happens to the calls. Both are called from the loop and return at once."""
+    """Who is told what happens to the calls. Called from the loop; each returns at once."""
 
     def happened(self, connection_id: ConnectionId, event: Event) -> None:
         """A leg's `Dialed`, `Ringing`, `Answered`, `Ended`, or the connection's `Unjoined`."""
 
     def noted(self, connection_id: ConnectionId, note: Note) -> None:
         """Something worth keeping that changes no state."""
+
+    def captured(self, connection_id: ConnectionId, packed: bytes) -> None:
+        """What the connection's legs said on the wire (`capture.pack`), once they are over; from drivers that can."""
 
 
 class Carrier(Protocol):

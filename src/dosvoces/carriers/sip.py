@@ -6,11 +6,13 @@ Makes and reads the session descriptions; knows no rule of a connection but that
 
 import asyncio
 import secrets
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import structlog
 
+from dosvoces.capture.recorder import Recorder
 from dosvoces.carriers import Call, Listener
 from dosvoces.carriers.sip_leg import Session, SipLeg, facts_of
 from dosvoces.errors import CarrierError, MediaError
@@ -19,7 +21,7 @@ from dosvoces.media import Digit, Heard, Lost, MediaRelay, RelayEvent, Silent, S
 from dosvoces.model import ConnectionId, EndReason, LegId, Note, PhoneNumber, Side
 from dosvoces.sip import sdp
 from dosvoces.sip.agent import Agent, SipTransportError
-from dosvoces.sip.api import Invitation
+from dosvoces.sip.api import Hop, Invitation
 from dosvoces.sip.digest import Credentials
 
 log = structlog.get_logger(__name__)
@@ -70,11 +72,13 @@ class SipCarrier:
         user_agent: str = "dosvoces",
         close_timeout_s: float = 2.0,
         hang_up_silent: bool = False,
+        capture: bool = True,
     ) -> None:
         """
         `close_timeout_s`: how long `close` waits for the far ends to confirm; the switchboard has waited before it.
 
-        `hang_up_silent`: whether a leg whose silence the relay tells is ended as failed, or only noted.
+        `hang_up_silent`: whether a leg whose silence the relay tells is ended as failed, or only noted. `capture`:
+        whether the legs' messages are kept and given to the listener at the end.
         """
         self._trunks = trunks
         self._relay = relay
@@ -87,6 +91,8 @@ class SipCarrier:
         self._listener: Listener | None = None
         self._destinations: dict[str, tuple[str, int]] = {}
         self._sessions: dict[ConnectionId, Session] = {}
+        self._recorder = Recorder()
+        self._capture = capture
         self._releases: set[asyncio.Task[None]] = set()
 
     @property
@@ -112,6 +118,7 @@ class SipCarrier:
                 advertised=self._advertised,
                 user_agent=self._user_agent,
                 peers=[host for host, _port in self._destinations.values()],
+                tap=self._tap if self._capture else None,
             )
         except OSError as error:
             host, port = self._bind
@@ -227,6 +234,8 @@ class SipCarrier:
             except MediaError as error:
                 raise CarrierError(f"no media for the call: {error}") from error
             session = self._sessions[call.connection_id] = Session(call.connection_id, addresses)
+            if self._capture:
+                self._recorder.begin(call.connection_id)
         return session
 
     def _codecs(self, session: Session, side: Side) -> Sequence[sdp.Codec]:
@@ -251,6 +260,20 @@ class SipCarrier:
     async def _release(self, session: Session) -> None:
         for side, statistics in (await self._relay.release(session.connection_id)).items():
             self.note(session.connection_id, _statistics_note(side, statistics))
+        # By now the last answers have left too; a second attempt goes on with the same recording.
+        if session.connection_id not in self._sessions and (packed := self._recorder.end(session.connection_id)):
+            assert self._listener is not None
+            self._listener.captured(session.connection_id, packed)
+
+    def _tap(self, ours: bool, data: bytes, peer: Hop) -> None:
+        self._recorder.add(
+            at_us=time.time_ns() // 1000,
+            ours=ours,
+            transport=peer.transport,
+            here=self.agent.advertised,
+            peer=(peer.host, peer.port),
+            data=data,
+        )
 
     def _media_happened(self, event: RelayEvent) -> None:
         match event:

@@ -27,6 +27,10 @@ log = logging.getLogger(__name__)
 CLOSE_TIMEOUT_S = 5.0
 
 
+Tap = Callable[[bool, bytes, Hop], None]
+"""Is shown a message: whether it is ours, its bytes, and whom it goes to or comes from."""
+
+
 class SipTransportError(OSError):
     """The INVITE could not leave the machine; nobody was called."""
 
@@ -40,7 +44,7 @@ class Agent:
     phones. Without `on_invite` an INVITE that belongs to no call gets no answer, whoever sent it.
     """
 
-    __slots__ = ("_closed", "_loop", "_quiet", "_running", "_timer", "_timer_at", "_transport", "_ua")
+    __slots__ = ("_closed", "_loop", "_quiet", "_running", "_tap", "_timer", "_timer_at", "_transport", "_ua")
 
     def __init__(self) -> None:
         """Use `open`."""
@@ -49,6 +53,7 @@ class Agent:
         self._timer_at = 0.0
         self._running = 0
         self._closed = False
+        self._tap: Tap | None = None
         self._quiet: asyncio.Future[None] | None = None
         self._transport: UdpTransport
         self._ua: UserAgent
@@ -62,15 +67,18 @@ class Agent:
         user_agent: str = "Dosvoces",
         peers: Iterable[str] | None = (),
         on_invite: Callable[[IncomingCall], CallHandler | None] | None = None,
+        tap: Tap | None = None,
     ) -> "Agent":
         """
         Bind and listen. `peers` are hosts (addresses or names, resolved once, here).
 
         `advertised` is what Via and Contact say; left out it is the bound address, port 0 in it stands for the bound
         port. `on_invite` gets each new incoming call and returns its handler; it may ring, answer or reject at once;
-        `None` leaves the caller without any answer. Raises `OSError` when the port is taken or a name is unknown.
+        `None` leaves the caller without any answer. `tap` is shown every message, before it is read or as it is sent.
+        Raises `OSError` when the port is taken or a name is unknown.
         """
         agent = cls()
+        agent._tap = tap
         family = socket.AF_INET6 if ":" in bind[0] else socket.AF_INET
         known = None if peers is None else [(await _resolve(host, 5060, family))[0] for host in peers]
         transport = UdpTransport(bind, receiver=agent._receive, unreachable=agent._unreachable, settled=agent._settle)
@@ -134,7 +142,7 @@ class Agent:
         call = self._ua.invite(invitation, handler)
         data, destination = self._ua.outbox.pop()
         try:
-            self._transport.send(data, destination)
+            self._send(data, destination)
         except OSError as error:
             self._ua.forget(call)
             raise SipTransportError(f"cannot send to {destination[0]}: {error}") from error
@@ -170,6 +178,8 @@ class Agent:
     # -- the loop's edge --------------------------------------------------------------------------------------------
 
     def _receive(self, data: bytes, source: Hop) -> None:
+        if self._tap is not None:
+            self._tap(False, data, source)
         self._guard(self._ua.receive, data, source)
 
     def _unreachable(self, destination: Hop, quoted: bytes) -> None:
@@ -211,12 +221,17 @@ class Agent:
             outbox.clear()
             for data, destination in waiting:
                 try:
-                    self._transport.send(data, destination)
+                    self._send(data, destination)
                 except OSError as error:
                     failure = error
                     self._unreachable(destination, data)
         if failure is not None:
             raise failure
+
+    def _send(self, data: bytes, destination: Hop) -> None:
+        self._transport.send(data, destination)
+        if self._tap is not None:
+            self._tap(True, data, destination)
 
     def _arm(self) -> None:
         due = self._ua.next_timer()

@@ -120,6 +120,12 @@ class Store(Protocol):
     def journal(self, entry: Entry) -> None:
         """Write `entry` behind. Never raises, never waits; a queue near its limit is reported by `problems`."""
 
+    def keep_capture(self, connection_id: ConnectionId, packed: bytes) -> None:
+        """Keep a connection's captured messages, written behind; the first is kept."""
+
+    async def capture(self, connection_id: ConnectionId) -> bytes | None:
+        """What `keep_capture` was given."""
+
     async def remember_answer(self, connection_id: ConnectionId, *, status: int, body: str) -> None:
         """Keep what the client was answered. Raises `StoreError`."""
 

@@ -9,7 +9,7 @@ from sqlalchemy.sql.elements import ColumnElement
 from dosvoces.core import LegState
 from dosvoces.model import ConnectionId, Side
 from dosvoces.store import ConnectionRecord, Earlier, Entry, KeptMail, LegRecord
-from dosvoces.store.tables import connection, dial_attempt, journal, leg, mail
+from dosvoces.store.tables import capture, connection, dial_attempt, journal, leg, mail
 
 ROWS_LIMIT = 1_000
 """The most that one question brings."""
@@ -59,6 +59,11 @@ def journal_of(db: Connection, connection_id: ConnectionId) -> list[Entry]:
         )
         for row in rows
     ]
+
+
+def capture_of(db: Connection, connection_id: ConnectionId) -> bytes | None:
+    """What was captured of this connection."""
+    return db.scalar(select(capture.c.packed).where(capture.c.connection_id == connection_id))
 
 
 def newest_mails(db: Connection, limit: int) -> list[KeptMail]:

@@ -142,6 +142,13 @@ class SqlStore(Store):
         else:
             self._writer.journal(entry)
 
+    def keep_capture(self, connection_id: ConnectionId, packed: bytes) -> None:
+        if self._writer is None or self._writes is None:
+            log.error("record_closed_capture_lost", connection=connection_id)
+        else:
+            keep = partial(self._writes.keep_capture, connection_id=connection_id, packed=packed)
+            self._writer.write_behind(keep)
+
     async def remember_answer(self, connection_id: ConnectionId, *, status: int, body: str) -> None:
         """
         As the port says. After a failure of the database it is also tried again by itself: the client has its answer,
@@ -176,6 +183,9 @@ class SqlStore(Store):
 
     async def entries(self, connection_id: ConnectionId) -> list[Entry]:
         return await self._ask(partial(queries.journal_of, connection_id=connection_id))
+
+    async def capture(self, connection_id: ConnectionId) -> bytes | None:
+        return await self._ask(partial(queries.capture_of, connection_id=connection_id))
 
     async def mails(self, *, limit: int = 50) -> list[KeptMail]:
         return await self._ask(partial(queries.newest_mails, limit=limit))

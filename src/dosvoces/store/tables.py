@@ -27,7 +27,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeEngine
 
-REVISION = "0001"
+REVISION = "0002"
 """The newest migration: what a database must be at. A test holds it equal to the head of `migrations/versions`."""
 
 
@@ -176,6 +176,15 @@ mail = Table(
     Column("content", LargeBinary, nullable=False),
     # A number shown once means that mail for ever.
     sqlite_autoincrement=True,
+)
+
+capture = Table(
+    "capture",
+    metadata,
+    _connection_key(),
+    # A few kilobytes that a list of connections never reads: apart from `connection`, and with a row id, so that the
+    # key's tree stays small.
+    Column("packed", LargeBinary, nullable=False, doc="`capture.pack`: SIP messages, redacted and compressed."),
 )
 
 # Named here and built by Alembic; the writer touches it to learn whether the record can be written.

@@ -142,6 +142,14 @@ class Writer:
         self._start_now()
         await future
 
+    def write_behind(self, write: Write) -> None:
+        """Commit `write` soon, with whatever goes first; it can be repeated without harm, and is until it succeeds."""
+        if self._closed or len(self._requests) >= WAITING_REQUESTS_LIMIT:
+            log.warning("write_behind_refused", waiting=len(self._requests), closed=self._closed)
+            return
+        self._requests.append(_Request(write, None, keep=True))
+        self._start_within(FLUSH_AFTER_S)
+
     def update(self, connection_id: ConnectionId, state: Connection, deadline: datetime | None) -> None:
         """Replace what waits to be written of this connection's state."""
         self._states[connection_id] = (state, deadline)
@@ -159,7 +167,7 @@ class Writer:
         """Return when what waits now was written; at once when the database is in trouble anyway."""
         if self._busy:
             await self._until_idle()
-        if self._trouble is None and (self._states or self._entries):
+        if self._trouble is None and (self._states or self._entries or self._requests):
             self._start_now()
             await self._until_idle()
 

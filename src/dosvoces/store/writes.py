@@ -32,7 +32,7 @@ from dosvoces.errors import AlreadyRecorded, StoreError
 from dosvoces.mail import Mail
 from dosvoces.model import ConnectionId, Order, Outcome, Side
 from dosvoces.store import Entry
-from dosvoces.store.tables import alembic_version, connection, dial_attempt, journal, leg, mail
+from dosvoces.store.tables import alembic_version, capture, connection, dial_attempt, journal, leg, mail
 
 Row = dict[str, Any]
 Statement = Select[Any] | Insert | Update
@@ -83,6 +83,7 @@ class Writes:
         self._insert_leg = _Prepared(insert(leg), dialect, ("connection_id", "side", "number", "state"))
         self._insert_attempt = _insert_new(dial_attempt, dialect, [column.name for column in dial_attempt.c])
         self._insert_mail = _insert_new(mail, dialect, [column.name for column in mail.c if column.name != "number"])
+        self._insert_capture = _insert_new(capture, dialect, [column.name for column in capture.c])
         self._insert_entry = _Prepared(_insert_entry(), dialect)
         self._update_connection = _Prepared(_update_open(_STATE_COLUMNS), dialect)
         self._settle_connection = _Prepared(_update_open((*_STATE_COLUMNS, "outcome", "ended_at")), dialect)
@@ -155,6 +156,10 @@ class Writes:
             "content": kept.content,
         }
         self._insert_mail.run(cursor, row)
+
+    def keep_capture(self, cursor: Cursor, connection_id: ConnectionId, packed: bytes) -> None:
+        """A connection's captured messages, unless there are some already."""
+        self._insert_capture.run(cursor, {"connection_id": connection_id, "packed": packed})
 
     def state(
         self,
