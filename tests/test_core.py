@@ -26,6 +26,7 @@ from dosvoces.events import (
     SendMail,
     Started,
     Unjoined,
+    Unreached,
 )
 from dosvoces.model import EndReason, Outcome, Side
 from dosvoces.testing import T0, WALK_TERMS, A, B, walk
@@ -35,7 +36,7 @@ class Dialogue:
     """Plays events at given seconds and keeps what was commanded."""
 
     def __init__(self, **terms: float) -> None:
-        self.connection = Connection(Terms(**terms))
+        self.connection = Connection(Terms(**terms))  # type: ignore[arg-type]
         self.commands: list[Command] = []
 
     def play(self, *events: tuple[float, Event]) -> "Dialogue":
@@ -214,14 +215,62 @@ def test_an_answer_after_the_hangup_changes_nothing() -> None:
     assert before == talk.play((5.1, Answered(A))).connection
 
 
+# --- another way ---
+
+
+def test_a_party_that_cannot_have_been_rung_is_dialed_by_another_way() -> None:
+    talk = Dialogue().play(
+        (0, Started()), (0, MailSent()), (0, Dialed(A)), (6, Unreached(A, "main")), (6, Dialed(A)), (7, Ringing(A))
+    )
+    assert [SendMail(), Dial(A), Dial(A, attempt=2)] == talk.commands
+    assert (("main",), T0 + timedelta(seconds=6), None) == (
+        talk.connection.a.tried,
+        talk.connection.a.dialed_at,
+        answer(talk.connection),
+    )
+    # Its ring time-out counts from the INVITE that rings.
+    assert T0 + timedelta(seconds=36) == deadline(talk.connection)
+
+
+def test_b_is_dialed_by_another_way_while_a_waits() -> None:
+    talk = Dialogue(interval_s=1).play((0, Started()), (0, MailSent()), (1, Answered(A)), (2, Unreached(B, "main")))
+    assert [SendMail(), Dial(A), PlayRinging(A), Dial(B), Dial(B, attempt=2)] == talk.commands
+    assert Phase.DIALING_SECOND is talk.connection.phase
+
+
+def test_the_last_attempt_that_reaches_nobody_is_the_end() -> None:
+    talk = Dialogue(max_attempts=2).play(
+        (0, Started()), (0, MailSent()), (1, Unreached(A, "main")), (2, Unreached(A, "spare", "503"))
+    )
+    assert [SendMail(), Dial(A), Dial(A, attempt=2), Report(Outcome.FIRST_FAILED)] == talk.commands
+    leg = talk.connection.a
+    assert (LegState.ENDED, EndReason.UNREACHABLE, "503") == (leg.state, leg.reason, leg.detail)
+
+
+@pytest.mark.parametrize("before", [Ringing(A), Answered(A)])
+def test_a_party_that_was_rung_is_never_dialed_again(before: Event) -> None:
+    talk = Dialogue(interval_s=9).play((0, Started()), (0, MailSent()), (1, before), (2, Unreached(A, "main")))
+    assert 1 == sum(isinstance(command, Dial) for command in talk.commands)
+    assert Outcome.FIRST_FAILED is talk.connection.outcome
+
+
+def test_a_cancelled_dial_that_reached_nobody_is_not_repeated() -> None:
+    talk = Dialogue().play((0, Started()), (0, MailSent()), (1, Cancel("operator")), (2, Unreached(A, "main")))
+    assert [SendMail(), Dial(A), Hangup(A), Report(Outcome.CANCELLED)] == talk.commands
+
+
 # --- the walk ---
 
 
 def check(before: Connection, commands: list[Command], after: Connection) -> None:
     for command in commands:
         match command:
-            case Dial(side=side):
-                assert before.leg(side).state is LegState.IDLE, "a side is dialled at most once"
+            case Dial(side=side, attempt=attempt):
+                leg, then = before.leg(side), after.leg(side)
+                assert not leg.rang, "a side rings at most once"
+                unreached = leg.state is LegState.DIALING and len(then.tried) == leg.attempt
+                assert leg.state is LegState.IDLE or unreached, "dialled again only after an attempt that rang nobody"
+                assert attempt == then.attempt <= WALK_TERMS.max_attempts
                 assert before.mail is MailState.SENT or after.mail is MailState.SENT
                 assert before.verdict is None
                 if side is B:
@@ -241,6 +290,9 @@ def check(before: Connection, commands: list[Command], after: Connection) -> Non
                 assert side is A
                 assert after.a.answered_at is not None
     assert len(commands) == len(set(commands))
+    for side in Side:
+        tried = before.leg(side).tried
+        assert tried == after.leg(side).tried[: len(tried)], "an attempt's number is never used again"
     if before.outcome is not None:
         assert (before, []) == (after, commands), "after the outcome nothing changes"
     if after.outcome is not None:

@@ -199,7 +199,7 @@ def test_check_refuses_what_it_cannot_read(value: str) -> None:
 
 
 def test_the_password_is_not_shown() -> None:
-    assert repr(MUFASA) == "Credentials(username='Mufasa')"
+    assert repr(MUFASA) == "Credentials(username='Mufasa', realm='')"
 
 
 @given(st.lists(st.text(), max_size=3))

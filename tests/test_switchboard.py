@@ -132,6 +132,39 @@ async def test_an_unreachable_first_party_is_a_failed_call(bench: Bench) -> None
     assert "first_failed" == await bench.over(order)
 
 
+async def test_another_way_is_a_dial_of_its_own_with_its_own_intent(bench: Bench) -> None:
+    order = an_order()
+    bench.script = lambda call: Script(
+        dead_ways=2 if call.side is A else 0, hangs_up_after_s=0.05 if call.side is B else None
+    )
+    assert MADE == await bench.connect(order)
+    assert "completed" == await bench.over(order)
+    a = [call for call in bench.carrier.dialed if call.side is A]
+    expected = [(1, ()), (2, ("way 1",)), (3, ("way 1", "way 2"))]
+    assert expected == [(call.attempt, call.avoid) for call in a]
+    entries = await bench.store.entries(order.id)
+    told = [(entry.event, entry.facts) for entry in entries if entry.side is A][:5]
+    dead = {"detail": "a dead way in the script"}
+    assert [
+        ("dialed", {"via": "way 1"}),
+        ("unreached", {"way": "way 1", **dead}),
+        ("dialed", {"via": "way 2"}),
+        ("unreached", {"way": "way 2", **dead}),
+        ("dialed", {"via": "way 3"}),
+    ] == told
+    for attempt in (1, 2, 3):
+        with pytest.raises(AlreadyRecorded):
+            await bench.store.intend_dial(order, A, attempt=attempt, at=order.created_at)
+
+
+async def test_ways_that_all_lead_to_nobody_end_the_connection(bench: Bench) -> None:
+    order = an_order()
+    bench.script = lambda call: Script(dead_ways=99)
+    assert Answer(AnswerKind.CALL_FAILED, A) == await bench.connect(order)
+    assert "first_failed" == await bench.over(order)
+    assert 5 == len(bench.carrier.dialed)
+
+
 async def test_a_phone_that_rings_for_ever_is_given_up(bench: Bench) -> None:
     bench.script = lambda call: Script(answers_after_s=None)
     bench.make(ring_timeout_s=0.05)

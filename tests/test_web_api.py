@@ -113,6 +113,8 @@ async def test_ready() -> None:
 
 
 async def test_not_ready_says_what_is_missing() -> None:
+    response = await get("/readyz", FakeReadiness(cautions=["trunk main is down"]))
+    assert (200, {"status": "ready", "warnings": ["trunk main is down"]}) == (response.status_code, response.json())
     response = await get("/readyz", FakeReadiness(["no trunk is configured"]))
     assert response.status_code == 503
     assert response.json() == {"status": "not ready", "problems": ["no trunk is configured"]}

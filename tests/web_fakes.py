@@ -74,9 +74,13 @@ class FakeRecords:
 @dataclass
 class FakeReadiness:
     problems: list[str] = field(default_factory=list)
+    cautions: list[str] = field(default_factory=list)
 
     async def ready(self) -> list[str]:
         return self.problems
+
+    def warnings(self) -> list[str]:
+        return self.cautions
 
 
 def app_with(

@@ -115,6 +115,10 @@ class Service:
         """What is missing for a call to be made now, in words for an operator."""
         return self.switchboard.problems()
 
+    def warnings(self) -> list[str]:
+        """What an operator should know though calls can be made."""
+        return self.switchboard.warnings()
+
 
 def number_rules(settings: Settings) -> NumberRules:
     """Whom this installation may dial."""
@@ -208,4 +212,5 @@ def _limits(settings: Settings) -> Limits:
         talk_limit_s=settings.dialing.talk_limit_s,
         # The mailbox has its own, shorter limit; this one is for a mailbox that breaks it.
         mail_timeout_s=settings.mail.timeout_s + 5,
+        trunk_timeout_s=settings.dialing.trunk_timeout_s,
     )

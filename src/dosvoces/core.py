@@ -32,6 +32,7 @@ from dosvoces.events import (
     SendMail,
     Started,
     Unjoined,
+    Unreached,
 )
 from dosvoces.model import EndReason, Outcome, Side
 
@@ -52,6 +53,8 @@ class Terms:
     """From the order to join to giving it up."""
     release_timeout_s: float = 40.0
     """From a hang-up to writing the leg off: above 64*T1 = 32 s, RFC 3261 §17.1.1.2."""
+    max_attempts: int = 5
+    """Ways tried to reach one party, while nobody can have been rung."""
 
 
 class LegState(enum.StrEnum):
@@ -101,6 +104,13 @@ class Leg:
     reason: EndReason | None = None
     """Why it ended; known before the end where we hang up because nobody answered."""
     detail: str = ""
+    tried: tuple[str, ...] = ()
+    """The ways, in the carrier's words, that reached nobody."""
+
+    @property
+    def attempt(self) -> int:
+        """Of the dial that is under way, or would be next: 1, 2 …"""
+        return len(self.tried) + 1
 
     @property
     def live(self) -> bool:
@@ -166,9 +176,15 @@ LEG_TABLE: dict[tuple[LegState, type[Event]], LegState] = {
     (LegState.DIALING, Ringing): LegState.RINGING,
     (LegState.DIALING, Answered): LegState.ANSWERED,
     (LegState.DIALING, Ended): LegState.ENDED,
+    # Idle again: the joint rules dial it by another way; after the last attempt it is ended.
+    (LegState.DIALING, Unreached): LegState.IDLE,
     (LegState.RINGING, Answered): LegState.ANSWERED,
     (LegState.RINGING, Ended): LegState.ENDED,
     (LegState.ANSWERED, Ended): LegState.ENDED,
+    # A driver that told of ringing must not say this; whatever it says, nobody is rung twice.
+    (LegState.RINGING, Unreached): LegState.ENDED,
+    (LegState.ANSWERED, Unreached): LegState.ENDED,
+    (LegState.RELEASING, Unreached): LegState.ENDED,
     # An answer that crosses our hang-up is the driver's to end (ACK and BYE): here it is late and changes nothing.
     (LegState.RELEASING, Ended): LegState.ENDED,
 }
@@ -222,11 +238,15 @@ def _mailing(c: Connection) -> bool:
     return c.mail is MailState.SENDING
 
 
-def _apply_to_leg(c: Connection, event: Dialed | Ringing | Answered | Ended, now: datetime) -> Connection:
+def _apply_to_leg(c: Connection, event: Dialed | Ringing | Answered | Ended | Unreached, now: datetime) -> Connection:
     side, leg = event.side, c.leg(event.side)
     state = LEG_TABLE.get((leg.state, type(event)))
     if state is None:
         return c
+    if isinstance(event, Unreached):
+        if state is LegState.IDLE and leg.attempt < c.terms.max_attempts:
+            return _with_leg(c, side, Leg(tried=(*leg.tried, event.way)))
+        event, state = Ended(side, EndReason.UNREACHABLE, event.detail), LegState.ENDED
     match event:
         case Dialed():
             leg = replace(leg, dialed_at=now)
@@ -269,6 +289,10 @@ def _verdict(c: Connection, side: Side, reason: EndReason) -> Outcome:
 # --- timers: one list for `step` and `deadline` ---
 
 
+def _after(start: datetime, seconds: float) -> datetime:
+    return start + timedelta(seconds=seconds)
+
+
 class _Kind(enum.Enum):
     MAIL = enum.auto()
     RING = enum.auto()
@@ -304,10 +328,6 @@ def _timers(c: Connection) -> Iterator[_Timer]:
             yield _Timer(_after(leg.dialed_at, terms.ring_timeout_s), _Kind.RING, side)
         if leg.state is LegState.RELEASING and leg.released_at is not None:
             yield _Timer(_after(leg.released_at, terms.release_timeout_s), _Kind.RELEASE, side)
-
-
-def _after(start: datetime, seconds: float) -> datetime:
-    return start + timedelta(seconds=seconds)
 
 
 def _elapse(c: Connection, now: datetime) -> Connection:
@@ -367,14 +387,19 @@ def _next(c: Connection, now: datetime) -> tuple[Connection, Command | None]:
     if c.mail is MailState.SENDING:
         return c, None
     if c.a.state is LegState.IDLE:
-        return replace(c, a=Leg(LegState.DIALING, dialed_at=now)), Dial(Side.A)
+        return _dial(c, Side.A, now)
     if c.a.state is LegState.ANSWERED and c.b.state is not LegState.ANSWERED and not c.ringback:
         return replace(c, ringback=True), PlayRinging(Side.A)
     if _waits_for_interval(c) and c.a.dialed_at is not None and _after(c.a.dialed_at, c.terms.interval_s) <= now:
-        return replace(c, b=Leg(LegState.DIALING, dialed_at=now)), Dial(Side.B)
+        return _dial(c, Side.B, now)
     if c.a.state is LegState.ANSWERED and c.b.state is LegState.ANSWERED and c.join_ordered_at is None:
         return replace(c, join_ordered_at=now), Join()
     return c, None
+
+
+def _dial(c: Connection, side: Side, now: datetime) -> tuple[Connection, Command]:
+    leg = replace(c.leg(side), state=LegState.DIALING, dialed_at=now)
+    return _with_leg(c, side, leg), Dial(side, leg.attempt)
 
 
 def _waits_for_interval(c: Connection) -> bool:

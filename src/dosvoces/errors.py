@@ -29,7 +29,11 @@ class _DependencyError(DosvocesError):
 
 
 class CarrierError(_DependencyError):
-    """A call could not be placed, and nothing left the machine."""
+    """A call could not be placed, and nothing left the machine. `way` failed, where another one is left."""
+
+    def __init__(self, message: str, *, permanent: bool = False, way: str = "") -> None:
+        super().__init__(message, permanent=permanent)
+        self.way = way
 
 
 class MediaError(_DependencyError):

@@ -4,7 +4,7 @@ What happens to a connection (events, past or state) and what is to be done abou
 Pure values; `core.step` takes the first and gives the second.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dosvoces.model import EndReason, Outcome, Side
 
@@ -33,6 +33,8 @@ class Dialed:
     """The INVITE left: the interval and the ring time-out count from now."""
 
     side: Side
+    via: str = field(default="", compare=False)
+    """The way it took, for the journal: the trunk's name and address."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,20 @@ class Ended:
 
     side: Side
     reason: EndReason
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Unreached:
+    """
+    The dial is over and can have rung nobody, and the carrier has another way to the number.
+
+    It stands in the place of `Ended`; whether the number is dialled again is the core's decision.
+    """
+
+    side: Side
+    way: str
+    """The way that failed, in the carrier's words: `Call.avoid` names it when the number is dialled again."""
     detail: str = ""
 
 
@@ -91,6 +107,7 @@ Event = (
     | Ringing
     | Answered
     | Ended
+    | Unreached
     | Joined
     | Unjoined
     | Elapsed
@@ -109,9 +126,11 @@ class SendMail:
 
 @dataclass(frozen=True, slots=True)
 class Dial:
-    """Ring this side, once: the intent is in the record before the INVITE leaves."""
+    """Ring this side: the intent, with the attempt's number, is in the record before the INVITE leaves."""
 
     side: Side
+    attempt: int = 1
+    """A further one only follows an attempt that rang nobody."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -311,6 +311,8 @@ class Dialing(_Section):
     """Seconds from dialling the first number to dialling the second, if the request has no `call_interval`."""
     ring_timeout_s: Annotated[float, Field(ge=1, le=300)] = 30.0
     """Longest that a number is rung, in seconds."""
+    trunk_timeout_s: Annotated[float, Field(ge=1, le=32)] = 6.0
+    """Longest that a trunk may give no sign at all, in seconds, before the next way to the number is tried."""
     talk_limit_s: Annotated[float, Field(ge=1, le=86400)] = 3600.0
     """Longest conversation, in seconds."""
     max_connections: Annotated[int, Field(ge=1, le=100_000)] = 100

@@ -61,7 +61,10 @@ def _leg_edges() -> dict[tuple[str, str], list[str]]:
     edges: dict[tuple[str, str], list[str]] = {}
     _add(edges, LegState.IDLE, LegState.DIALING, "Dial")
     for (state, kind), after in LEG_TABLE.items():
-        if state is not after:
+        if after is LegState.IDLE:
+            _add(edges, state, after, f"{kind.__name__} (another way is left)")
+            _add(edges, state, LegState.ENDED, f"{kind.__name__} (the last attempt)")
+        elif state is not after:
             _add(edges, state, after, kind.__name__)
     for state in (LegState.DIALING, LegState.RINGING, LegState.ANSWERED):
         _add(edges, state, LegState.RELEASING, "Hangup")

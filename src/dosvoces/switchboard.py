@@ -23,6 +23,7 @@ from dosvoces.events import (
     Cancel,
     Command,
     Dial,
+    Dialed,
     Elapsed,
     Ended,
     Event,
@@ -37,6 +38,7 @@ from dosvoces.events import (
     SendMail,
     Started,
     Unjoined,
+    Unreached,
 )
 from dosvoces.mail import Mail, Mailbox
 from dosvoces.model import ConnectionId, EndReason, Note, Order, Outcome, Side, leg_id
@@ -57,6 +59,8 @@ class Limits:
     mail_timeout_s: float = 15.0
     close_limit_s: float = 5.0
     """How long a shutdown waits for the far ends to confirm: a container is killed 10 s after it was told to stop."""
+    trunk_timeout_s: float = 6.0
+    """How long a trunk may stay silent before the next way is tried."""
 
     def terms(self, order: Order) -> Terms:
         return Terms(
@@ -130,7 +134,7 @@ class Switchboard:
         The connection goes on without the caller. Raises `NotNow` if nothing was tried, and `AlreadyRecorded` if the
         order's idempotency key is taken.
         """
-        self._admit()
+        self._admit(order)
         # Counted before the first await: parallel requests see each other.
         self._admitted += 1
         try:
@@ -173,7 +177,14 @@ class Switchboard:
 
     def problems(self) -> list[str]:
         """Why a request would be refused now, in words; empty if it would be taken."""
-        problems = [*self._store.problems(), *self._carrier.problems()]
+        return self._problems(self._carrier.problems())
+
+    def warnings(self) -> list[str]:
+        """What an operator should know though requests are taken."""
+        return self._carrier.warnings()
+
+    def _problems(self, of_carrier: list[str]) -> list[str]:
+        problems = [*self._store.problems(), *of_carrier]
         if self._draining:
             problems.append("shutting down")
         if len(self._live) + self._admitted >= self._limits.max_connections:
@@ -223,8 +234,8 @@ class Switchboard:
 
     # --- one event at a time ---
 
-    def _admit(self) -> None:
-        if problems := self.problems():
+    def _admit(self, order: Order) -> None:
+        if problems := self._problems(self._carrier.problems(order.first, order.second)):
             raise NotNow("; ".join(problems))
 
     def _enter(self, order: Order) -> _Live:
@@ -297,8 +308,8 @@ class Switchboard:
         match command:
             case SendMail():
                 self._spawn(live, self._send_mail(live))
-            case Dial(side=side):
-                self._spawn(live, self._dial(live, side))
+            case Dial(side=side, attempt=attempt):
+                self._spawn(live, self._dial(live, side, attempt))
             case PlayRinging(side=side):
                 self._carrier.play_ringing(leg_id(live.order.id, side))
             case Join():
@@ -329,18 +340,29 @@ class Switchboard:
         else:
             self._happened(live, MailSent())
 
-    async def _dial(self, live: _Live, side: Side) -> None:
+    async def _dial(self, live: _Live, side: Side, attempt: int) -> None:
         order = live.order
+        call = Call(
+            order.id,
+            side,
+            order.number(side),
+            attempt=attempt,
+            avoid=live.state.leg(side).tried,
+            silence_limit_s=self._limits.trunk_timeout_s,
+        )
         try:
-            await self._store.intend_dial(order, side, attempt=1, at=self._now())
+            await self._store.intend_dial(order, side, attempt=attempt, at=self._now())
             if live.state.verdict is not None:
                 # Meanwhile it was cancelled or the other side hung up: nobody is rung for nothing.
                 self._happened(live, Ended(side, EndReason.CANCELLED, "not dialled"))
                 return
-            await self._carrier.dial(Call(order.id, side, order.number(side)))
-        except (StoreError, CarrierError) as error:
-            reason = EndReason.UNREACHABLE if isinstance(error, CarrierError) else EndReason.FAILED
-            self._happened(live, Ended(side, reason, str(error)))
+            await self._carrier.dial(call)
+        except StoreError as error:
+            self._happened(live, Ended(side, EndReason.FAILED, str(error)))
+            return
+        except CarrierError as error:
+            ended = Ended(side, EndReason.UNREACHABLE, str(error))
+            self._happened(live, Unreached(side, error.way, str(error)) if error.way else ended)
             return
         if live.state.leg(side).state is LegState.RELEASING:
             # The hang-up came while the dial was on its way to the carrier, which didn't know the leg yet.
@@ -409,6 +431,10 @@ def _entry(connection_id: ConnectionId, at: datetime, event: Event, before: Conn
     match event:
         case Ended(reason=reason, detail=detail):
             facts = {"reason": reason, "detail": detail}
+        case Unreached(way=way, detail=detail):
+            facts = {"way": way, "detail": detail}
+        case Dialed(via=via) if via:
+            facts = {"via": via}
         case MailRefused(detail=detail) | Unjoined(detail=detail):
             facts = {"detail": detail}
         case Cancel(by=by):

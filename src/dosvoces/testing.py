@@ -26,6 +26,7 @@ from dosvoces.events import (
     Ringing,
     Started,
     Unjoined,
+    Unreached,
 )
 from dosvoces.model import ConnectionId, EndReason, Lead, Order, PhoneNumber, Side
 
@@ -66,9 +67,16 @@ EVERY_EVENT: tuple[Event, ...] = (
     LostAtRestart(),
     *(kind(side) for side in Side for kind in (Dialed, Ringing, Answered)),
     *(Ended(side, reason) for side in Side for reason in (EndReason.HANGUP, EndReason.BUSY, EndReason.FAILED)),
+    *(Unreached(side, "a way") for side in Side),
 )
 WALK_TERMS = Terms(
-    interval_s=1, ring_timeout_s=2, talk_limit_s=1, mail_timeout_s=1, join_timeout_s=1, release_timeout_s=1
+    interval_s=1,
+    ring_timeout_s=2,
+    talk_limit_s=1,
+    mail_timeout_s=1,
+    join_timeout_s=1,
+    release_timeout_s=1,
+    max_attempts=2,
 )
 
 

@@ -19,6 +19,12 @@ class Call:
     connection_id: ConnectionId
     side: Side
     number: PhoneNumber
+    attempt: int = 1
+    """Counts the dials of this leg; a further one only follows `Unreached`."""
+    avoid: tuple[str, ...] = ()
+    """Ways that reached nobody in earlier attempts (`Unreached.way`)."""
+    silence_limit_s: float | None = None
+    """How long the far end may give no sign at all before the dial is given up; `None`: the protocol's own limit."""
 
     @property
     def id(self) -> LegId:
@@ -30,7 +36,7 @@ class Listener(Protocol):
     """Who is told what happens to the calls. Called from the loop; each returns at once."""
 
     def happened(self, connection_id: ConnectionId, event: Event) -> None:
-        """A leg's `Dialed`, `Ringing`, `Answered`, `Ended`, or the connection's `Unjoined`."""
+        """A leg's `Dialed`, `Ringing`, `Answered`, `Unreached`, `Ended`, or the connection's `Unjoined`."""
 
     def noted(self, connection_id: ConnectionId, note: Note) -> None:
         """Something worth keeping that changes no state."""
@@ -46,7 +52,11 @@ class Carrier(Protocol):
     - *our id on the wire*: `Call.id` goes out with the call, so that an early event finds its leg.
     - *raises only if nothing left*: `dial` raises `CarrierError` only if nothing left the machine; no event
       follows then.
-    - *exactly one end*: a dialled leg gets exactly one `Ended`, whatever happens, and nothing after it.
+    - *exactly one end*: a dialled leg gets exactly one `Ended` or `Unreached`, whatever happens, and nothing after
+      it but what a further dial of it brings.
+    - *unreached is certain*: `Unreached` only if nobody can have been rung (no ringing was told, whatever may still
+      come is hung up) and another way is left; never after a refusal by whoever was called.
+    - *ways are not repeated*: a dial takes no way that `Call.avoid` names.
     - *hang-up in any state*: `hangup` is legal in any state and idempotent; for an unknown or ended leg it does
       nothing.
     - *answer after hang-up*: an answer that crosses a hang-up is hung up by the driver and not reported as
@@ -56,7 +66,8 @@ class Carrier(Protocol):
     - *unjoined is told*: media lost after the join is one `Unjoined`; the legs stay up until they are hung up.
     - *leftovers are released*: `hangup_leftover` releases a leg that an earlier process left up, by the `dialog` note
       that was given before the leg's `Answered`; no event follows, and what can't be used does nothing.
-    - *no policy*: no retry, no time-out but the protocol's; a leg without audio is ended only if the settings say so.
+    - *no policy*: no retry, no time-out but the protocol's and the one that the
+      call brings; a leg without audio is ended only if the settings say so.
     """
 
     async def start(self, listener: Listener) -> None:
@@ -81,8 +92,11 @@ class Carrier(Protocol):
     async def join(self, connection_id: ConnectionId) -> None:
         """Let both hear each other; returns when they do. Raises `CarrierError`."""
 
-    def problems(self) -> list[str]:
-        """Why no call could be placed now, in words; empty if one could."""
+    def problems(self, *numbers: PhoneNumber) -> list[str]:
+        """Why no call could be placed now, to any of `numbers` where they are given, in words; empty if one could."""
+
+    def warnings(self) -> list[str]:
+        """What an operator should know though calls can be placed: a trunk that is down beside one that is up."""
 
     async def close(self) -> None:
         """Hang up what is left, wait (bounded) until the far ends confirmed, give everything back; idempotent."""

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 from dosvoces.carriers import Call, Listener
 from dosvoces.errors import CarrierError
-from dosvoces.events import Answered, Dialed, Ended, Event, Ringing, Unjoined
-from dosvoces.model import ConnectionId, EndReason, LegId, Note, Side, leg_id
+from dosvoces.events import Answered, Dialed, Ended, Event, Ringing, Unjoined, Unreached
+from dosvoces.model import ConnectionId, EndReason, LegId, Note, PhoneNumber, Side, leg_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,8 @@ class Script:
     """Counted from the answer."""
     unreachable: bool = False
     """`dial` itself raises: nothing left the machine."""
+    dead_ways: int = 0
+    """How many ways lead to nobody before the one that plays the rest of the script."""
 
 
 ANSWERS = Script()
@@ -63,9 +65,13 @@ class FakeCarrier:
         script = self._script(call)
         if script.unreachable:
             raise CarrierError(f"no route to {call.number.masked} in the script")
+        way = f"way {len(call.avoid) + 1}"
         self.dialed.append(call)
         leg = self._legs[call.id] = _FakeLeg(call, script)
-        self._tell(leg, Dialed(call.side))
+        self._tell(leg, Dialed(call.side, way))
+        if len(call.avoid) < script.dead_ways:
+            self._later(leg, 0.0, self._fail_way, leg, way)
+            return
         if script.fails_after_s is not None:
             self._later(leg, script.fails_after_s, self._end, leg, script.reason, script.detail)
         if script.rings_after_s is not None:
@@ -97,7 +103,10 @@ class FakeCarrier:
             self._joined.discard(connection_id)
             self._listener.happened(connection_id, Unjoined("media lost in the script"))
 
-    def problems(self) -> list[str]:
+    def problems(self, *numbers: PhoneNumber) -> list[str]:
+        return []
+
+    def warnings(self) -> list[str]:
         return []
 
     async def close(self) -> None:
@@ -114,6 +123,10 @@ class FakeCarrier:
         self._tell(leg, Answered(leg.call.side))
         if leg.script.hangs_up_after_s is not None:
             self._later(leg, leg.script.hangs_up_after_s, self._end, leg, EndReason.HANGUP, leg.script.detail)
+
+    def _fail_way(self, leg: _FakeLeg, way: str) -> None:
+        del self._legs[leg.call.id]
+        self._tell(leg, Unreached(leg.call.side, way, "a dead way in the script"))
 
     def _end(self, leg: _FakeLeg, reason: EndReason, detail: str) -> None:
         del self._legs[leg.call.id]

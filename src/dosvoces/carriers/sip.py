@@ -181,8 +181,11 @@ class SipCarrier:
         except MediaError as error:
             raise CarrierError(f"the media could not be joined: {error}") from error
 
-    def problems(self) -> list[str]:
+    def problems(self, *numbers: PhoneNumber) -> list[str]:
         return [] if self._trunks else ["no trunk is configured: add [[trunks]] to dosvoces.toml"]
+
+    def warnings(self) -> list[str]:
+        return []
 
     async def close(self) -> None:
         if self._agent is not None:

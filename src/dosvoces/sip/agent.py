@@ -16,7 +16,10 @@ from collections.abc import Callable, Iterable
 from .api import Address, CallEnd, CallHandler, DialogFacts, Hop, Invitation
 from .digest import Credentials
 from .incoming import IncomingCall
+from .message import Response
 from .outgoing import OutgoingCall
+from .request import Series
+from .transaction import TIMEOUT, Failure
 from .transport import UdpTransport, reachable_address
 from .ua import UserAgent
 
@@ -130,6 +133,64 @@ class Agent:
     def trust(self, host: str) -> None:
         """Hear the literal address `host` from now on, as if it were in `peers`."""
         self._ua.trust(host)
+
+    def trust_only(self, hosts: Iterable[str]) -> None:
+        """Hear these literal addresses in place of the peers before; open calls keep the addresses they brought."""
+        self._ua.trust_only(hosts)
+
+    @property
+    def contact(self) -> str:
+        """Our own URI, in angle brackets, as Contact says it."""
+        return self._ua.contact.partition(": ")[2]
+
+    def series(self, request_uri: str, *, from_uri: str, to_uri: str, credentials: Credentials | None = None) -> Series:
+        """Begin a series of requests outside of any dialog, for `ask`."""
+        return Series(self._ua, request_uri=request_uri, from_uri=from_uri, to_uri=to_uri, credentials=credentials)
+
+    async def ask(
+        self,
+        series: Series,
+        method: str,
+        hop: Hop,
+        *,
+        headers: Iterable[tuple[str, str]] = (),
+        body: bytes = b"",
+        limit_s: float = TIMEOUT,
+    ) -> Response | Failure:
+        """
+        Send a request of this series to `hop`; its final answer, or why there is none, after `limit_s` at most.
+
+        Whoever stops waiting stops nothing: an answer that comes is dropped.
+        """
+        if self._closed:
+            return Failure.TRANSPORT
+        answer: asyncio.Future[Response | Failure] = self._loop.create_future()
+
+        def answered(event: Response | Failure) -> None:
+            if not answer.done():
+                answer.set_result(event)
+
+        self._ua.enter()
+        series.send(method, hop, answered, headers=headers, body=body, limit_s=limit_s)
+        self._settle()
+        return await answer
+
+    async def request(
+        self,
+        method: str,
+        request_uri: str,
+        hop: Hop,
+        *,
+        from_uri: str,
+        to_uri: str,
+        headers: Iterable[tuple[str, str]] = (),
+        credentials: Credentials | None = None,
+        body: bytes = b"",
+        limit_s: float = TIMEOUT,
+    ) -> Response | Failure:
+        """A request of its own outside of any dialog, such as OPTIONS; see `ask`."""
+        series = self.series(request_uri, from_uri=from_uri, to_uri=to_uri, credentials=credentials)
+        return await self.ask(series, method, hop, headers=headers, body=body, limit_s=limit_s)
 
     def invite(self, invitation: Invitation, handler: CallHandler) -> OutgoingCall:
         """

@@ -6,7 +6,7 @@ Bodies are opaque `bytes`: the user agent neither makes nor reads SDP.
 
 import enum
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
 from .digest import Credentials
@@ -69,6 +69,10 @@ class CallEnd:
     """The peer's reason phrase, or ours."""
     detail: str = ""
     """The peer's Reason header as it came (RFC 3326, Q.850), or what went wrong while hanging up."""
+    heard: int = field(default=0, compare=False)
+    """The highest provisional status that came before; 0: none, so that nobody was rung as far as anyone knows."""
+    retry_after_s: int | None = field(default=None, compare=False)
+    """What the peer asked for with a refusal (RFC 3261 §20.33)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +118,12 @@ class Invitation:
     """Further headers, such as P-Asserted-Identity."""
     peers: tuple[str, ...] = ()
     """Addresses that may speak for the peer besides `destination` and the agent's own peers."""
+    silence_limit_s: float | None = None
+    """
+    How long the peer may give no sign at all before the call ends as timed out; `None`: 64*T1, RFC 3261 §17.1.1.2.
+
+    Whoever stirs later is told to stop: a provisional answer gets CANCEL, a 2xx ACK and BYE.
+    """
 
 
 class CallHandler:

@@ -28,6 +28,8 @@ class Credentials:
 
     username: str
     password: str = field(repr=False)
+    realm: str = ""
+    """The only realm whose challenges are answered; empty: any."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from .api import SDP, Hop
 from .dialog import Dialog
 from .digest import Challenge, Credentials, DigestError, answer, parse_challenges
 from .message import Message, Response, compose_lines, tag
-from .transaction import CANCEL_SUFFIX, Failure, Head, InviteClient, NonInviteClient, Wire
+from .transaction import CANCEL_SUFFIX, TIMEOUT, Failure, Head, InviteClient, NonInviteClient, Wire
 
 MAX_ROUNDS = 2  # challenges answered per request: one, and one more if the nonce was stale or another realm asks
 
@@ -97,6 +97,7 @@ class Exchange:
         "_destination",
         "_done",
         "_extra",
+        "_limit",
         "_line",
         "_method",
         "_rounds",
@@ -118,8 +119,13 @@ class Exchange:
         content_type: str = SDP,
         extra: tuple[str, ...] = (),
         destination: Hop | None = None,
+        limit: float = TIMEOUT,
     ) -> None:
-        """Send the request, to `destination` instead of the dialog's next hop where that is given."""
+        """
+        Send the request, to `destination` instead of the dialog's next hop where that is given.
+
+        `limit` bounds the wait for a sign of the peer (INVITE), or for the final answer.
+        """
         self.dialog = dialog
         self.stopped = False
         """Set to have no further challenge answered: the caller no longer wants what it asked for."""
@@ -131,6 +137,7 @@ class Exchange:
         self._content_type = content_type
         self._extra = extra
         self._destination = destination
+        self._limit = limit
         self._rounds = 0
         self._answered: list[tuple[str, str]] = []
         self._authorization: tuple[str, ...] = ()
@@ -173,7 +180,7 @@ class Exchange:
         uri, routes = dialog.route()
         data = compose_lines(self._lines(uri, via, routes), self._body)
         if self._method != "INVITE":
-            return NonInviteClient(line.wire, branch, data, destination, self._receive)
+            return NonInviteClient(line.wire, branch, data, destination, self._receive, self._limit)
         head = Head(
             uri=uri,
             via=via,
@@ -184,7 +191,7 @@ class Exchange:
             call_id=dialog.call_id,
             cseq=self.cseq,
         )
-        return InviteClient(line.wire, head, data, destination, self._receive)
+        return InviteClient(line.wire, head, data, destination, self._receive, self._limit)
 
     def _lines(self, uri: str, via: str, routes: tuple[str, ...]) -> list[str]:
         dialog, method = self.dialog, self._method
@@ -219,7 +226,8 @@ class Exchange:
         account = self._account
         source, header = _CHALLENGES[response.code]
         try:
-            challenges = parse_challenges(response.values(source))
+            realm = account.credentials.realm
+            challenges = [c for c in parse_challenges(response.values(source)) if realm in ("", c.realm)]
             if not challenges:
                 return False
             asked = (header, challenges[0].realm)

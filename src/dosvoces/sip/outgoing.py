@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class OutgoingCall(Call):
     """A call that we make."""
 
-    __slots__ = ("_cancel_lines", "_cancel_timer", "_cancelled", "_early", "_invite", "_losers")
+    __slots__ = ("_cancel_lines", "_cancel_timer", "_cancelled", "_early", "_heard", "_invite", "_losers")
 
     def __init__(self, ua: "UserAgent", invitation: Invitation, handler: CallHandler) -> None:
         """Send the INVITE."""
@@ -48,6 +48,8 @@ class OutgoingCall(Call):
         self._cancelled = False
         """Whether the CANCEL has left."""
         self._cancel_timer: Timer | None = None
+        self._heard = 0
+        """The highest provisional status that came."""
         # A name as target goes to `destination`, so that an outbound proxy needs no Route header.
         self._invite: Exchange | None = Exchange(
             ua,
@@ -59,6 +61,7 @@ class OutgoingCall(Call):
             content_type=invitation.content_type,
             extra=header_lines(invitation.headers),
             destination=destination,
+            limit=TIMEOUT if invitation.silence_limit_s is None else invitation.silence_limit_s,
         )
 
     def forget(self) -> None:
@@ -79,13 +82,20 @@ class OutgoingCall(Call):
         if isinstance(event, Failure):
             self._failed(event)
         elif event.code < 200:
-            self._provisional(event)
+            self._provisional(exchange, event)
         elif event.code < 300:
             self._accepted(exchange, event)
         else:
             self._rejected(event)
 
-    def _provisional(self, response: Response) -> None:
+    def _provisional(self, exchange: Exchange, response: Response) -> None:
+        self._heard = max(self._heard, response.code)
+        if self._phase is Phase.OVER:
+            if not self._cancelled:
+                # Given up before it gave a sign (RFC 3261 §9.1 forbids to cancel then); now it stirs.
+                self._cancelled = True
+                exchange.cancel()
+            return
         if self._cancel_lines is not None:
             self._send_cancel()
             return
@@ -139,7 +149,10 @@ class OutgoingCall(Call):
         elif self._cancel_lines is not None and response.code in (401, 407, 487):
             self._conclude(CallEnd(EndCause.CANCELLED, "local", response.code, clean(response.phrase), reason))
         else:
-            self._conclude(CallEnd(EndCause.REJECTED, "remote", response.code, clean(response.phrase), reason))
+            phrase, retry_after_s = clean(response.phrase), _retry_after_s(response)
+            self._conclude(
+                CallEnd(EndCause.REJECTED, "remote", response.code, phrase, reason, self._heard, retry_after_s)
+            )
 
     def _failed(self, failure: Failure) -> None:
         if self._end is not None:
@@ -147,9 +160,9 @@ class OutgoingCall(Call):
         elif self._cancel_lines is not None:
             self._conclude(CallEnd(EndCause.CANCELLED, "local", None, "", f"INVITE: {failure.value}"))
         elif failure is Failure.TIMEOUT:
-            self._conclude(CallEnd(EndCause.TIMEOUT, "remote", None, "no answer to the INVITE"))
+            self._conclude(CallEnd(EndCause.TIMEOUT, "remote", None, "no answer to the INVITE", "", self._heard))
         else:
-            self._conclude(CallEnd(EndCause.TRANSPORT, "remote", None, "destination unreachable"))
+            self._conclude(CallEnd(EndCause.TRANSPORT, "remote", None, "destination unreachable", "", self._heard))
 
     def _conclude(self, end: CallEnd) -> None:
         if self._invite is not None:
@@ -217,6 +230,12 @@ class OutgoingCall(Call):
             self._serve_options(request, source, key)
         else:
             self._serve_other(request, source, key)
+
+
+def _retry_after_s(response: Response) -> int | None:
+    """Retry-After without its comment and parameters (RFC 3261 §20.33)."""
+    value = response.header("retry-after").partition(";")[0].partition("(")[0].strip()
+    return int(value) if value.isascii() and value.isdigit() and len(value) <= 6 else None
 
 
 def _nothing_more(exchange: Exchange, event: Response | Failure) -> None:

@@ -133,8 +133,20 @@ class InviteClient:
         "wire",
     )
 
-    def __init__(self, wire: Wire, head: Head, data: bytes, destination: Hop, user: ClientUser) -> None:
-        """Send `data`. `user` gets each provisional answer, the final one, each 2xx of another fork, or a failure."""
+    def __init__(
+        self,
+        wire: Wire,
+        head: Head,
+        data: bytes,
+        destination: Hop,
+        user: ClientUser,
+        silence_limit: float = TIMEOUT,
+    ) -> None:
+        """
+        Send `data`. `user` gets each provisional answer, the final one, each 2xx of another fork, or a failure.
+
+        `silence_limit` takes the place of Timer B's 64*T1.
+        """
         self.wire = wire
         self.head = head
         self.destination = destination
@@ -147,7 +159,7 @@ class InviteClient:
         wire.clients[head.branch] = self
         wire.send(data, destination)
         self._repeat: Timer | None = None if destination.transport != "udp" else wire.after(T1, self._timer_a)
-        self._deadline: Timer | None = wire.after(TIMEOUT, self._timer_b)
+        self._deadline: Timer | None = wire.after(silence_limit, self._timer_b)
 
     def takes(self, response: Response) -> bool:
         """Whether the response is to this request (RFC 3261 §17.1.3); its branch is known to be."""
@@ -182,7 +194,8 @@ class InviteClient:
         if self.state is State.CALLING:
             self.state = State.PROCEEDING
             self._stop()
-        if self.state is State.PROCEEDING:
+        # In ABANDONED too: somebody may be rung now, and the user has yet to send the CANCEL that it could not send.
+        if self.state in (State.PROCEEDING, State.ABANDONED):
             self._tell(response)
 
     def _success(self, response: Response) -> None:
@@ -252,8 +265,16 @@ class NonInviteClient:
 
     __slots__ = ("_data", "_deadline", "_interval", "_repeat", "_user", "destination", "key", "state", "wire")
 
-    def __init__(self, wire: Wire, key: str, data: bytes, destination: Hop, user: ClientUser | None) -> None:
-        """Send `data`. `user` gets the final answer or the failure, once."""
+    def __init__(
+        self,
+        wire: Wire,
+        key: str,
+        data: bytes,
+        destination: Hop,
+        user: ClientUser | None,
+        limit: float = TIMEOUT,
+    ) -> None:
+        """Send `data`. `user` gets the final answer or the failure, once. `limit` takes Timer F's place."""
         self.wire = wire
         self.key = key
         self.destination = destination
@@ -264,7 +285,7 @@ class NonInviteClient:
         wire.clients[key] = self
         wire.send(data, destination)
         self._repeat: Timer | None = None if destination.transport != "udp" else wire.after(T1, self._timer_e)
-        self._deadline = wire.after(TIMEOUT, self._timer_f)
+        self._deadline = wire.after(limit, self._timer_f)
 
     def takes(self, response: Response) -> bool:
         """Whether the response is to this request (RFC 3261 §17.1.3); its branch is known to be."""

@@ -16,6 +16,7 @@ Who is heard (the source rule):
 """
 
 from collections.abc import Callable, Iterable
+from typing import Protocol
 
 from .api import Address, CallEnd, CallHandler, DialogFacts, Hop, Invitation
 from .call import Call
@@ -30,6 +31,12 @@ from .uri import DEFAULT_TLS_PORT
 
 MAX_INCOMING = 2_000  # open calls; a further INVITE of a peer is answered 503
 MAX_HOSTS = 32  # addresses that one call may bring
+
+
+class Caller(Protocol):
+    """Whatever brings addresses that are heard while it lives."""
+
+    peers: set[str]
 
 
 class UserAgent:
@@ -143,6 +150,11 @@ class UserAgent:
         """Hear the literal address `host` as a configured peer."""
         if self._peers is not None:
             self._peers |= {host}
+
+    def trust_only(self, hosts: Iterable[str]) -> None:
+        """Hear these literal addresses as configured peers in place of those before; open calls keep their own."""
+        if self._peers is not None:
+            self._peers = frozenset(hosts)
 
     def invite(self, invitation: Invitation, handler: CallHandler) -> OutgoingCall:
         """Begin a call; its INVITE is the last in `outbox`. Raises `MessageError` for a line break in a text."""
@@ -303,7 +315,7 @@ class UserAgent:
 
     # -- for the calls ----------------------------------------------------------------------------------------------
 
-    def learn(self, call: Call | OrphanedCall, hosts: Iterable[str]) -> None:
+    def learn(self, call: Caller, hosts: Iterable[str]) -> None:
         """Hear these addresses for as long as the call lives, and a while longer."""
         for host in hosts:
             if not self._is_peer(host) and host not in call.peers and len(call.peers) < MAX_HOSTS:
@@ -315,7 +327,7 @@ class UserAgent:
         self.calls.pop(call.local_tag, None)
         self.unlearn_later(call)
 
-    def unlearn_later(self, call: Call | OrphanedCall) -> None:
+    def unlearn_later(self, call: Caller) -> None:
         """Stop hearing a call's addresses when its last transaction can be over."""
         if call.peers:
             hosts, call.peers = call.peers, set()

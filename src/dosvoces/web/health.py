@@ -23,9 +23,10 @@ def readyz(readiness: Readiness) -> Callable[[Request], Awaitable[Response]]:
     """200 if a call could be made now, otherwise 503 with what is missing."""
 
     async def respond(request: Request) -> Response:
-        problems = await readiness.ready()
+        problems, warnings = await readiness.ready(), readiness.warnings()
+        told = {"warnings": warnings} if warnings else {}
         if not problems:
-            return JSONResponse({"status": "ready"})
-        return JSONResponse({"status": "not ready", "problems": problems}, status_code=503)
+            return JSONResponse({"status": "ready", **told})
+        return JSONResponse({"status": "not ready", "problems": problems, **told}, status_code=503)
 
     return respond

@@ -47,3 +47,6 @@ class Readiness(Protocol):
 
     async def ready(self) -> list[str]:
         """What is missing, in words for an operator; empty if nothing is."""
+
+    def warnings(self) -> list[str]:
+        """What an operator should know though a call could be made: a trunk down beside one that is up."""
