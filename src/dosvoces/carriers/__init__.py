@@ -66,8 +66,8 @@ class Carrier(Protocol):
     - *unjoined is told*: media lost after the join is one `Unjoined`; the legs stay up until they are hung up.
     - *leftovers are released*: `hangup_leftover` releases a leg that an earlier process left up, by the `dialog` note
       that was given before the leg's `Answered`; no event follows, and what can't be used does nothing.
-    - *no policy*: no retry, no time-out but the protocol's and the one that the
-      call brings; a leg without audio is ended only if the settings say so.
+    - *no policy*: no retry, no time-out but the protocol's and the one that the call brings; a leg without
+      audio is ended only if the settings say so.
     """
 
     async def start(self, listener: Listener) -> None:
