@@ -42,7 +42,7 @@ def answered(asking: Asking, code: int, *headers: tuple[str, str]) -> None:
     lines = [f"SIP/2.0 {code} x", *(f"Via: {via}" for via in request.values("via"))]
     lines += [f"{name}: {request.header(name.lower())}" for name in ("From", "To", "Call-ID", "CSeq")]
     lines += [f"{name}: {value}" for name, value in headers]
-    asking.stage.receive(("\r\n".join(lines) + "\r\n\r\n").encode(), (HOP.host, HOP.port))
+    asking.stage.receive(("\r\n".join(lines) + "\r\n\r\n").encode(), HOP)
 
 
 def test_a_series_keeps_its_call_id_and_counts_on() -> None:
@@ -53,7 +53,7 @@ def test_a_series_keeps_its_call_id_and_counts_on() -> None:
         (waiting, destination) = asking.stage.ua.outbox[0]
         message = parse(waiting)
         seen.append((message.header("call-id"), message.header("from"), message.cseq, message.header("expires")))
-        assert destination == (HOP.host, HOP.port)
+        assert destination == HOP
         answered(asking, 200)
     first, second = seen
     assert second == (first[0], first[1], first[2] + 1, "60")
@@ -91,7 +91,7 @@ def test_a_port_where_nobody_listens_ends_a_request_at_once() -> None:
     asking = Asking()
     asking.ask("OPTIONS")
     asking.stage.messages()
-    asking.stage.ua.unreachable((HOP.host, HOP.port), b"", 0.0)
+    asking.stage.ua.unreachable(HOP, b"", 0.0)
     assert asking.told == [Failure.TRANSPORT]
 
 

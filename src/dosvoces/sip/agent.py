@@ -138,10 +138,9 @@ class Agent:
         """Hear these literal addresses in place of the peers before; open calls keep the addresses they brought."""
         self._ua.trust_only(hosts)
 
-    @property
-    def contact(self) -> str:
-        """Our own URI, in angle brackets, as Contact says it."""
-        return self._ua.contact.partition(": ")[2]
+    def contact(self, transport: str = "udp") -> str:
+        """Our own URI, in angle brackets, as Contact says it over this transport."""
+        return self._ua.contacts[transport].partition(": ")[2]
 
     def series(self, request_uri: str, *, from_uri: str, to_uri: str, credentials: Credentials | None = None) -> Series:
         """Begin a series of requests outside of any dialog, for `ask`."""
