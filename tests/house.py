@@ -8,6 +8,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import sqlite3
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -232,10 +233,14 @@ class Process:
 
 
 @asynccontextmanager
-async def process(folder: Path, phone: Phone, **sections: Sections) -> AsyncIterator[Process]:
+async def process(
+    folder: Path, phone: Phone, trunks: Sequence[Sections] = (), **sections: Sections
+) -> AsyncIterator[Process]:
     """A real `dosvoces serve` with its own configuration file; killed if it is still there in the end."""
     config = folder / "dosvoces.toml"
-    config.write_text(as_toml(values(folder, phone, (), log={"format": "json", "level": "debug"}, **sections)), "utf-8")
+    config.write_text(
+        as_toml(values(folder, phone, trunks, log={"format": "json", "level": "debug"}, **sections)), "utf-8"
+    )
     async with AsyncExitStack() as stack:
         serving = await asyncio.create_subprocess_exec(
             *(str(Path(sys.executable).parent / "dosvoces"), "serve", "--config", str(config)),
@@ -277,6 +282,13 @@ def as_toml(settings: Mapping[str, Any]) -> str:
             text.append(f"[[{name}]]" if isinstance(section, list) else f"[{name}]")
             text += [f"{key} = {json.dumps(value)}" for key, value in table.items()]
     return "\n".join(text) + "\n"
+
+
+def free_port() -> int:
+    """A UDP port that was free a moment ago."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
 
 
 SIDES = {Side.A: FIRST, Side.B: SECOND}

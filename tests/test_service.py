@@ -7,6 +7,7 @@ import signal
 import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 
 import httpx
 import psutil
@@ -14,10 +15,12 @@ import pytest
 
 from dosvoces.carriers import Call
 from dosvoces.carriers.fake import FakeCarrier, Script
+from dosvoces.carriers.sip import SipCarrier
 from dosvoces.model import EndReason, Side
-from dosvoces.phone import Heard, PhoneBehaviour, PhoneEventKind
+from dosvoces.phone import BUSY, DECLINE, NOT_FOUND, Heard, PhoneBehaviour, PhoneEventKind
 from dosvoces.sip.api import EndCause
 from dosvoces.testing import until
+from tests.far_ends import Exchange
 from tests.house import (
     ANSWERS,
     EMAIL,
@@ -28,6 +31,7 @@ from tests.house import (
     SECOND,
     SIDES,
     Phones,
+    free_port,
     house,
     house_and_phones,
     lead,
@@ -204,13 +208,13 @@ class Case:
     outcome: str
 
 
-BUSY_ = Script(rings_after_s=None, fails_after_s=0.0, reason=EndReason.BUSY, detail="486 Busy Here")
+REFUSES = Script(rings_after_s=None, fails_after_s=0.0, reason=EndReason.BUSY, detail="486 Busy Here")
 RINGS_THEN_BUSY = Script(fails_after_s=0.02, reason=EndReason.BUSY)
 UP = Script()
 LEAVES = Script(hangs_up_after_s=0.02)
 CASES = {
     "both talk": Case(UP, LEAVES, 200, "", "completed"),
-    "first busy": Case(BUSY_, UP, 500, FIRST, "first_busy"),
+    "first busy": Case(REFUSES, UP, 500, FIRST, "first_busy"),
     "first rings, then busy": Case(RINGS_THEN_BUSY, UP, 500, FIRST, "first_busy"),
     "first declines": Case(Script(fails_after_s=0, reason=EndReason.REJECTED), UP, 500, FIRST, "first_failed"),
     "first not found": Case(Script(fails_after_s=0, reason=EndReason.UNREACHABLE), UP, 500, FIRST, "first_failed"),
@@ -220,7 +224,7 @@ CASES = {
     ),
     "first leaves before the second rings": Case(LEAVES, Script(None, None), 500, FIRST, "first_hung_up"),
     "first leaves while the second rings": Case(LEAVES, Script(answers_after_s=None), 200, "", "first_hung_up"),
-    "second busy": Case(UP, BUSY_, 500, SECOND, "second_busy"),
+    "second busy": Case(UP, REFUSES, 500, SECOND, "second_busy"),
     "second rings, then busy": Case(UP, RINGS_THEN_BUSY, 200, "", "second_busy"),
     "second not reachable": Case(UP, Script(unreachable=True), 500, SECOND, "second_failed"),
     "second does not answer": Case(
@@ -248,7 +252,7 @@ async def test_what_is_answered(tmp_path: Path, case: Case) -> None:
 
 
 async def test_a_number_is_answered_as_it_was_received(tmp_path: Path) -> None:
-    async with house(tmp_path, carrier=FakeCarrier(lambda _call: BUSY_)) as running:
+    async with house(tmp_path, carrier=FakeCarrier(lambda _call: REFUSES)) as running:
         answer = await running.post(firstnumber="0034 600-00.00 11")
         assert answer.json() == {"Message": "Could not make call to 0034 600-00.00 11"}
         assert (await running.over(answer)).first == FIRST
@@ -378,7 +382,66 @@ async def test_a_client_that_leaves_changes_nothing(tmp_path: Path) -> None:
         assert (await running.record(record.id)).outcome == "completed"
 
 
+async def test_whatever_the_parties_do_nobody_is_left(tmp_path: Path) -> None:
+    """Forty connections at once whose parties do what comes to their minds, and a media worker that dies meanwhile."""
+    numbers = {f"+346{number:08d}": _a_whim(Random(number)) for number in range(80)}
+    names = list(numbers)
+    dialing: dict[str, object] = {"ring_timeout_s": 1, "talk_limit_s": 1}
+    async with Phones.open(numbers) as phones, house(tmp_path, phone=phones.phone, dialing=dialing) as running:
+        pairs = zip(names[::2], names[1::2], strict=True)
+        asking = [asyncio.create_task(running.post(firstnumber=first, secondnumber=second)) for first, second in pairs]
+
+        async def midst() -> bool:
+            return sum(event.kind is ANSWERED for _at, event in phones.seen) >= 20
+
+        await until(midst)
+        os.kill(running.worker_pid, signal.SIGKILL)
+        records = [await running.over(answer) for answer in await asyncio.gather(*asking)]
+        journals = {record.id: await running.journal(record) for record in records}
+        carrier = running.service.carrier
+        assert isinstance(carrier, SipCarrier)
+        await phones.quiet()
+        assert (carrier.agent.open_calls, running.service.switchboard.open_connections) == (0, 0)
+    called = [call.number for call in phones.phone.calls]
+    assert len(set(called)) == len(called), "nobody is dialled twice"
+    outcomes = {record.outcome for record in records}
+    assert None not in outcomes
+    assert "interrupted" in outcomes
+    for record in records:
+        assert {leg.state for leg in record.legs} <= {"idle", "ended"}
+        ends = [entry.side for entry in journals[record.id] if entry.event == "ended"]
+        dialed = [entry.side for entry in journals[record.id] if entry.event == "dialed"]
+        assert set(dialed) <= set(ends), "every leg that was dialled has its end"
+        assert len(set(ends)) == len(ends)
+
+
+def _a_whim(random: Random) -> PhoneBehaviour:
+    match random.randrange(8):
+        case 0:
+            return PhoneBehaviour(
+                reject=random.choice([BUSY, DECLINE, NOT_FOUND]), reject_after_s=random.choice([0, 0.05])
+            )
+        case 1:
+            return RINGS
+        case _:
+            return PhoneBehaviour(
+                answer_after_s=random.choice([0, 0.01, 0.1, 0.3]),
+                hangup_after_s=random.choice([None, 0, 0.01, 0.1, 0.3]),
+            )
+
+
 # --- when a process dies ---
+
+
+async def test_a_request_that_comes_during_the_shutdown_is_not_tried(tmp_path: Path) -> None:
+    carrier = FakeCarrier()
+    async with house(tmp_path, carrier=carrier) as running:
+        await running.service.switchboard.close()
+        answer = await running.post()
+        assert (answer.status_code, answer.json()) == (503, {"Message": "shutting down"})
+        assert int(answer.headers["retry-after"]) > 0
+        assert (await running.client.get("/readyz")).status_code == 503
+    assert carrier.dialed == []
 
 
 async def test_a_media_worker_that_is_killed_ends_its_connection_and_no_other_after_it(tmp_path: Path) -> None:
@@ -438,33 +501,40 @@ def assert_discreet(lines: list[str]) -> None:
     assert not [event for event in events if event["level"] in ("warning", "error", "critical")]
 
 
-async def test_a_killed_service_dials_nobody_again_and_says_what_became_of_it(tmp_path: Path) -> None:
-    numbers = {FIRST: ANSWERS, SECOND: ANSWERS, "+34600000033": RINGS}
-    async with Phones.open(numbers) as phones:
-        async with process(tmp_path, phones.phone) as serving:
+async def test_a_killed_service_dials_nobody_again_and_leaves_nobody_on_a_line(tmp_path: Path) -> None:
+    numbers = {FIRST: ANSWERS, SECOND: ANSWERS}
+    sip: dict[str, object] = {"bind": f"{HOST}:{free_port()}"}  # The next process listens where the first one did.
+    async with Phones.open(numbers) as phones, Exchange.open() as exchange:
+        ringing = f"sip:{HOST}:{exchange.agent.local[1]}"
+        trunks: list[dict[str, object]] = [{"name": "exchange", "proxy": ringing, "prefixes": ["+34609"]}]
+        async with process(tmp_path, phones.phone, trunks, sip=sip) as serving:
             async with httpx.AsyncClient(base_url=serving.url, timeout=LIMIT_S) as client:
                 assert (await client.post("/call", json=lead())).status_code == 200
-                waiting = asyncio.create_task(client.post("/call", json=lead(firstnumber="+34600000033")))
-                await phones.when(RINGING, "+34600000033")
+                waiting = asyncio.create_task(client.post("/call", json=lead(firstnumber="+34609000001")))
+                party = await exchange.party()
 
                 async def joined() -> bool:
                     return serving.rows("SELECT 1 FROM connection WHERE joined_at IS NOT NULL") != []
 
                 await until(joined)
-                worker = psutil.Process(serving.process.pid).children()
+                workers = psutil.Process(serving.process.pid).children()
                 serving.signal(signal.SIGKILL)
                 with pytest.raises(httpx.RemoteProtocolError):
                     await waiting
             assert await serving.ended() == -signal.SIGKILL
-            psutil.wait_procs(worker, timeout=5)
-            assert not any(child.is_running() for child in worker)
-        async with process(tmp_path, phones.phone) as serving:
+            _gone, left = psutil.wait_procs(workers, timeout=5)
+            assert left == []
+        async with process(tmp_path, phones.phone, trunks, sip=sip) as serving:
             rows = serving.rows("SELECT first, outcome FROM connection ORDER BY id")
-            assert rows == [(FIRST, "interrupted"), ("+34600000033", "interrupted")]
+            assert rows == [(FIRST, "interrupted"), ("+34609000001", "interrupted")]
             # Who was left on a line is released: design §2, rule 6.
             ends = [await asyncio.wait_for(phones.call(number).ended(), LIMIT_S) for number in (FIRST, SECOND)]
             assert [(end.cause, end.by) for end in ends] == [(EndCause.HANGUP, "remote")] * 2
-            assert len(phones.phone.calls) == 3
+            # And who was rung by the last process, and answers now, does not wait for anybody.
+            party.answer()
+            await asyncio.wait_for(party.over.wait(), LIMIT_S)
+            assert party.end is not None
+            assert (party.end.cause, party.end.by) == (EndCause.HANGUP, "remote")
+            assert len(phones.phone.calls) + len(exchange.parties) == 3
             serving.signal(signal.SIGTERM)
             assert await serving.ended() == 0
-        phones.call("+34600000033").hang_up()
