@@ -20,7 +20,7 @@ from dosvoces.store import Entry
 from dosvoces.store.lane import Lane
 from dosvoces.store.sqlite import SqliteFile
 from dosvoces.store.tables import REVISION, metadata
-from dosvoces.store.writer import REQUESTS_PER_COMMIT, Writer
+from dosvoces.store.writer import HURRY_S, REQUESTS_PER_COMMIT, Writer
 from dosvoces.store.writes import Writes
 from dosvoces.testing import T0, A, an_order
 
@@ -190,3 +190,13 @@ def test_the_migrations_build_the_tables(tmp_path: Path) -> None:
 def test_the_newest_migration_is_the_revision() -> None:
     migrations = Path(__file__).parents[1] / "src" / "dosvoces" / "store" / "migrations"
     assert ScriptDirectory(str(migrations)).get_heads() == [REVISION]
+
+
+async def test_what_is_needed_to_hang_up_after_a_crash_waits_less(desk: Desk) -> None:
+    desk.writer.journal(entry(1))
+    desk.writer.journal(entry(1, "dialog"))
+    timer = desk.writer._timer
+    assert timer is not None
+    assert timer.when() <= asyncio.get_running_loop().time() + HURRY_S
+    await desk.writer.flush()
+    assert desk.count("COMMIT") == 1

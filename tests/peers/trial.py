@@ -192,28 +192,36 @@ def make_settings(
     trunk: dict[str, str] | None = None,
     dialing: dict[str, float] | None = None,
 ) -> Settings:
+    return Settings.model_validate(settings_values(folder, ports, trunk=trunk, dialing=dialing))
+
+
+def settings_values(
+    folder: Path,
+    ports: dict[Side, int],
+    *,
+    trunk: dict[str, str] | None = None,
+    dialing: dict[str, float] | None = None,
+) -> dict[str, Any]:
     """Everything on loopback and on free ports, one trunk to each side's phone."""
     media = free_ports(400)[0]
-    return Settings.model_validate(
-        {
-            "http": {"host": HOST, "port": free_tcp_port()},
-            "database": {"url": f"sqlite:///{folder}/record.db"},
-            "mail": {"url": "inbox:"},
-            "sip": {"bind": f"{HOST}:{free_ports(1)[0]}"},
-            "media": {"address": HOST, "ports": f"{media}-{media + 399}"},
-            "dialing": {"ring_timeout_s": 10, **(dialing or {})},
-            "trunks": [
-                {
-                    "name": f"phone-{side}",
-                    "proxy": f"sip:{HOST}:{ports[side]};transport=udp",
-                    "prefixes": [PREFIXES[side]],
-                    "caller_id": "+34910000000",
-                    **(trunk or {}),
-                }
-                for side in Side
-            ],
-        }
-    )
+    return {
+        "http": {"host": HOST, "port": free_tcp_port()},
+        "database": {"url": f"sqlite:///{folder}/record.db"},
+        "mail": {"url": "inbox:"},
+        "sip": {"bind": f"{HOST}:{free_ports(1)[0]}"},
+        "media": {"address": HOST, "ports": f"{media}-{media + 399}"},
+        "dialing": {"ring_timeout_s": 10, **(dialing or {})},
+        "trunks": [
+            {
+                "name": f"phone-{side}",
+                "proxy": f"sip:{HOST}:{ports[side]};transport=udp",
+                "prefixes": [PREFIXES[side]],
+                "caller_id": "+34910000000",
+                **(trunk or {}),
+            }
+            for side in Side
+        ],
+    }
 
 
 @asynccontextmanager
