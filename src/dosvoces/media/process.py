@@ -90,12 +90,10 @@ class WorkerProcess:
         """Say something; never waits. To a worker that is gone it does nothing."""
         if self._socket is None:
             return
-        self._unsent.append(encode(*message))
+        self._queue(*message)
         if len(self._unsent) == 1:
-            # Two turns of the loop, not one: what a task that wakes in this turn has to say goes along.
+            # Two turns of the loop, not one: a question by a task that wakes in this turn takes it along.
             self._loop.call_soon(self._loop.call_soon, self._write)
-        elif len(self._unsent) > MAX_UNSENT:
-            self._give_up("it took no more commands")
 
     async def ask(self, name: str, *arguments: object) -> Message:
         """Send a command that is answered, and return what came. Raises `MediaError`."""
@@ -103,7 +101,8 @@ class WorkerProcess:
             raise MediaError("the media worker is gone")
         number = next(self._numbers)
         answer = self._answers[number] = self._loop.create_future()
-        self.send(name, number, *arguments)
+        self._queue(name, number, *arguments)
+        self._write()  # Somebody waits.
         limit = self._loop.call_later(ANSWER_TIMEOUT_S, self._unanswered, answer, name)
         try:
             result: Message = await answer
@@ -168,6 +167,11 @@ class WorkerProcess:
                 _log.error("the media worker met a fault of its own:\n%s", text)
             case _:
                 self._heard(message)
+
+    def _queue(self, *message: object) -> None:
+        self._unsent.append(encode(*message))
+        if len(self._unsent) > MAX_UNSENT:
+            self._give_up("it took no more commands")
 
     def _write(self) -> None:
         if self._socket is None:
