@@ -51,6 +51,8 @@ class Watch:
 
     def update(self, connection_id: ConnectionId, state: Connection, deadline: datetime | None) -> None: ...
 
+    def keep_capture(self, connection_id: ConnectionId, packed: bytes) -> None: ...
+
     async def settle(self, connection_id: ConnectionId, state: Connection, outcome: Outcome, *, at: datetime) -> None:
         self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
 

@@ -60,7 +60,7 @@ async def measured(module: str, arguments: dict[str, Any], *, limit_s: float) ->
             process.kill()
             await process.wait()
     if process.returncode:
-        raise RuntimeError(f"{module} failed:\n{errors.decode(errors='replace')[-2000:]}")
+        raise RuntimeError(f"{module} failed:\n{errors.decode(errors='replace')[-600:]}")
     result: dict[str, Any] = json.loads(out)
     return result
 
