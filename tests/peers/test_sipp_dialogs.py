@@ -72,6 +72,21 @@ async def test_endless_challenge_is_given_up(tmp_path: Path) -> None:
     assert len(t.a.received("INVITE")) == 2
 
 
+async def test_stale_nonce_is_answered_with_the_new_one(tmp_path: Path) -> None:
+    challenge: dict[str, str | int] = {
+        "code": 407,
+        "header": "Proxy-Authenticate",
+        "algorithm": "SHA-256",
+        "nonce": "dcd98b7102dd",
+    }
+    async with trial(tmp_path, a=Phone("stale_challenge", challenge), b=Phone("hang_up"), trunk=LOGIN) as t:
+        await t.post()
+    assert t.outcome == "completed"
+    _bare, *proven = t.a.received("INVITE")
+    nonces = [proof(request, "Proxy-Authorization", "SHA-256")["nonce"] for request in proven]
+    assert nonces == ["dcd98b7102dd1", "dcd98b7102dd2"]
+
+
 async def test_challenge_without_a_password_is_a_failure(tmp_path: Path) -> None:
     phone = Phone("reject", {"status": "407 Proxy Authentication Required", "reason": CHALLENGE})
     async with trial(tmp_path, a=phone, b=NOBODY) as t:
