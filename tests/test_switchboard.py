@@ -1,7 +1,7 @@
 """The switchboard on a real record, a scripted carrier and a scripted mailbox."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -207,6 +207,10 @@ class _Broken(SqlStore):
     """A record that fails where it is told to."""
 
     refuses: frozenset[str] = frozenset()
+    trouble: Sequence[str] = ()
+
+    def problems(self) -> list[str]:
+        return list(self.trouble)
 
     async def record(self, order: Order) -> None:
         self._fail("record")
@@ -232,6 +236,17 @@ async def test_an_order_that_can_t_be_recorded_is_not_carried_out(
     with pytest.raises(NotNow):
         await bench.connect(an_order())
     assert ([], []) == (bench.letters.taken, bench.carrier.dialed)
+
+
+async def test_what_the_store_says_of_its_files_is_not_for_clients(bench: Bench) -> None:
+    broken = object.__new__(_Broken)
+    broken.__dict__ = bench.store.__dict__ | {"trouble": ["the record /srv/record.db is locked"]}
+    bench.store = broken
+    bench.make()
+    with pytest.raises(NotNow) as refusal:
+        await bench.connect(an_order())
+    assert "the request can't be recorded now; nothing was done" == str(refusal.value)
+    assert ["the record /srv/record.db is locked"] == bench.switchboard.problems()
 
 
 async def test_nobody_is_rung_without_the_intent_on_disk(bench: Bench) -> None:

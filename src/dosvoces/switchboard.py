@@ -46,6 +46,7 @@ from dosvoces.store import ConnectionRecord, Earlier, Entry, LegRecord, Store
 
 log = structlog.get_logger(__name__)
 
+NOT_RECORDABLE = "the request can't be recorded now; nothing was done"
 SETTLE_RETRY_S = 1.0  # how soon an outcome that could not be written is tried again
 
 
@@ -143,9 +144,8 @@ class Switchboard:
         except AlreadyRecorded:
             raise
         except StoreError as error:
-            # The store's words name files; they are for the operator.
             log.error("request not recorded", connection=order.id, error=str(error))
-            raise NotNow("the request can't be recorded now; nothing was done") from error
+            raise NotNow(NOT_RECORDABLE) from error
         finally:
             self._admitted -= 1
         self._happened(live, Started())
@@ -235,6 +235,9 @@ class Switchboard:
     # --- one event at a time ---
 
     def _admit(self, order: Order) -> None:
+        if self._store.problems():
+            # The store's words name files; they are for the operator, who has them in the log and in `problems`.
+            raise NotNow(NOT_RECORDABLE)
         if problems := self._problems(self._carrier.problems(order.first, order.second)):
             raise NotNow("; ".join(problems))
 
