@@ -76,12 +76,13 @@ _SECRETS = (
     re.compile(rb'(\b(?:response|cnonce)\s*=\s*)("[^"\r\n]*"|[^\s,;]+)', re.IGNORECASE),
     re.compile(rb"(\binline:)([A-Za-z0-9+/=]+)", re.IGNORECASE),
 )
-_HOLDS_SECRETS = re.compile(rb"authorization\s*:|inline:", re.IGNORECASE)
 
 
 def redacted(data: bytes) -> bytes:
     """`data` of the same length with every secret in it crossed out, so that lengths and offsets stay true."""
-    if not _HOLDS_SECRETS.search(data):
+    # Nearly no message has any, and this looks seven times as fast as one expression that ignores case.
+    lower = data.lower()
+    if b"authorization" not in lower and b"inline:" not in lower:
         return data
     for secret in _SECRETS:
         data = secret.sub(_cross_out, data)
