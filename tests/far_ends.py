@@ -178,6 +178,12 @@ class Party(CallHandler):
         self.confirmed = asyncio.Event()
         """Set when the ACK of its answer came."""
         self.port = 40_000  # of media that nobody sends or reads
+        self.takes: tuple[sdp.Codec, ...] = ()
+        """Of an offer in the call; what has none of them is refused."""
+        self.leaves = False
+        """Whether it hangs up when it gets one."""
+        self.offers: list[tuple[sdp.Codec, ...]] = []
+        """The codecs of the offers in the call."""
 
     @property
     def offer(self) -> sdp.SessionDescription:
@@ -190,6 +196,16 @@ class Party(CallHandler):
 
     def on_confirmed(self, body: bytes) -> None:
         self.confirmed.set()
+
+    def on_offer(self, body: bytes | None) -> bytes | None:
+        offered = sdp.parse(body or b"")
+        self.offers.append(offered.media[0].codecs)
+        if self.leaves:
+            self.incoming.hangup()
+        try:
+            return sdp.answer_to(offered, HOST, self.port, self.takes, session_id=1).body
+        except sdp.SdpError:
+            return None
 
     def on_ended(self, end: CallEnd) -> None:
         self.end = end

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from dosvoces.sip.api import Address, CallEnd, CallHandler, DialogFacts, Hop, Invitation
+from dosvoces.sip.api import Address, CallEnd, CallHandler, DialogFacts, Hop, Invitation, Later
 from dosvoces.sip.digest import Credentials
 from dosvoces.sip.incoming import IncomingCall
 from dosvoces.sip.message import Request, Response, compose, parse
@@ -21,7 +21,7 @@ class Recorder(CallHandler):
 
     def __init__(self) -> None:
         self.told: list[object] = []
-        self.says: bytes | None = b"our answer"
+        self.says: bytes | Later | None = b"our answer"
         self.facts: DialogFacts | None = None
 
     def on_progress(self, status: int, phrase: str, body: bytes) -> None:
@@ -34,7 +34,7 @@ class Recorder(CallHandler):
     def on_confirmed(self, body: bytes) -> None:
         self.told.append(("confirmed", body))
 
-    def on_offer(self, body: bytes | None) -> bytes | None:
+    def on_offer(self, body: bytes | None) -> bytes | Later | None:
         self.told.append(("offer", body))
         return self.says
 

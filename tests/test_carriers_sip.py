@@ -140,11 +140,13 @@ async def test_the_first_is_offered_what_we_can_ring_in(bench: Bench) -> None:
     assert (audio.codecs, audio.events) == ((sdp.PCMA, sdp.PCMU), (sdp.TELEPHONE_EVENT,))
 
 
-@pytest.mark.parametrize("codec", [sdp.PCMA, sdp.PCMU], ids=lambda codec: str(codec.name))
-async def test_the_second_is_offered_exactly_what_the_first_speaks(bench: Bench, codec: sdp.Codec) -> None:
+@pytest.mark.parametrize(("codec", "other"), [(sdp.PCMA, sdp.PCMU), (sdp.PCMU, sdp.PCMA)], ids=["PCMA", "PCMU"])
+async def test_the_second_is_offered_first_what_the_first_speaks(
+    bench: Bench, codec: sdp.Codec, other: sdp.Codec
+) -> None:
     await bench.party(A, codec, sdp.TELEPHONE_EVENT)
     audio = (await bench.rung(B)).offer.media[0]
-    assert (audio.codecs, audio.events) == ((codec,), (sdp.TELEPHONE_EVENT,))
+    assert (audio.codecs, audio.events) == ((codec, other), (sdp.TELEPHONE_EVENT,))
 
 
 @pytest.mark.parametrize("answer", [b"", b"hello", sdp.offer(HOST, 40_000, [sdp.G722], session_id=1)])
@@ -158,15 +160,6 @@ async def test_an_answer_without_media_for_us_is_hung_up_and_no_answer(bench: Be
     assert party.end is not None
     assert (party.end.cause, party.end.by) == (EndCause.HANGUP, "remote")
     assert bench.told.of(ONE) == [Dialed(A), Ringing(A), Ended(A, EndReason.FAILED)]
-
-
-async def test_the_second_that_speaks_another_codec_is_hung_up(bench: Bench) -> None:
-    await bench.party(A, sdp.PCMU)
-    second = await bench.rung(B)
-    second.incoming.answer(sdp.offer(HOST, 40_000, [sdp.PCMA], session_id=1))
-    end = await bench.ended(B)
-    assert (end.reason, end.detail[:10]) == (EndReason.FAILED, "no media: ")
-    assert Answered(B) not in bench.told.of(ONE)
 
 
 async def test_early_media_is_ringing() -> None:

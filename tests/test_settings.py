@@ -291,6 +291,8 @@ TRUNK = '[[trunks]]\nname = "main"\nproxy = "sip:127.0.0.1"\n'
         ('[[trunks]]\nname = "main"\nproxy = "tel:1"', 'write it as "sip:host:5060;transport=udp"'),
         ('[[trunks]]\nname = "main"\nproxy = "sip:h;lr"', "the only parameter is ;transport=udp"),
         ('[[trunks]]\nname = "main"\nproxy = "sip:u@h"', 'write it as "sip:host:5060;transport=udp"'),
+        (TRUNK + 'codecs = ["G722"]', "`codecs` needs PCMA or PCMU"),
+        (TRUNK + 'codecs = ["G729"]', "codecs"),
         ('[trunks]\nname = "main"', "write every trunk as a section of its own, [[trunks]]"),
         (TRUNK + 'password = "x"\npassword_file = "y"', "password is given too; keep one of them"),
     ],

@@ -4,11 +4,12 @@ import re
 
 import pytest
 
-from dosvoces.sip.api import CallEnd, CallHandler, CallStateError, EndCause
+from dosvoces.sip.api import CallEnd, CallHandler, CallStateError, EndCause, Later
 from dosvoces.sip.call import Call
 from dosvoces.sip.dialog import Dialog
 from dosvoces.sip.digest import Credentials, check
 from dosvoces.sip.message import Request
+from dosvoces.sip.outgoing import OutgoingCall
 from tests.sip_stage import ANSWER, LOCAL, OFFER, TRUNK, Stage
 
 CREDENTIALS = Credentials("user", "secret")
@@ -475,6 +476,70 @@ def test_cancel_of_a_reinvite_that_is_answered_already() -> None:
     assert stage.sent() == [200]
     stage.ask("ACK", local_tag=call.local_tag)
     assert (call.over, stage.recorder.told) == (False, [("offer", b"hold")])
+
+
+# -- offers that are answered later ---------------------------------------------------------------------------------
+
+
+def put_off(method: str = "INVITE") -> tuple[Stage, OutgoingCall, str, list[str]]:
+    """A call whose peer's offer the handler answers later; with what was asked of others."""
+    stage = Stage()
+    call, _invite = stage.talking()
+    asked: list[str] = []
+    stage.recorder.says = Later(lambda: asked.append("asked"))
+    return stage, call, stage.ask(method, local_tag=call.local_tag, body=b"change"), asked
+
+
+@pytest.mark.parametrize(("body", "code"), [(b"our answer", 200), (None, 488)])
+def test_an_offer_is_answered_later(body: bytes | None, code: int) -> None:
+    stage, call, branch, asked = put_off()
+    assert (stage.sent(), asked) == ([100], ["asked"])
+    with pytest.raises(CallStateError):
+        call.reinvite(b"ours", lambda _status, _body: None)
+    call.answer_offer(body)
+    assert stage.response().code == code
+    call.answer_offer(b"once more")
+    assert stage.sent() == []
+    stage.ask("ACK", local_tag=call.local_tag, branch=branch if code == 488 else "")
+    call.reinvite(b"ours", lambda _status, _body: None)
+    assert stage.sent() == ["INVITE"]
+
+
+def test_an_offer_that_is_answered_later_may_be_answered_at_once() -> None:
+    stage = Stage()
+    call, _invite = stage.talking()
+    stage.recorder.says = Later(lambda: call.answer_offer(b"our answer"))
+    stage.ask("INVITE", local_tag=call.local_tag, body=b"change")
+    assert stage.sent() == [100, 200]
+
+
+def test_an_update_can_t_wait() -> None:
+    """RFC 3311 §5.2."""
+    stage, _call, _branch, asked = put_off("UPDATE")
+    assert (stage.sent(), asked) == ([488], [])
+
+
+def test_an_offer_that_waits_is_cancelled() -> None:
+    stage, call, branch, _asked = put_off()
+    stage.ask("CANCEL", local_tag=call.local_tag, branch=branch)
+    call.answer_offer(b"too late")
+    assert sorted(map(str, stage.sent())) == ["100", "200", "487"]
+    assert not call.over
+
+
+@pytest.mark.parametrize("by", ["us", "peer"])
+def test_an_offer_that_waits_is_answered_when_the_call_ends(by: str) -> None:
+    """RFC 3261 §15.1.2."""
+    stage, call, branch, _asked = put_off()
+    if by == "us":
+        call.hangup()
+        assert stage.sent() == [100, 487, "BYE"]
+    else:
+        stage.ask("BYE", local_tag=call.local_tag, cseq=2)
+        assert stage.sent() == [100, 200, 487]
+    call.answer_offer(b"too late")
+    stage.ask("ACK", local_tag=call.local_tag, branch=branch)
+    stage.rest()
 
 
 def test_handler_that_hangs_up_over_an_offer() -> None:

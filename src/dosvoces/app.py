@@ -21,6 +21,7 @@ from dosvoces import telemetry
 from dosvoces.carriers import Carrier
 from dosvoces.carriers.fake import FakeCarrier
 from dosvoces.carriers.sip import SipCarrier, Trunk
+from dosvoces.carriers.sip_codecs import CODECS
 from dosvoces.dialplan import NumberRules
 from dosvoces.errors import SettingsError
 from dosvoces.mail import Mailbox
@@ -179,6 +180,7 @@ def _carrier(settings: Settings) -> Carrier:
                 password=trunk.password.get_secret_value() if trunk.password else "",
                 country=trunk.country,
                 prefixes=trunk.prefixes,
+                codecs=tuple(CODECS[name] for name in dict.fromkeys(trunk.codecs)),
             )
             for trunk in settings.trunks
             if trunk.proxy is not None

@@ -342,6 +342,11 @@ class Trunk(_Section):
         tuple[Annotated[str, AfterValidator(_prefix)], ...], BeforeValidator(_comma_separated), Field(min_length=1)
     ] = ("+",)
     """First digits of the numbers that go this way, in E.164."""
+    codecs: Annotated[
+        tuple[Literal["PCMA", "PCMU", "G722", "opus"], ...], BeforeValidator(_comma_separated), Field(min_length=1)
+    ] = ("PCMA", "PCMU")
+    """What may be spoken, the preferred one first: `PCMA`, `PCMU`, `G722`, `opus`. PCMA or PCMU must be among them: the
+    first party begins with one, for the ringing tone. See [codecs](../howto/codecs.md)."""
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -349,6 +354,8 @@ class Trunk(_Section):
             raise ValueError('a trunk needs `proxy = "sip:host:5060;transport=udp"`')
         if self.password is not None and self.username is None:
             raise ValueError("there is a password and no `username`")
+        if not {"PCMA", "PCMU"} & set(self.codecs):
+            raise ValueError("`codecs` needs PCMA or PCMU: the ringing tone is made in them")
         return self
 
 

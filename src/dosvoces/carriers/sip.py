@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from dosvoces.capture.recorder import Recorder
-from dosvoces.carriers import Call, Listener
+from dosvoces.carriers import Call, Listener, sip_codecs
 from dosvoces.carriers.sip_leg import Session, SipLeg, facts_of
 from dosvoces.errors import CarrierError, MediaError
 from dosvoces.events import Dialed, Ended, Event, Unjoined
@@ -25,9 +25,6 @@ from dosvoces.sip.api import Hop, Invitation
 from dosvoces.sip.digest import Credentials
 
 log = structlog.get_logger(__name__)
-
-# A is offered G.711 only: while B is called A hears the ringing tone, never silence, and our tones are G.711.
-FIRST_OFFER = (sdp.PCMA, sdp.PCMU, sdp.TELEPHONE_EVENT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +42,8 @@ class Trunk:
     country: str = "ES"
     prefixes: tuple[str, ...] = ("+",)
     """Of the numbers that go through this trunk, in E.164."""
+    codecs: tuple[sdp.Codec, ...] = sip_codecs.DEFAULT
+    """In the order of preference; G.711 is among them."""
 
     @property
     def credentials(self) -> Credentials | None:
@@ -133,7 +132,7 @@ class SipCarrier:
     async def dial(self, call: Call) -> None:
         trunk = self._route(call.number)
         session = await self._session(call, trunk)
-        leg = SipLeg(self, session, call, self._codecs(session, call.side))
+        leg = SipLeg(self, session, call, *self._codecs(session, call.side, trunk))
         invitation = Invitation(
             request_uri=trunk.uri(call.number.e164),
             to_uri=trunk.uri(call.number.e164),
@@ -241,11 +240,15 @@ class SipCarrier:
                 self._recorder.begin(call.connection_id)
         return session
 
-    def _codecs(self, session: Session, side: Side) -> Sequence[sdp.Codec]:
+    def _codecs(self, session: Session, side: Side, trunk: Trunk) -> tuple[Sequence[sdp.Codec], Sequence[sdp.Codec]]:
+        """What the leg is offered first, and what it may change to later. Raises `CarrierError`."""
         first = session.legs.get(Side.A)
-        if side is Side.B and first is not None and first.chosen is not None:
-            return sdp.pass_through(first.chosen)
-        return FIRST_OFFER
+        if side is Side.A or first is None or first.chosen is None:
+            return sip_codecs.first_offer(trunk.codecs), trunk.codecs
+        offered = sip_codecs.second_offer(first.chosen, first.codecs, trunk.codecs)
+        if not offered:
+            raise CarrierError(f"no common codec: trunk {trunk.name} has none of {sip_codecs.names(first.codecs)}")
+        return offered, trunk.codecs
 
     def _leg(self, wanted: LegId) -> SipLeg | None:
         connection, _, side = wanted.rpartition("-")

@@ -2,18 +2,25 @@
 One leg of the SIP driver: what the agent says of a call, as session descriptions, media and the carrier's events.
 """
 
+import asyncio
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from dosvoces.carriers import Call
+from dosvoces.carriers import Call, sip_codecs
 from dosvoces.events import Answered, Ended, Event, Ringing
 from dosvoces.media import Address, Format, MediaRelay
 from dosvoces.model import ConnectionId, EndReason, Note, Side
 from dosvoces.sip import sdp
 from dosvoces.sip.agent import OutgoingCall
-from dosvoces.sip.api import CallEnd, CallHandler, DialogFacts, EndCause
+from dosvoces.sip.api import CallEnd, CallHandler, CallStateError, DialogFacts, EndCause, Later
+
+REOFFER_PAUSE_S = 0.3  # before an offer is tried again that met one of the peer's
+REOFFER_TRIES = 10
+
+Agreed = Callable[[bool], None]
+"""Told whether the peer took what it was offered."""
 
 
 @dataclass(slots=True, eq=False)
@@ -47,12 +54,14 @@ class SipLeg(CallHandler):
     """One call: hears from the agent, tells the carrier's listener."""
 
     __slots__ = (
-        "_codecs",
         "_failure",
+        "_offered",
         "_session_id",
+        "answered",
         "call",
         "carrier",
         "chosen",
+        "codecs",
         "dialed",
         "held",
         "local_sdp",
@@ -60,25 +69,27 @@ class SipLeg(CallHandler):
         "side",
     )
 
-    def __init__(self, carrier: Desk, session: Session, call: Call, codecs: Sequence[sdp.Codec]) -> None:
+    def __init__(
+        self, carrier: Desk, session: Session, call: Call, offered: Sequence[sdp.Codec], codecs: Sequence[sdp.Codec]
+    ) -> None:
+        """`offered`: what it is offered when dialled; `codecs`: what it may change to later."""
         self.carrier = carrier
         self.session = session
         self.dialed = call
         self.side = call.side
         self.call: OutgoingCall | None = None
+        self.answered = False
+        """Whether that was told: the call is up, in a codec that the other leg has too."""
         self.chosen: sdp.Chosen | None = None
+        self.codecs = codecs
         self.held = False
         self.local_sdp = b""
-        self._codecs = codecs
+        self._offered = offered
         self._failure = ""
         self._session_id = secrets.randbits(62)
 
-    @property
-    def answered(self) -> bool:
-        return self.chosen is not None
-
     def first_offer(self) -> bytes:
-        self.local_sdp = self._offer(self._codecs)
+        self.local_sdp = self._offer(self._offered)
         return self.local_sdp
 
     def on_progress(self, status: int, phrase: str, body: bytes) -> None:
@@ -88,29 +99,135 @@ class SipLeg(CallHandler):
 
     def on_answer(self, body: bytes, facts: DialogFacts) -> None:
         try:
-            self.chosen = sdp.choose(sdp.parse(body), self._codecs)
+            self.chosen = sdp.choose(sdp.parse(body), self._offered)
         except sdp.SdpError as error:
             # A call that nobody could hear is hung up at once and told as what it is.
             self.fail(f"no media: {error}")
             return
-        self._connect_media(self.chosen)
         self.carrier.note(self.session.connection_id, Note("dialog", self.side, _dialog_facts(facts)))
-        self._tell(Answered(self.side))
+        other = self.session.legs.get(self.side.other)
+        if other is None or other.chosen is None or other.chosen.codec.same_format(self.chosen.codec):
+            self._ready()
+        else:
+            self._align(other, other.chosen.codec, self.chosen.codec)
 
-    def on_offer(self, body: bytes | None) -> bytes | None:
-        if self.chosen is None:
-            return None
+    def _ready(self) -> None:
+        """It has a codec that the other leg has too: from here on it counts as answered."""
+        assert self.chosen is not None
+        if self.session.legs.get(self.side) is self and not self._failure:
+            self._connect_media(self.chosen)
+            self.answered = True
+            self._tell(Answered(self.side))
+
+    # --- one codec for both legs ---
+
+    def _align(self, other: "SipLeg", theirs: sdp.Codec, ours: sdp.Codec) -> None:
+        """
+        Give both legs one codec: the other one changes to what this one took, or else this one to what that one has.
+
+        Until then this leg isn't told as answered, and the other one goes on hearing its ringing tone.
+        """
+
+        def other_asked(agreed: bool) -> None:
+            if agreed:
+                self._ready()
+            elif any(codec.same_format(theirs) for codec in self._offered):
+                self.reoffer(theirs, self_asked)
+            else:
+                self_asked(False)
+
+        def self_asked(agreed: bool) -> None:
+            if agreed:
+                self._ready()
+            else:
+                self.fail(f"no common codec: one has {theirs.name} and refuses {ours.name}, which the other took")
+
+        self._note("codec", {"name": ours.name, "other": theirs.name})
+        other.reoffer(ours, other_asked)
+
+    def reoffer(self, codec: sdp.Codec, done: Agreed, tries: int = REOFFER_TRIES) -> None:
+        """Re-INVITE the peer with `codec` alone. `done` isn't called if the call ends first."""
+        if self.call is None or self.call.over:
+            return
+        offered = sip_codecs.reoffer(codec)
+        body = sdp.with_version(self._offer(offered), self.local_sdp)
+
+        def answered(status: int | None, answer: bytes) -> None:
+            done(status is not None and 200 <= status < 300 and self._take_answer(answer, offered))
+
+        try:
+            self.call.reinvite(body, answered)
+        except CallStateError:
+            if tries:
+                asyncio.get_running_loop().call_later(REOFFER_PAUSE_S, self.reoffer, codec, done, tries - 1)
+            else:
+                done(False)
+        else:
+            self.local_sdp = body
+
+    def _take_answer(self, body: bytes, offered: Sequence[sdp.Codec]) -> bool:
+        try:
+            self._change_media(sdp.choose(sdp.parse(body), offered))
+        except sdp.SdpError as error:
+            # RFC 3264 §8: a failed exchange leaves the session as it was.
+            self._note("answer_refused", {"why": str(error)})
+            return False
+        return True
+
+    def _pass_on(self, other: "SipLeg", offer: sdp.SessionDescription, codec: sdp.Codec) -> None:
+        """The peer can only do `codec` from now on: it gets its answer when the other leg has changed to it."""
+
+        def other_asked(agreed: bool) -> None:
+            if self.call is None or self.call.over:
+                return
+            if not agreed:
+                self._note("offer_refused", {"why": f"the other side can't change to {codec.name}"})
+            self.call.answer_offer(self._answer_to(offer, [codec]) if agreed else None)
+
+        self._note("codec", {"name": codec.name})
+        other.reoffer(codec, other_asked)
+
+    # --- what the peer changes ---
+
+    def on_offer(self, body: bytes | None) -> bytes | Later | None:
+        if self.chosen is None or (not self.answered and self.session.legs.get(self.side.other) is not None):
+            return None  # the two legs have no codec in common yet, and that is being settled
         if body is None:
             fresh = self._offer(sdp.pass_through(self.chosen))
             self.local_sdp = sdp.with_version(fresh, self.local_sdp)
             return self.local_sdp
+        try:
+            offer = sdp.parse(body)
+        except sdp.SdpError as error:
+            self._note("offer_refused", {"why": str(error)})
+            return None
+        other = self.session.legs.get(self.side.other)
+        if other is None or not other.answered:
+            return self._answer_to(offer, self._offered)
+        wanted = self._wanted(offer, other)
+        if wanted is not None:
+            return Later(lambda: self._pass_on(other, offer, wanted))
+        return self._answer_to(offer, [self.chosen.codec])
+
+    def _wanted(self, offer: sdp.SessionDescription, other: "SipLeg") -> sdp.Codec | None:
+        """What the peer asks both legs to change to: it no longer takes the codec in use, but another one of ours."""
+        assert self.chosen is not None
+        theirs = offer.audio.codecs if offer.audio is not None else ()
+        if any(codec.same_format(self.chosen.codec) for codec in theirs):
+            return None
+        ours = [codec for codec in self.codecs if any(codec.same_format(known) for known in other.codecs)]
+        return next((codec for codec in theirs if any(codec.same_format(known) for known in ours)), None)
+
+    def _answer_to(self, offer: sdp.SessionDescription, codecs: Sequence[sdp.Codec]) -> bytes | None:
+        """Our answer, acted upon; `None` if there is nothing in common."""
         here = self.session.addresses[self.side]
+        assert self.chosen is not None
         try:
             answer = sdp.answer_to(
-                sdp.parse(body),
+                offer,
                 here.host,
                 here.port,
-                self._codecs,
+                codecs,
                 session_id=self._session_id,
                 previous=self.local_sdp,
                 in_use=self.chosen.codec,
@@ -123,11 +240,8 @@ class SipLeg(CallHandler):
         return answer.body
 
     def on_answer_to_offer(self, body: bytes) -> None:
-        try:
-            self._change_media(sdp.choose(sdp.parse(body), self._codecs))
-        except sdp.SdpError as error:
-            # RFC 3264 §8: a failed exchange leaves the session as it was.
-            self._note("answer_refused", {"why": str(error)})
+        if self.chosen is not None:
+            self._take_answer(body, [self.chosen.codec])
 
     def on_info(self, content_type: str, body: bytes) -> None:
         if content_type.partition(";")[0].strip().lower() == "application/dtmf-relay":

@@ -5,7 +5,7 @@ Bodies are opaque `bytes`: the user agent neither makes nor reads SDP.
 """
 
 import enum
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
@@ -126,6 +126,14 @@ class Invitation:
     """
 
 
+@dataclass(frozen=True, slots=True)
+class Later:
+    """What `on_offer` returns when somebody else must be asked first; the answer is given to `Call.answer_offer`."""
+
+    ask: Callable[[], None]
+    """Called at once if the peer can wait. An UPDATE can't (RFC 3311 §5.2): it is refused with 488, nobody is asked."""
+
+
 class CallHandler:
     """
     Told what happens to one call, synchronously and in order; the methods that a user doesn't need do nothing.
@@ -144,9 +152,9 @@ class CallHandler:
     def on_confirmed(self, body: bytes) -> None:
         """The ACK to our own answer came (incoming calls only); `body` answers an offer of ours, or is empty."""
 
-    def on_offer(self, body: bytes | None) -> bytes | None:
+    def on_offer(self, body: bytes | None) -> bytes | Later | None:
         """
-        The peer changes the session (re-INVITE, UPDATE); returns our answer, or `None` to refuse it with 488.
+        The peer changes the session (re-INVITE, UPDATE); returns our answer, `None` to refuse it with 488, or `Later`.
 
         `body=None`: the peer wants our offer; its answer comes with `on_answer_to_offer`.
         """

@@ -8,7 +8,7 @@ import enum
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
-from .api import SDP, CallEnd, CallHandler, CallStateError, DialogFacts, EndCause, Hop
+from .api import SDP, CallEnd, CallHandler, CallStateError, DialogFacts, EndCause, Hop, Later
 from .dialog import Dialog
 from .exchange import Account, Exchange
 from .message import Request, Response, clean, tag
@@ -52,6 +52,7 @@ class Call:
         "_glare_wait",
         "_handler",
         "_offered",
+        "_open_offer",
         "_phase",
         "_reinvite",
         "_reinvite_body",
@@ -78,6 +79,8 @@ class Call:
         """The peer's INVITE that has no final answer or whose 2xx has no ACK."""
         self._offered = False
         """Whether that 2xx carried our offer, so that the ACK carries the answer."""
+        self._open_offer: tuple[Request, ReplyHead] | None = None
+        """The peer's re-INVITE that the handler answers later."""
         self._reinvite: Exchange | None = None
         self._reinvite_body = b""
         self._reinvite_done: ReinviteDone | None = None
@@ -145,6 +148,15 @@ class Call:
         self._send_reinvite(self._reinvite_event)
         self._ua.wake()
 
+    def answer_offer(self, body: bytes | None) -> None:
+        """Answer the offer that `on_offer` put off; `None` refuses it with 488. Nothing happens if nobody waits."""
+        if self._open_offer is None or self._phase is not Phase.TALKING:
+            return
+        self._ua.enter()
+        (request, head), self._open_offer = self._open_offer, None
+        self._settle_offer(request, head, body)
+        self._ua.wake()
+
     # -- what differs by direction ----------------------------------------------------------------------------------
 
     def _withdraw(self, extra: tuple[str, ...]) -> None:
@@ -169,6 +181,7 @@ class Call:
 
     def _leave(self, end: CallEnd, extra: tuple[str, ...] = ()) -> None:
         """Send BYE; `end` is reported when that is over."""
+        self._drop_offer()
         self._phase = Phase.LEAVING
         self._end = end
         self._ua.wire.timers.stop(self._reinvite_timer)
@@ -192,6 +205,7 @@ class Call:
     def _finish(self, end: CallEnd) -> None:
         if self._phase is Phase.OVER:
             return
+        self._drop_offer()
         self._phase = Phase.OVER
         self._end = end
         self._ua.wire.timers.stop(self._reinvite_timer)
@@ -293,6 +307,7 @@ class Call:
 
     def _serve_bye(self, request: Request, source: Hop, key: str) -> None:
         self._reply(request, source, key, 200)
+        self._drop_offer()
         if self._server is not None:
             # RFC 3261 §15.1.2: the peer that hangs up won't acknowledge any more.
             self._server.acknowledged()
@@ -319,6 +334,16 @@ class Call:
         server = InviteServer(self._ua.wire, key, request.cseq, head.destination, self)
         self._server = server
         body = self._handler.on_offer(request.body or None) if self._handler is not None else None
+        if isinstance(body, Later):
+            server.respond(100, head.compose(100))
+            self._open_offer = request, head
+            body.ask()
+        else:
+            self._settle_offer(request, head, body)
+
+    def _settle_offer(self, request: Request, head: ReplyHead, body: bytes | None) -> None:
+        server = self._server
+        assert server is not None, "the offer is open"
         if body is None or self._phase is not Phase.TALKING:
             self._server = None
             server.respond(488, head.compose(488, lines=self._ua.server_lines))
@@ -327,6 +352,13 @@ class Call:
         self._dialog.refresh_target(request)
         self._ua.learn(self, self._dialog.hosts())
         server.respond(200, head.compose(200, lines=(self.contact, ALLOW, *self._ua.server_lines), body=body))
+
+    def _drop_offer(self) -> None:
+        """RFC 3261 §15.1.2: what waits for an answer when the call ends gets 487."""
+        if self._open_offer is not None and self._server is not None:
+            self._server.respond(487, self._open_offer[1].compose(487, lines=self._ua.server_lines))
+            self._server = None
+        self._open_offer = None
 
     def _serve_update(self, request: Request, source: Hop, key: str) -> None:
         if self._phase is Phase.LEAVING:
@@ -342,7 +374,7 @@ class Call:
             self._refuse(request, source, key, 500, self._retry_after())
         else:
             body = self._handler.on_offer(request.body) if self._handler is not None else None
-            if body is None:
+            if body is None or isinstance(body, Later):
                 self._refuse(request, source, key, 488)
                 return
             self._dialog.refresh_target(request)
@@ -388,7 +420,8 @@ class Call:
     # -- InviteServerUser -------------------------------------------------------------------------------------------
 
     def on_cancel(self, reason: str) -> None:
-        """Of a re-INVITE: those are answered at once, so there is never one left to be cancelled."""
+        """Of a re-INVITE whose answer was put off."""
+        self._drop_offer()
 
     def on_unacknowledged(self) -> None:
         self._server = None

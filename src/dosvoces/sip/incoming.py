@@ -164,6 +164,8 @@ class IncomingCall(Call):
         if self._phase is Phase.STARTING:
             self._refuse_call(487)
             self._finish(CallEnd(EndCause.CANCELLED, "remote", 487, "", clean(reason)))
+        else:
+            super().on_cancel(reason)
 
     def on_unacknowledged(self) -> None:
         self._server = None

@@ -1,0 +1,244 @@
+"""One codec for both legs: who is offered what, who is asked to change, and what a change in the call comes to."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+
+import pytest
+
+from dosvoces.carriers.sip import Trunk
+from dosvoces.errors import CarrierError
+from dosvoces.events import Answered, Ended
+from dosvoces.media import rtp
+from dosvoces.model import EndReason, Side
+from dosvoces.phone import Phone, PhoneBehaviour
+from dosvoces.phone_call import PhoneCall
+from dosvoces.sip import sdp
+from dosvoces.testing import A, B
+from tests.far_ends import HOST, LIMIT_S, Exchange, Party, sip_far_end
+from tests.test_carriers_sip import ONE, Bench, started, to
+
+
+@pytest.fixture
+async def bench() -> AsyncIterator[Bench]:
+    async with sip_far_end() as far:
+        made = Bench(far)
+        await far.sip.start(made.told)
+        yield made
+        await far.sip.close()
+        assert far.sip.open_sessions == 0
+
+
+# --- when the second answers ---
+
+
+async def test_the_first_changes_to_what_the_second_takes(bench: Bench) -> None:
+    """Nothing transcodes: A is re-invited, and only then B counts as answered."""
+    first = await bench.party(A, sdp.PCMU)
+    first.takes = (sdp.PCMA,)
+    second = await bench.rung(B)
+    told: list[int] = []
+    bench.told.reaction = lambda _connection, event: told.append(len(first.offers)) if event == Answered(B) else None
+    second.answer(sdp.PCMA)
+    await bench.told.saw(ONE, Answered(B))
+    assert (first.offers, second.offers, told) == ([(sdp.PCMA,)], [], [1])
+    await bench.sip.join(ONE)
+
+
+async def test_when_the_first_refuses_the_second_is_asked_to_take_the_first_s_codec(bench: Bench) -> None:
+    first = await bench.party(A, sdp.PCMU)
+    second = await bench.rung(B)
+    second.takes = (sdp.PCMU,)
+    second.answer(sdp.PCMA)
+    await bench.told.saw(ONE, Answered(B))
+    assert (first.offers, second.offers) == ([(sdp.PCMA,)], [(sdp.PCMU,)])
+    await bench.sip.join(ONE)
+
+
+async def test_no_common_codec_is_a_clear_failure_before_anyone_hears_silence(bench: Bench) -> None:
+    first = await bench.party(A, sdp.PCMU)
+    second = await bench.rung(B)
+    second.answer(sdp.PCMA)
+    end = await bench.ended(B)
+    why = "no common codec: one has PCMU and refuses PCMA, which the other took"
+    assert end == Ended(B, EndReason.FAILED, why)
+    assert (first.offers, second.offers) == ([(sdp.PCMA,)], [(sdp.PCMU,)])
+    assert Answered(B) not in bench.told.of(ONE)
+    assert first.end is None
+
+
+async def test_who_hangs_up_while_the_codec_is_settled_leaves_nothing_behind(bench: Bench) -> None:
+    first = await bench.party(A, sdp.PCMU)
+    first.leaves = True
+    second = await bench.rung(B)
+    second.answer(sdp.PCMA)
+    await bench.told.saw(ONE, Ended(A, EndReason.HANGUP))
+    assert Answered(B) not in bench.told.of(ONE)
+    bench.sip.hangup(to("", B).id)
+    await bench.ended(B)
+
+
+async def test_wideband_is_spoken_where_the_trunk_prefers_it_and_both_take_it() -> None:
+    """A waits in G.711, for the ringing tone; it changes when B has taken G.722."""
+    async with Exchange.open() as exchange:
+        codecs = (sdp.G722, sdp.PCMU, sdp.PCMA)
+        async with started(Trunk("wide", *exchange.agent.local, codecs=codecs)) as (carrier, told):
+            await carrier.dial(to("+34600000001"))
+            first = await exchange.party(0)
+            assert first.offer.media[0].codecs == (sdp.PCMU, sdp.PCMA)
+            first.takes = (sdp.G722,)
+            first.answer(sdp.PCMA)
+            await told.saw(ONE, Answered(A))
+            await carrier.dial(to("+34600000002", B))
+            second = await exchange.party(1)
+            assert second.offer.media[0].codecs == (sdp.G722, sdp.PCMA, sdp.PCMU)
+            second.answer(sdp.G722)
+            await told.saw(ONE, Answered(B))
+            assert first.offers == [(sdp.G722,)]
+            await carrier.join(ONE)
+
+
+async def test_trunks_without_a_codec_in_common_fail_before_the_second_is_dialled() -> None:
+    async with Exchange.open() as exchange:
+        trunks = [
+            Trunk("a", *exchange.agent.local, prefixes=("+346",), codecs=(sdp.PCMA,)),
+            Trunk("u", *exchange.agent.local, prefixes=("+349",), codecs=(sdp.PCMU,)),
+        ]
+        async with started(*trunks) as (carrier, told):
+            await carrier.dial(to("+34600000001"))
+            (await exchange.party()).answer()
+            await told.saw(ONE, Answered(A))
+            with pytest.raises(CarrierError, match="no common codec: trunk u has none of PCMA"):
+                await carrier.dial(to("+34900000001", B))
+            assert len(exchange.parties) == 1
+
+
+# --- in the call ---
+
+
+async def changed(
+    party: Party, *codecs: sdp.Codec, version: int = 2, direction: sdp.Direction = sdp.Direction.SENDRECV
+) -> tuple[int | None, bytes]:
+    """What a re-INVITE of that party with these codecs gets."""
+    done: asyncio.Future[tuple[int | None, bytes]] = asyncio.get_running_loop().create_future()
+    offer = sdp.offer(HOST, party.port, codecs, session_id=1, version=version, direction=direction)
+    party.incoming.reinvite(offer, lambda status, body: done.set_result((status, body)))
+    return await asyncio.wait_for(done, LIMIT_S)
+
+
+async def test_a_change_of_codec_is_passed_on(bench: Bench) -> None:
+    first, second = await bench.party(A), await bench.party(B)
+    await bench.sip.join(ONE)
+    second.takes = (sdp.PCMU,)
+    status, body = await changed(first, sdp.PCMU)
+    assert (status, sdp.parse(body).media[0].codecs, second.offers) == (200, (sdp.PCMU,), [(sdp.PCMU,)])
+    await bench.sip.join(ONE)  # joined already; it would be refused if the sides were coded differently
+
+
+async def test_a_change_of_codec_that_the_other_refuses_is_refused(bench: Bench) -> None:
+    first, second = await bench.party(A), await bench.party(B)
+    await bench.sip.join(ONE)
+    assert (await changed(second, sdp.PCMU))[0] == 488
+    assert first.offers == [(sdp.PCMU,)]
+    whys = [note.facts["why"] for note in bench.told.notes_of(ONE, "offer_refused", B)]
+    assert whys == ["the other side can't change to PCMU"]
+    await bench.sip.join(ONE)
+    assert (await changed(second, sdp.PCMA, version=3))[0] == 200, "the call goes on as it was"
+
+
+async def test_a_codec_that_no_trunk_allows_is_refused_without_asking(bench: Bench) -> None:
+    first, second = await bench.party(A), await bench.party(B)
+    assert (await changed(second, sdp.G722))[0] == 488
+    assert first.offers == []
+
+
+async def test_who_hangs_up_while_the_other_is_asked_ends_like_any_other(bench: Bench) -> None:
+    first, second = await bench.party(A), await bench.party(B)
+    second.leaves = True
+    offer = sdp.offer(HOST, first.port, [sdp.PCMU], session_id=1, version=2)
+    first.incoming.reinvite(offer, lambda _status, _body: None)
+    await bench.told.saw(ONE, Ended(B, EndReason.HANGUP))
+    bench.sip.hangup(to("", A).id)
+    await bench.ended(A)
+    await asyncio.wait_for(first.over.wait(), LIMIT_S)
+
+
+async def test_phones_hear_each_other_after_the_first_has_changed() -> None:
+    """End to end: A waits in PCMU and hears Spain's tone in it, B can only do PCMA, and then both hear the other."""
+    only_a_law = PhoneBehaviour(answer_after_s=0.3, tone_hz=800, listen_hz=(425, 1000), codecs=(sdp.PCMA,))
+    both_laws = PhoneBehaviour(answer_after_s=0, tone_hz=1000, listen_hz=(425, 800))
+    behaviours = {"+34600000001": both_laws, "+34600000002": only_a_law}
+    async with Phone.open(behaviours.get) as phone:
+        trunk = Trunk("main", *phone.address, codecs=(sdp.PCMU, sdp.PCMA))
+        async with started(trunk) as (carrier, told):
+            await carrier.dial(to("+34600000001"))
+            await told.saw(ONE, Answered(A))
+            carrier.play_ringing(to("").id)
+            await carrier.dial(to("+34600000002", B))
+            await told.saw(ONE, Answered(B))
+            await carrier.join(ONE)
+            first, second = phone.calls
+            async with asyncio.timeout(LIMIT_S):
+                while not (heard(first, 425) and heard(first, 800) and heard(second, 1000)):  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
+            assert first.chosen is not None
+            assert first.chosen.codec.name == "PCMA"
+
+
+def heard(call: PhoneCall, hz: int) -> bool:
+    return any(span.frequency_hz == hz for span in call.heard.timeline())
+
+
+# --- hold ---
+
+
+class Voice:
+    """A party's RTP socket."""
+
+    def __init__(self, party: Party) -> None:
+        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self.socket.bind((HOST, 0))
+        party.port = self.socket.getsockname()[1]
+        audio = party.offer.media[0]
+        self._to = audio.host, audio.port
+        self._sequence = 0
+
+    def say(self, payload: bytes) -> None:
+        self._sequence += 1
+        self.socket.sendto(rtp.build(rtp.Packet(8, self._sequence, self._sequence * 160, 7, payload)), self._to)
+
+    async def hear(self) -> bytes:
+        data = await asyncio.wait_for(asyncio.get_running_loop().sock_recv(self.socket, 2048), LIMIT_S)
+        return rtp.parse(data).payload
+
+
+@pytest.mark.parametrize("direction", [sdp.Direction.SENDONLY, sdp.Direction.INACTIVE])
+async def test_a_hold_is_silence_to_both_and_no_offer_to_the_other(bench: Bench, direction: sdp.Direction) -> None:
+    """The other party isn't asked for anything; it hears what the holder plays, which may be nothing."""
+    voices: dict[Side, Voice] = {}
+    parties: dict[Side, Party] = {}
+    for side in Side:
+        parties[side] = await bench.rung(side)
+        voices[side] = Voice(parties[side])
+        parties[side].answer()
+        await bench.told.saw(ONE, Answered(side))
+        await asyncio.wait_for(parties[side].confirmed.wait(), LIMIT_S)
+    await bench.sip.join(ONE)
+    try:
+        voices[A].say(b"before")
+        assert await voices[B].hear() == b"before"
+        assert (await changed(parties[B], sdp.PCMA, direction=direction))[0] == 200
+        await bench.sip.join(ONE)  # joined already; its answer shows that the hold has been done
+        voices[A].say(b"unheard")
+        if direction.sends:
+            voices[B].say(b"music")
+            assert await voices[A].hear() == b"music"
+        assert (await changed(parties[B], sdp.PCMA, version=3))[0] == 200
+        await bench.sip.join(ONE)
+        voices[A].say(b"after")
+        assert await voices[B].hear() == b"after"
+        assert parties[A].offers == []
+        assert [note.kind for _, note in bench.told.notes if note.kind in ("hold", "resume")] == ["hold", "resume"]
+    finally:
+        for voice in voices.values():
+            voice.socket.close()
