@@ -60,7 +60,7 @@ def _machine() -> dict[str, Any]:
 def main() -> int:
     arguments = _arguments()
     # The table is for people and goes to standard error: `make bench > figures.json` keeps what programs read.
-    console = Console(stderr=True)
+    console = Console(stderr=True, width=None if sys.stderr.isatty() else 100)
     machine = _machine()
     console.print(f"{machine['cores']} cores, load {machine['load'][0]}, Python {machine['python']}", highlight=False)
     results = asyncio.run(_measure(arguments.parts, quick=arguments.quick, console=console))
