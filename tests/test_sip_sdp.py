@@ -162,7 +162,8 @@ def test_baresip() -> None:
         ptime_ms=20,
         rtcp_port=24583,
     )
-    assert choose(parse(BARESIP), [PCMU, PCMA]) == Chosen(PCMU, 101, "192.0.2.10", 24582, Direction.SENDRECV)
+    agreed = Chosen(PCMU, 101, "192.0.2.10", 24582, Direction.SENDRECV, rtcp_port=24583)
+    assert choose(parse(BARESIP), [PCMU, PCMA]) == agreed
 
 
 def test_sipp_ends_its_lines_with_lf() -> None:

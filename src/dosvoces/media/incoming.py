@@ -5,6 +5,7 @@ Pure; the hot path of the relay. Nothing here raises on a packet's bytes.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from dosvoces.media import Format, rtp
 from dosvoces.media.dtmf import KeyPress, KeyPresses
@@ -23,6 +24,19 @@ _write = rtp.HEADER.pack_into
 
 def _nobody(press: KeyPress) -> None:
     """Whom a stopped stream reports to."""
+
+
+class Run(NamedTuple):
+    """How far a run has come; a receiver report tells it (RFC 3550 §6.4.1)."""
+
+    ssrc: int
+    highest: int
+    """The highest sequence number, which counts on over 65,535."""
+    expected: int
+    """Packets, from the first to the highest number."""
+    received: int
+    jitter: int
+    """Timestamp units."""
 
 
 class Incoming:
@@ -117,6 +131,7 @@ class Incoming:
                 out.timestamp = timestamp = (timestamp + self._timestamp_shift) & 0xFFFFFFFF
                 out.at = now
                 out.sent += 1
+                out.bytes += size
                 _write(packet, 0, PLAIN, self._forms[second], sequence, timestamp, out.ssrc)
                 return out.destination
         return self._receive_otherwise(packet, size, now)
@@ -138,11 +153,11 @@ class Incoming:
         if payload_type == self._payload_type:
             if not behind:
                 self._time(timestamp, now)
-            return self._forward(packet, self._forms[second], behind, now)
+            return self._forward(packet, size, self._forms[second], behind, now)
         if payload_type == self._dtmf:
             self._press(packet[bounds[0] : bounds[1]], timestamp, now)
             if self._dtmf_out >= 0:
-                return self._forward(packet, self._dtmf_out | (second & MARKER), behind, now)
+                return self._forward(packet, size, self._dtmf_out | (second & MARKER), behind, now)
         if not behind:
             self._sequence_shift -= 1  # what isn't forwarded must not look like loss
         return None
@@ -194,7 +209,7 @@ class Incoming:
         for press in self._keys.take(event, timestamp, now):
             self._pressed(press)
 
-    def _forward(self, packet: bytearray, second: int, behind: int, now: float) -> SocketAddress | None:
+    def _forward(self, packet: bytearray, size: int, second: int, behind: int, now: float) -> SocketAddress | None:
         out = self._out
         if out is None:
             return None
@@ -211,6 +226,7 @@ class Incoming:
         sequence = (sequence + self._sequence_shift) & 0xFFFF
         timestamp = (timestamp + self._timestamp_shift) & 0xFFFFFFFF
         out.sent += 1
+        out.bytes += size
         if not behind:
             out.sequence = sequence
             if second & 0x7F != self._dtmf_out:  # an event's timestamp stays at its start (RFC 4733 §2.2.1)
@@ -233,6 +249,13 @@ class Incoming:
         self.flush_keys()
         self.feed(None)
         self._pressed = _nobody
+
+    @property
+    def run(self) -> Run | None:
+        """The run as it is now; None before the first packet."""
+        if self._ssrc < 0:
+            return None
+        return Run(self._ssrc, self._extended, self._extended - self._base + 1, self._run, int(self._jitter))
 
     @property
     def received(self) -> int:

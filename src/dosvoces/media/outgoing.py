@@ -1,7 +1,7 @@
 """The one RTP stream that we send to a party, continuous whatever feeds it. Pure."""
 
 from dosvoces.media import Format
-from dosvoces.media.rtp import HEADER, MARKER, PLAIN
+from dosvoces.media.rtp import HEADER, HEADER_SIZE, MARKER, PLAIN
 from dosvoces.media.source import SocketAddress
 from dosvoces.media.tones import FRAME_SAMPLES
 
@@ -12,12 +12,13 @@ class Outgoing:
     """
     Sequence, timestamp and SSRC of what one party hears from us, and the ringing tone.
 
-    `Incoming.receive` of the other side writes `sequence`, `timestamp`, `at` and `sent` for each packet it forwards.
+    `Incoming.receive` of the other side writes `sequence`, `timestamp`, `at`, `sent` and `bytes` for each packet that
+    it forwards.
     """
 
     __slots__ = (
-        "_frame_units", "_rate", "_started", "_tone", "_tone_at", "at", "destination", "format", "sent", "sequence",
-        "ssrc", "timestamp",
+        "_frame_units", "_rate", "_started", "_tone", "_tone_at", "at", "bytes", "destination", "format", "sent",
+        "sequence", "ssrc", "timestamp",
     )  # fmt: skip
 
     def __init__(self, *, ssrc: int, sequence: int, timestamp: int) -> None:
@@ -28,6 +29,8 @@ class Outgoing:
         self.at = 0.0
         """When the packet with this timestamp went out, monotonic seconds."""
         self.sent = 0
+        self.bytes = 0
+        """Of the packets sent, with their headers."""
         self.destination: SocketAddress | None = None
         """None before the party is connected and while it is on hold."""
         self.format: Format | None = None
@@ -83,5 +86,6 @@ class Outgoing:
         self._tone_at = (self._tone_at + FRAME_SAMPLES) % len(self._tone)
         self.at = now
         self.sent += 1
+        self.bytes += HEADER_SIZE + len(frame)
         second = self.format.payload_type | marker
         return HEADER.pack(PLAIN, second, self.sequence, self.timestamp, self.ssrc) + frame

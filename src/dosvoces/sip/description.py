@@ -8,6 +8,8 @@ on is in `sdp`.
 import enum
 from dataclasses import dataclass, field, replace
 
+from .security import MAX_CRYPTO, SECURE_PROFILES, Crypto, read_crypto
+
 MAX_BODY = 32_768  # bytes; a browser's offer with many candidates stays below 10,000
 MAX_LINES = 1_000
 MAX_MEDIA = 32  # m= lines
@@ -108,6 +110,8 @@ class Media:
     rtcp_mux: bool = False
     encryption: tuple[str, ...] = ()
     """Which of `crypto`, `fingerprint`, `setup` were there."""
+    crypto: tuple[Crypto, ...] = ()
+    """The keys that we can use, in the peer's order (RFC 4568)."""
 
     @property
     def wants(self) -> Direction:
@@ -120,6 +124,13 @@ class Media:
     def usable(self) -> bool:
         """Whether it is audio over plain RTP that is switched on."""
         return self.kind == "audio" and self.port > 0 and self.profile.upper() in PLAIN_PROFILES
+
+    @property
+    def securable(self) -> bool:
+        """Whether it is audio with a key that we can use, over SRTP or, optionally, over RTP (RFC 8643 §3.1)."""
+        if self.kind != "audio" or self.port == 0 or not self.crypto:
+            return False
+        return self.profile.upper() in SECURE_PROFILES or self.usable
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +169,8 @@ class _Section:
     rtpmap: dict[str, str] = field(default_factory=dict)
     fmtp: dict[str, str] = field(default_factory=dict)
     encryption: list[str] = field(default_factory=list)
+    crypto: list[Crypto] = field(default_factory=list)
+    crypto_lines: int = 0
 
 
 def parse(body: bytes) -> SessionDescription:
@@ -242,8 +255,17 @@ def _read_attribute(section: _Section, value: str) -> None:
         section.rtcp_port = _number(rest.strip().partition(" ")[0], 65_535)
     elif name == "rtcp-mux":
         section.rtcp_mux = True
-    elif name in ("crypto", "fingerprint", "setup") and name not in section.encryption:
-        section.encryption.append(name)
+    elif name in ("crypto", "fingerprint", "setup"):
+        if name not in section.encryption:
+            section.encryption.append(name)
+        if name == "crypto":
+            _read_crypto(section, rest)
+
+
+def _read_crypto(section: _Section, value: str) -> None:
+    section.crypto_lines += 1
+    if section.crypto_lines <= MAX_CRYPTO and (crypto := read_crypto(value)) is not None:
+        section.crypto.append(crypto)
 
 
 def _media(section: _Section, session: _Section) -> Media:
@@ -267,6 +289,7 @@ def _media(section: _Section, session: _Section) -> Media:
         rtcp_port=section.rtcp_port,
         rtcp_mux=section.rtcp_mux,
         encryption=tuple(dict.fromkeys([*session.encryption, *section.encryption])),
+        crypto=tuple(section.crypto),  # RFC 4568 §5: of an m= line, never of the session
     )
 
 

@@ -23,6 +23,7 @@ from .description import (
     direction_of,
     parse,
 )
+from .security import SECURE_PROFILES, Crypto, Keys, Security, new_crypto
 
 __all__ = [
     "DEFAULT_CODECS",
@@ -35,13 +36,17 @@ __all__ = [
     "Answer",
     "Chosen",
     "Codec",
+    "Crypto",
     "Direction",
+    "Keys",
     "Media",
     "NotAcceptable",
     "SdpError",
+    "Security",
     "SessionDescription",
     "answer_to",
     "choose",
+    "new_crypto",
     "offer",
     "parse",
     "pass_through",
@@ -77,6 +82,10 @@ class Chosen:
     """Ours: `RECVONLY` while the peer holds us."""
     packet_ms: int = DEFAULT_PACKET_MS
     dtmf_clock_rate: int = 8000
+    keys: Keys | None = None
+    """None: plain RTP."""
+    rtcp_port: int | None = None
+    """Where the peer takes RTCP, if it said (RFC 3605): on the same host, whatever address stood there."""
 
     @property
     def held(self) -> bool:
@@ -100,9 +109,20 @@ def offer(
     session_id: int,
     version: int = 1,
     direction: Direction = Direction.SENDRECV,
+    security: Security = Security.OFF,
+    crypto: Sequence[Crypto] = (),
 ) -> bytes:
-    """An offer of one audio stream at a literal `address` and `port`, codecs in our order of preference."""
-    lines = [f"m=audio {port} RTP/AVP {' '.join(str(codec.payload_type) for codec in codecs)}"]
+    """
+    An offer of one audio stream at a literal `address` and `port`, codecs in our order of preference.
+
+    `crypto` are our keys, used as `security` says. Optional encryption is RFC 8643's: RTP/AVP with keys, which a peer
+    that knows nothing of them answers as any other offer. A second m= line for SRTP was refused: many peers answer 488
+    to two audio lines, or take the wrong one.
+    """
+    profile = "RTP/SAVP" if security is Security.REQUIRED else "RTP/AVP"
+    lines = [f"m=audio {port} {profile} {' '.join(str(codec.payload_type) for codec in codecs)}"]
+    if security is not Security.OFF:
+        lines += [line.line for line in crypto]
     lines += _attributes(codecs, direction)
     return _text(address, lines, session_id=session_id, version=version)
 
@@ -131,18 +151,24 @@ def answer_to(
     previous: bytes | None = None,
     in_use: Codec | None = None,
     direction: Direction = Direction.SENDRECV,
+    security: Security = Security.OFF,
+    crypto: Sequence[Crypto] = (),
 ) -> Answer:
     """
     Our answer: one codec, the direction mirrored within `direction`, every other line refused in its place.
+
+    `crypto` are our keys, one of each suite; the peer's first line with such a suite is taken, unless `security` is
+    off.
 
     `previous` is the description we sent last in this dialog: the version goes up by one if the text differs, and
     the same bytes are sent again if not (RFC 3264 §8). `in_use` is the codec of the running stream, kept where the
     offer still has it. Raises `NotAcceptable`.
     """
-    audio = _usable_audio(offered)
+    audio = _usable_audio(offered, security)
+    line, keys = _taken(audio, security, crypto)
     # RFC 3264 §6.1: the peer's order counts; but a running stream keeps its codec.
     codec = _first_common(audio, [in_use]) if in_use is not None else None
-    chosen = _chosen(audio, codec or _first_common(audio, codecs), direction)
+    chosen = _chosen(audio, codec or _first_common(audio, codecs), direction, keys)
     event = next((event for event in audio.events if event.payload_type == chosen.dtmf_payload_type), None)
     lines: list[str] = []
     for media in offered.media:
@@ -153,14 +179,27 @@ def answer_to(
         answered = [chosen.codec] if event is None else [chosen.codec, replace(event, fmtp=event.fmtp or "0-15")]
         numbers = " ".join(str(codec.payload_type) for codec in answered)
         lines.append(f"m=audio {port} {media.profile} {numbers}")
+        if line is not None:
+            lines.append(line.line)
         lines += _attributes(answered, chosen.direction)
     return Answer(with_version(_text(address, lines, session_id=session_id, version=1), previous), chosen)
 
 
-def choose(answer: SessionDescription, offered: Sequence[Codec] = DEFAULT_CODECS) -> Chosen:
-    """What `answer` makes of our offer of `offered`. Raises `NotAcceptable`, naming what is wrong."""
-    audio = _usable_audio(answer)
-    return _chosen(audio, _first_common(audio, offered), Direction.SENDRECV)
+def choose(
+    answer: SessionDescription,
+    offered: Sequence[Codec] = DEFAULT_CODECS,
+    *,
+    security: Security = Security.OFF,
+    crypto: Sequence[Crypto] = (),
+) -> Chosen:
+    """
+    What `answer` makes of our offer of `offered`, with the keys in `crypto`.
+
+    Raises `NotAcceptable`, naming what is wrong.
+    """
+    audio = _usable_audio(answer, security)
+    keys = _agreed(audio, security, crypto)
+    return _chosen(audio, _first_common(audio, offered), Direction.SENDRECV, keys)
 
 
 def with_version(fresh: bytes, previous: bytes | None) -> bytes:
@@ -176,25 +215,66 @@ def with_version(fresh: bytes, previous: bytes | None) -> bytes:
     return b" ".join(new) + b"\r\ns=" + new_rest
 
 
-def _usable_audio(description: SessionDescription) -> Media:
+def _usable_audio(description: SessionDescription, security: Security) -> Media:
+    """The line to talk over: the first encrypted one where that is wanted, else the first plain one."""
+    if security is not Security.OFF:
+        for media in description.media:
+            if media.securable:
+                return media
     audio = description.audio
-    if audio is not None:
+    if audio is not None and security is not Security.REQUIRED:
         return audio
+    raise NotAcceptable(_why_unusable(description, security))
+
+
+def _why_unusable(description: SessionDescription, security: Security) -> str:
     lines = [media for media in description.media if media.kind == "audio"]
     if not lines:
-        raise NotAcceptable("no audio in the description")
+        return "no audio in the description"
     switched_on = [media for media in lines if media.port > 0]
     if not switched_on:
-        raise NotAcceptable("the audio is refused (port 0)")
+        return "the audio is refused (port 0)"
+    if description.audio is not None:
+        with_keys = any("crypto" in media.encryption for media in switched_on)
+        keys = "with no key that we can use" if with_keys else "without encryption"
+        return f"the audio is {keys}, and we require SRTP with SDES keys"
     profiles = ", ".join(sorted({media.profile[:40] for media in switched_on}))
-    raise NotAcceptable(f"the audio is offered as {profiles} only; we do RTP/AVP, not encrypted media")
+    if security is Security.OFF:
+        return f"the audio is offered as {profiles} only; we do RTP/AVP, not encrypted media"
+    return f"the audio is offered as {profiles} with no key that we can use; we do RTP/SAVP with SDES keys"
+
+
+def _taken(audio: Media, security: Security, ours: Sequence[Crypto]) -> tuple[Crypto | None, Keys | None]:
+    """Our line for the answer to an offer with keys, and what it comes to (RFC 4568 §5.1.2)."""
+    if security is Security.OFF:
+        return None, None
+    for theirs in audio.crypto:
+        key = next((line.key for line in ours if line.suite == theirs.suite), None)
+        if key is not None:
+            return Crypto(theirs.tag, theirs.suite, key), Keys(theirs.suite, key, theirs.key)
+    if security is Security.REQUIRED or audio.profile.upper() in SECURE_PROFILES:
+        raise NotAcceptable("the audio is offered with no key of a suite that we have")
+    return None, None
+
+
+def _agreed(audio: Media, security: Security, ours: Sequence[Crypto]) -> Keys | None:
+    """What the keys in an answer make of those that we offered (RFC 4568 §5.1.3)."""
+    if security is Security.OFF or "crypto" not in audio.encryption:
+        return None
+    # Microsoft's and others answer RTP/AVP with RTP/SAVP; it is the keys that count, and there must be one of ours.
+    for theirs in audio.crypto:
+        for line in ours:
+            if (line.tag, line.suite) == (theirs.tag, theirs.suite):
+                return Keys(line.suite, line.key, theirs.key)
+    # A peer that means to encrypt and can't be understood would be noise, not speech.
+    raise NotAcceptable("the audio is answered with a key that is none of those offered")
 
 
 def _first_common(audio: Media, ours: Sequence[Codec]) -> Codec | None:
     return next((theirs for theirs in audio.codecs if any(theirs.same_format(codec) for codec in ours)), None)
 
 
-def _chosen(audio: Media, codec: Codec | None, ours: Direction) -> Chosen:
+def _chosen(audio: Media, codec: Codec | None, ours: Direction, keys: Keys | None) -> Chosen:
     if codec is None:
         names = ", ".join(f"{codec.name}/{codec.clock_rate}"[:40] for codec in audio.codecs) or "none that is known"
         raise NotAcceptable(f"no common codec; the peer has {names}")
@@ -212,6 +292,8 @@ def _chosen(audio: Media, codec: Codec | None, ours: Direction) -> Chosen:
         direction=direction_of(sends=peer.sends and ours.sends, receives=peer.receives and ours.receives),
         packet_ms=ptime if ptime is not None and ptime in PACKET_MS else DEFAULT_PACKET_MS,
         dtmf_clock_rate=event.clock_rate if event is not None else codec.clock_rate,
+        keys=keys,
+        rtcp_port=audio.rtcp_port or None,
     )
 
 
