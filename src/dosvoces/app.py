@@ -31,6 +31,7 @@ from dosvoces.mail.smtp import SmtpMailbox
 from dosvoces.mail.smtp_url import parse_mail_url
 from dosvoces.media.relay import MediaSettings, WorkerRelay
 from dosvoces.settings import Settings
+from dosvoces.sip.sdp import Security
 from dosvoces.store import Store
 from dosvoces.store.sql import open_store
 from dosvoces.switchboard import Limits, Switchboard
@@ -180,6 +181,7 @@ def _carrier(settings: Settings) -> Carrier:
                 password=trunk.password.get_secret_value() if trunk.password else "",
                 country=trunk.country,
                 prefixes=trunk.prefixes,
+                srtp=Security(trunk.srtp),
                 codecs=tuple(CODECS[name] for name in dict.fromkeys(trunk.codecs)),
             )
             for trunk in settings.trunks

@@ -12,9 +12,10 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from dosvoces.media import rtp
+from dosvoces.media import Srtp, rtp
 from dosvoces.media.dtmf import KeyPress, KeyPresses
 from dosvoces.media.phone_audio import FRAME_MS, Ear, Heard, Source, Window, dominant
+from dosvoces.media.srtp import Shield
 from dosvoces.sip import sdp
 from dosvoces.sip.agent import IncomingCall
 from dosvoces.sip.api import CallEnd, CallHandler, CallStateError
@@ -57,6 +58,8 @@ class PhoneBehaviour:
     window_ms: int = 100
     codecs: tuple[sdp.Codec, ...] = (sdp.PCMA, sdp.PCMU)
     """Those it takes; G.711 only, as it speaks nothing else."""
+    srtp: bool = False
+    """It encrypts where that is offered, and refuses nobody who doesn't."""
 
     def __post_init__(self) -> None:
         if any(codec.name not in ("PCMA", "PCMU") for codec in self.codecs):
@@ -119,6 +122,9 @@ class PhoneCall(CallHandler):
         self._offered: sdp.SessionDescription | None = None
         self._described: bytes | None = None  # our last SDP
         self._session_id = secrets.randbits(62)
+        self._security = sdp.Security.OPTIONAL if behaviour.srtp else sdp.Security.OFF
+        self._crypto = sdp.new_crypto(secrets.token_bytes) if behaviour.srtp else ()
+        self._shield: Shield | None = None
         self._socket: socket.socket | None = None
         self._tick_timer: asyncio.TimerHandle | None = None
         self._due = 0.0
@@ -165,7 +171,7 @@ class PhoneCall(CallHandler):
         if self._incoming.offer:
             try:
                 self._offered = sdp.parse(self._incoming.offer)
-                sdp.choose(self._offered, behaviour.codecs)
+                self._answer_for(self._offered)
             except sdp.SdpError as error:
                 log.info("refused an offer: %s", error)
                 self._reject(NOT_ACCEPTABLE)
@@ -208,27 +214,39 @@ class PhoneCall(CallHandler):
 
     def _our_offer(self) -> bytes:
         offered = sdp.offer(
-            self._address, self._port, (*self.behaviour.codecs, sdp.TELEPHONE_EVENT), session_id=self._session_id
+            *(self._address, self._port, (*self.behaviour.codecs, sdp.TELEPHONE_EVENT)),
+            session_id=self._session_id,
+            security=self._security,
+            crypto=self._crypto,
         )
         self._described = sdp.with_version(offered, self._described)
         return self._described
 
     def _our_answer(self, offered: sdp.SessionDescription) -> bytes:
-        answer = sdp.answer_to(
-            offered,
-            self._address,
-            self._port,
-            self.behaviour.codecs,
-            session_id=self._session_id,
-            previous=self._described,
-            in_use=self.chosen.codec if self.chosen else None,
-        )
+        answer = self._answer_for(offered)
         self._described = answer.body
         self._agree(answer.chosen)
         return answer.body
 
+    def _answer_for(self, offered: sdp.SessionDescription) -> sdp.Answer:
+        """Raises `SdpError` on an offer that can't be answered."""
+        return sdp.answer_to(
+            offered,
+            self._address,
+            self._port if self._socket is not None else 0,
+            self.behaviour.codecs,
+            session_id=self._session_id,
+            previous=self._described,
+            in_use=self.chosen.codec if self.chosen else None,
+            security=self._security,
+            crypto=self._crypto,
+        )
+
     def _agree(self, chosen: sdp.Chosen) -> None:
         self.chosen = chosen
+        keys = chosen.keys
+        srtp = Srtp(keys.suite, keys.ours, keys.theirs) if keys is not None else None
+        self._shield = Shield(srtp, before=self._shield) if srtp is not None else None
         if self._source is None:
             self._source = Source(
                 chosen.codec.name,
@@ -262,7 +280,8 @@ class PhoneCall(CallHandler):
 
     def on_answer_to_offer(self, body: bytes) -> None:
         try:
-            self._agree(sdp.choose(sdp.parse(body), self.behaviour.codecs))
+            answered = sdp.parse(body)
+            self._agree(sdp.choose(answered, self.behaviour.codecs, security=self._security, crypto=self._crypto))
         except sdp.SdpError as error:
             # RFC 3261 §13.2.2.4: an answer that can't be used ends the call.
             log.info("hung up: %s", error)
@@ -314,7 +333,9 @@ class PhoneCall(CallHandler):
         else:
             packet = source.packet(chosen.codec.payload_type, chosen.dtmf_payload_type)
             try:
-                self._socket.sendto(packet, (chosen.host, chosen.port))
+                self._socket.sendto(
+                    packet if self._shield is None else self._shield.seal(packet), (chosen.host, chosen.port)
+                )
             except OSError:
                 pass  # a full buffer, or nobody there any more: voice doesn't wait, and the call's end comes by SIP
         self._due += FRAME_S
@@ -324,7 +345,10 @@ class PhoneCall(CallHandler):
         assert self._socket is not None
         for _ in range(BATCH):
             try:
-                packet = rtp.parse(self._socket.recv(MAX_PACKET))
+                data: bytes | None = self._socket.recv(MAX_PACKET)
+                if self._shield is not None and data is not None:
+                    data = self._shield.open(data)
+                packet = rtp.parse(data or b"")
             except BlockingIOError:
                 return
             except (OSError, rtp.RtpError):

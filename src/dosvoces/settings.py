@@ -347,6 +347,9 @@ class Trunk(_Section):
     ] = ("PCMA", "PCMU")
     """What may be spoken, the preferred one first: `PCMA`, `PCMU`, `G722`, `opus`. PCMA or PCMU must be among them: the
     first party begins with one, for the ringing tone. See [codecs](../howto/codecs.md)."""
+    srtp: Literal["off", "optional", "required"] = "off"
+    """Whether the audio is encrypted, with SRTP and keys in the signalling (SDES). `optional` offers it and takes what
+    is answered; `required` hangs up at once on an answer without. Who can read the signalling can read the keys."""
 
     @model_validator(mode="after")
     def _complete(self) -> Self:

@@ -44,6 +44,8 @@ class Trunk:
     """Of the numbers that go through this trunk, in E.164."""
     codecs: tuple[sdp.Codec, ...] = sip_codecs.DEFAULT
     """In the order of preference; G.711 is among them."""
+    srtp: sdp.Security = sdp.Security.OFF
+    """Whether its media are encrypted."""
 
     @property
     def credentials(self) -> Credentials | None:
@@ -132,7 +134,7 @@ class SipCarrier:
     async def dial(self, call: Call) -> None:
         trunk = self._route(call.number)
         session = await self._session(call, trunk)
-        leg = SipLeg(self, session, call, *self._codecs(session, call.side, trunk))
+        leg = SipLeg(self, session, call, *self._codecs(session, call.side, trunk), trunk.srtp)
         invitation = Invitation(
             request_uri=trunk.uri(call.number.e164),
             to_uri=trunk.uri(call.number.e164),
@@ -300,17 +302,19 @@ class SipCarrier:
 
 
 def _statistics_note(side: Side, statistics: Statistics) -> Note:
-    return Note(
-        "statistics",
-        side,
-        {
-            "received": statistics.packets_received,
-            "sent": statistics.packets_sent,
-            "lost": statistics.packets_lost,
-            "jitter_ms": round(statistics.jitter_ms, 2),
-            "refused": statistics.packets_refused,
-        },
-    )
+    facts: dict[str, str | int | float | None] = {
+        "received": statistics.packets_received,
+        "sent": statistics.packets_sent,
+        "lost": statistics.packets_lost,
+        "jitter_ms": round(statistics.jitter_ms, 2),
+        "refused": statistics.packets_refused,
+        "round_trip_ms": statistics.round_trip_ms,
+        "lost_there": statistics.lost_there,
+        "jitter_there_ms": statistics.jitter_there_ms,
+        "mos": statistics.mos,
+        "mos_there": statistics.mos_there,
+    }
+    return Note("statistics", side, {name: value for name, value in facts.items() if value is not None})
 
 
 async def _resolve(trunk: Trunk) -> tuple[str, int]:

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from dosvoces.carriers import Call, sip_codecs
 from dosvoces.events import Answered, Ended, Event, Ringing
-from dosvoces.media import Address, Format, MediaRelay
+from dosvoces.media import Address, Format, MediaRelay, Srtp
 from dosvoces.model import ConnectionId, EndReason, Note, Side
 from dosvoces.sip import sdp
 from dosvoces.sip.agent import OutgoingCall
@@ -54,6 +54,7 @@ class SipLeg(CallHandler):
     """One call: hears from the agent, tells the carrier's listener."""
 
     __slots__ = (
+        "_crypto",
         "_failure",
         "_offered",
         "_session_id",
@@ -65,12 +66,19 @@ class SipLeg(CallHandler):
         "dialed",
         "held",
         "local_sdp",
+        "security",
         "session",
         "side",
     )
 
     def __init__(
-        self, carrier: Desk, session: Session, call: Call, offered: Sequence[sdp.Codec], codecs: Sequence[sdp.Codec]
+        self,
+        carrier: Desk,
+        session: Session,
+        call: Call,
+        offered: Sequence[sdp.Codec],
+        codecs: Sequence[sdp.Codec],
+        security: sdp.Security = sdp.Security.OFF,
     ) -> None:
         """`offered`: what it is offered when dialled; `codecs`: what it may change to later."""
         self.carrier = carrier
@@ -84,6 +92,8 @@ class SipLeg(CallHandler):
         self.codecs = codecs
         self.held = False
         self.local_sdp = b""
+        self.security = security
+        self._crypto = self._fresh_crypto()
         self._offered = offered
         self._failure = ""
         self._session_id = secrets.randbits(62)
@@ -99,11 +109,13 @@ class SipLeg(CallHandler):
 
     def on_answer(self, body: bytes, facts: DialogFacts) -> None:
         try:
-            self.chosen = sdp.choose(sdp.parse(body), self._offered)
+            self.chosen = self._choose(body, self._offered)
         except sdp.SdpError as error:
             # A call that nobody could hear is hung up at once and told as what it is.
             self.fail(f"no media: {error}")
             return
+        if self.security is not sdp.Security.OFF:
+            self._note("encryption", {"suite": _suite(self.chosen)})
         self.carrier.note(self.session.connection_id, Note("dialog", self.side, _dialog_facts(facts)))
         other = self.session.legs.get(self.side.other)
         if other is None or other.chosen is None or other.chosen.codec.same_format(self.chosen.codec):
@@ -167,7 +179,7 @@ class SipLeg(CallHandler):
 
     def _take_answer(self, body: bytes, offered: Sequence[sdp.Codec]) -> bool:
         try:
-            self._change_media(sdp.choose(sdp.parse(body), offered))
+            self._change_media(self._choose(body, offered))
         except sdp.SdpError as error:
             # RFC 3264 §8: a failed exchange leaves the session as it was.
             self._note("answer_refused", {"why": str(error)})
@@ -212,7 +224,8 @@ class SipLeg(CallHandler):
     def _wanted(self, offer: sdp.SessionDescription, other: "SipLeg") -> sdp.Codec | None:
         """What the peer asks both legs to change to: it no longer takes the codec in use, but another one of ours."""
         assert self.chosen is not None
-        theirs = offer.audio.codecs if offer.audio is not None else ()
+        audio = sdp.audio_of(offer, self.security)
+        theirs = audio.codecs if audio is not None else ()
         if any(codec.same_format(self.chosen.codec) for codec in theirs):
             return None
         ours = [codec for codec in self.codecs if any(codec.same_format(known) for known in other.codecs)]
@@ -222,6 +235,7 @@ class SipLeg(CallHandler):
         """Our answer, acted upon; `None` if there is nothing in common."""
         here = self.session.addresses[self.side]
         assert self.chosen is not None
+        crypto = self._crypto_for(offer)
         try:
             answer = sdp.answer_to(
                 offer,
@@ -231,11 +245,13 @@ class SipLeg(CallHandler):
                 session_id=self._session_id,
                 previous=self.local_sdp,
                 in_use=self.chosen.codec,
+                security=self.security,
+                crypto=crypto,
             )
         except sdp.SdpError as error:
             self._note("offer_refused", {"why": str(error)})
             return None
-        self.local_sdp = answer.body
+        self.local_sdp, self._crypto = answer.body, crypto
         self._change_media(answer.chosen)
         return answer.body
 
@@ -257,12 +273,36 @@ class SipLeg(CallHandler):
 
     def _offer(self, codecs: Sequence[sdp.Codec]) -> bytes:
         here = self.session.addresses[self.side]
-        return sdp.offer(here.host, here.port, codecs, session_id=self._session_id)
+        return sdp.offer(
+            *(here.host, here.port, codecs),
+            session_id=self._session_id,
+            security=self.security,
+            crypto=self._crypto,
+        )
+
+    def _choose(self, answer: bytes, offered: Sequence[sdp.Codec]) -> sdp.Chosen:
+        return sdp.choose(sdp.parse(answer), offered, security=self.security, crypto=self._crypto)
+
+    def _fresh_crypto(self) -> tuple[sdp.Crypto, ...]:
+        return () if self.security is sdp.Security.OFF else sdp.new_crypto(secrets.token_bytes)
+
+    def _crypto_for(self, offered: sdp.SessionDescription) -> tuple[sdp.Crypto, ...]:
+        """
+        Our keys for the answer: as before where the peer's key is as before, else new ones.
+
+        Behind a new key there may be another machine, which can't know how often our stream's sequence has wrapped;
+        with a new key both begin anew.
+        """
+        keys = self.chosen.keys if self.chosen is not None else None
+        same = keys is None or any(line.key == keys.theirs for media in offered.media for line in media.crypto)
+        return self._crypto if same else self._fresh_crypto()
 
     def _change_media(self, chosen: sdp.Chosen) -> None:
         if chosen.held != self.held:
             self.held = chosen.held
             self._note("hold" if chosen.held else "resume", {})
+        if self.chosen is not None and _suite(self.chosen) != _suite(chosen):
+            self._note("encryption", {"suite": _suite(chosen)})
         self.chosen = chosen
         self._connect_media(chosen)
 
@@ -276,8 +316,12 @@ class SipLeg(CallHandler):
             dtmf_payload_type=chosen.dtmf_payload_type,
             packet_ms=chosen.packet_ms,
         )
+        keys = chosen.keys
         self.carrier.relay.connect(
-            self.session.connection_id, self.side, remote, agreed, sends=chosen.direction.receives
+            *(self.session.connection_id, self.side, remote, agreed),
+            sends=chosen.direction.receives,
+            srtp=Srtp(keys.suite, keys.ours, keys.theirs) if keys is not None else None,
+            rtcp_port=chosen.rtcp_port,
         )
 
     def fail(self, why: str) -> None:
@@ -291,6 +335,10 @@ class SipLeg(CallHandler):
 
     def _note(self, kind: str, facts: dict[str, str | int | float | None]) -> None:
         self.carrier.note(self.session.connection_id, Note(kind, self.side, facts))
+
+
+def _suite(chosen: sdp.Chosen) -> str:
+    return chosen.keys.suite if chosen.keys is not None else "none"
 
 
 _REASONS: dict[int, EndReason] = {

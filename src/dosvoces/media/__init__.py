@@ -5,7 +5,7 @@ Media knows connections and sides, addresses and payload types; it knows no SIP,
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from dosvoces.model import ConnectionId, Side
@@ -34,6 +34,27 @@ class Format:
     packet_ms: int = 20
 
 
+SRTP_KEY_BYTES = {"AES_CM_128_HMAC_SHA1_80": 30, "AES_CM_128_HMAC_SHA1_32": 30, "AEAD_AES_128_GCM": 28}
+"""The suites that are spoken (RFC 4568 §6.2, RFC 7714 §14.2), with the length of key and salt together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Srtp:
+    """How one side's media are encrypted. Its keys stand in no `repr`."""
+
+    suite: str
+    """One of `SRTP_KEY_BYTES`."""
+    local_key: bytes = field(repr=False)
+    """Key and salt of what we send to it."""
+    remote_key: bytes = field(repr=False)
+    """Of what it sends."""
+
+    def __post_init__(self) -> None:
+        length = SRTP_KEY_BYTES.get(self.suite)
+        if length is None or len(self.local_key) != length or len(self.remote_key) != length:
+            raise ValueError(f"no SRTP suite {self.suite[:40]!r} with keys of such a length")
+
+
 @dataclass(frozen=True, slots=True)
 class Statistics:
     """What went over one leg, from the relay's side."""
@@ -45,7 +66,17 @@ class Statistics:
     jitter_ms: float = 0.0
     """Interarrival jitter at the end (RFC 3550 §6.4.1)."""
     packets_refused: int = 0
-    """From a stranger's address, not RTP, or far out of sequence: dropped."""
+    """From a stranger's address, not RTP, not authentic, or far out of sequence: dropped."""
+    round_trip_ms: float | None = None
+    """To the leg's phone and back, the mean of what its reports (RTCP) give; None: it answered none of ours."""
+    lost_there: int | None = None
+    """Of the packets sent to the leg, how many it says it lost; None: it never said."""
+    jitter_there_ms: float | None = None
+    """As the leg says; None: it never said."""
+    mos: float | None = None
+    """How the leg sounds to us, 1 to 4.5 (`quality.py`); None: too short, or a codec without published values."""
+    mos_there: float | None = None
+    """How we sound to the leg, by what it reports; None as well where it reports nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +132,9 @@ class MediaRelay(Protocol):
     - *join*: after `join` each side hears the other within one packet time, with the sequence, timestamp and SSRC of
       its own stream continuous.
     - *hold*: `connect` again with other values moves or (`remote=None`) silences that side, keeping its port.
+    - *encryption*: with `srtp` that side's media are SRTP and SRTCP, whatever the other side's are. What isn't
+      authentic, or comes twice, is refused and counted before anything is learned from it.
+    - *reports*: RTCP is sent to each connected side and read from it, never passed on.
     - *silence is told*: a connected side from which nothing is accepted for the relay's `silence_s` gets one `Silent`,
       and another one after it was heard again. Not while it is on hold (`remote=None`) or doesn't send (`sends=False`).
     - *release is final and idempotent*: it returns each side's statistics (all zero for an unknown connection); ports
@@ -120,12 +154,21 @@ class MediaRelay(Protocol):
         """
 
     def connect(
-        self, connection_id: ConnectionId, side: Side, remote: Address | None, format: Format, *, sends: bool = True
+        self,
+        connection_id: ConnectionId,
+        side: Side,
+        remote: Address | None,
+        format: Format,
+        *,
+        sends: bool = True,
+        srtp: Srtp | None = None,
+        rtcp_port: int | None = None,
     ) -> None:
         """
         Say where that side's media is and how it is coded; `remote=None`: it wants to receive nothing for now.
 
-        `sends=False`: it said that it sends nothing for now.
+        `sends=False`: it said that it sends nothing for now. `srtp`: how its media are encrypted; a key that is the
+        same as before keeps its stream. `rtcp_port`: where it takes RTCP, if that isn't the port above.
 
         Raises `MediaError` if `remote` can't be sent to: no literal address, or of the other family.
         """

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from dosvoces.errors import MediaError
 
 REST_S = 30.0  # how long late packets of an ended call may still come
+RTCP_BUFFER = 4096  # bytes; the kernel doubles it, and counts its own overhead in
 MAX_TRIES = 200  # ports of the range that others may hold before an allocation gives up
 
 
@@ -74,14 +75,15 @@ class PortPool:
             for opened in sockets:
                 opened.close()
             raise
-        # The default receive buffer (net.core.rmem_default, 208 KiB) holds seconds of voice. RTCP isn't read yet: the
-        # smallest buffer lets the kernel drop it at no cost.
-        _shut(sockets[1])
+        # The default receive buffer (net.core.rmem_default, 208 KiB) holds seconds of voice. RTCP comes once in
+        # seconds: what a flood adds is dropped by the kernel at no cost.
+        sockets[1].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RTCP_BUFFER)
         return PortPair(port, sockets[0], sockets[1])
 
     def rest(self, pair: PortPair, now: float) -> None:
         """Take a pair back: bound, unread, and closed when it has rested."""
         _shut(pair.rtp)
+        _shut(pair.rtcp)
         self._resting.append((now + self._rest_s, pair.port, pair))
 
     def avoid(self, ports: list[int], now: float) -> None:

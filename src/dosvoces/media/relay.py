@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from dosvoces.errors import MediaError, NotAllowed
-from dosvoces.media import Address, Digit, Format, Heard, Lost, MediaRelay, RelayEvent, Silent, Statistics
+from dosvoces.media import Address, Digit, Format, Heard, Lost, MediaRelay, RelayEvent, Silent, Srtp, Statistics
 from dosvoces.media.process import WorkerProcess
 from dosvoces.media.wire import Message
 from dosvoces.model import ConnectionId, Side
@@ -124,14 +124,23 @@ class WorkerRelay(MediaRelay):
         return {Side.A: Address(host, a), Side.B: Address(host, b)}
 
     def connect(
-        self, connection_id: ConnectionId, side: Side, remote: Address | None, format: Format, *, sends: bool = True
+        self,
+        connection_id: ConnectionId,
+        side: Side,
+        remote: Address | None,
+        format: Format,
+        *,
+        sends: bool = True,
+        srtp: Srtp | None = None,
+        rtcp_port: int | None = None,
     ) -> None:
         if call := self._calls.get(connection_id):
             host, port = (None, 0) if remote is None else (self._as_the_kernel_writes(remote.host), remote.port)
             call.formats[side] = format
+            keys = None if srtp is None else (srtp.suite, srtp.local_key.hex(), srtp.remote_key.hex())
             self._send(
                 *(call, "connect", connection_id, side, host, port, format.name, format.payload_type),
-                *(format.clock_rate, format.dtmf_payload_type, format.packet_ms, sends),
+                *(format.clock_rate, format.dtmf_payload_type, format.packet_ms, sends, rtcp_port, keys),
             )
 
     def play_ringing(self, connection_id: ConnectionId, side: Side) -> None:

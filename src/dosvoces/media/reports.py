@@ -39,9 +39,9 @@ class Reports:
     """
 
     __slots__ = (
-        "_cname", "_entropy", "_expected", "_incoming", "_jitter_there", "_last_report", "_last_report_at", "_lost_there",
-        "_out", "_received", "_round_trips", "_sent_at", "_sent_before", "_ssrc", "_sum_of_round_trips", "due",
-        "received", "sent",
+        "_cname", "_entropy", "_expected", "_incoming", "_jitter_there", "_last_report", "_last_report_at",
+        "_lost_there", "_out", "_received", "_round_trips", "_sent_at", "_sent_before", "_ssrc",
+        "_sum_of_round_trips", "due", "received", "sent",
     )  # fmt: skip
 
     def __init__(self, incoming: Incoming, out: Outgoing, entropy: Callable[[int], int]) -> None:

@@ -14,7 +14,7 @@ CNAME = 1  # RFC 3550 §6.5.1
 
 _HEADER = struct.Struct("!BBH")
 _BLOCK = struct.Struct("!IIIIII")
-_SENDER = struct.Struct("!QIII")
+_SENDER = struct.Struct("!QIII")  # after the SSRC
 
 
 class RtcpError(ValueError):
@@ -83,6 +83,11 @@ Report = SenderReport | ReceiverReport
 Packet = SenderReport | ReceiverReport | SourceName | Goodbye
 
 
+def is_report(data: bytes) -> bool:
+    """Whether `data` begins as all RTCP does (RFC 3550 §A.2)."""
+    return len(data) >= 8 and data[0] >> 6 == 2 and data[1] in (SENDER_REPORT, RECEIVER_REPORT)
+
+
 def parse(data: bytes | bytearray | memoryview) -> tuple[Packet, ...]:
     """
     The packets of a compound packet that we know, in order; others (feedback, extended reports) are passed over.
@@ -117,7 +122,8 @@ def _read(kind: int, count: int, body: bytes) -> Packet | None:
     match kind:
         case 200:
             _enough(body, 4 + _SENDER.size + _BLOCK.size * count)
-            return SenderReport(_word(body), *_SENDER.unpack_from(body, 4), _blocks(body, 24, count))
+            ntp, timestamp, packets, octets = _SENDER.unpack_from(body, 4)
+            return SenderReport(_word(body), ntp, timestamp, packets, octets, _blocks(body, 24, count))
         case 201:
             _enough(body, 4 + _BLOCK.size * count)
             return ReceiverReport(_word(body), _blocks(body, 4, count))

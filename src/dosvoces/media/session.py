@@ -8,17 +8,22 @@ that the party hears (`Outgoing`).
 import math
 from collections.abc import Callable
 
-from dosvoces.media import Address, Digit, Format, Heard, Silent, Statistics, tones
+from dosvoces.media import Address, Digit, Format, Heard, Silent, Srtp, Statistics, quality, tones
 from dosvoces.media.dtmf import KeyPress
 from dosvoces.media.g711 import SILENCE
 from dosvoces.media.incoming import Incoming
 from dosvoces.media.outgoing import Outgoing
+from dosvoces.media.reports import Reports
+from dosvoces.media.rtcp import is_report
 from dosvoces.media.source import SocketAddress, SourceLock
+from dosvoces.media.srtp import Shield
 from dosvoces.model import ConnectionId, Side
 
 Report = Callable[[Digit | Heard | Silent], None]
 Entropy = Callable[[int], int]
 """A random number of so many bits."""
+
+MIN_RATED_PACKETS = 50  # a second of voice; with less an estimate of its quality is no estimate
 
 
 class Line:
@@ -26,22 +31,38 @@ class Line:
 
     __slots__ = (
         "_id", "_quiet_since", "_received", "_report", "_side", "_watched", "incoming", "lock", "on_hold", "out",
+        "reports", "rtcp_lock", "shield",
     )  # fmt: skip
 
     def __init__(self, id: ConnectionId, side: Side, report: Report, entropy: Entropy) -> None:
         self._id, self._side, self._report = id, side, report
         self.lock = SourceLock()
         self.incoming = Incoming(self._pressed)
-        self.out = Outgoing(ssrc=entropy(32), sequence=entropy(16), timestamp=entropy(32))
+        # RFC 3711 §3.3.1: a sequence that wraps while its first packets are lost would spoil an encrypted stream.
+        self.out = Outgoing(ssrc=entropy(32), sequence=entropy(16) & 0x7FFF, timestamp=entropy(32))
+        self.shield: Shield | None = None
+        self.reports = Reports(self.incoming, self.out, entropy)
+        self.rtcp_lock = SourceLock()
         self.on_hold = False
         self._watched = False  # whether it should send
         self._received = 0  # packets, when last looked
         self._quiet_since: float | None = None  # monotonic seconds; None: not known yet, or its silence was told
 
-    def connect(self, remote: tuple[str, int] | None, format: Format, sends: bool) -> None:
+    def connect(
+        self,
+        remote: tuple[str, int] | None,
+        format: Format,
+        *,
+        sends: bool,
+        srtp: Srtp | None,
+        rtcp_port: int | None,
+    ) -> None:
         """Take media from `remote` and send it there; None: send nothing, and take it from where it came until now."""
         if remote is not None:
             self.lock.expect(remote)
+            self.rtcp_lock.expect((remote[0], rtcp_port or remote[1] + 1))
+        if srtp != (self.shield.srtp if self.shield is not None else None):
+            self.shield = None if srtp is None else Shield(srtp, before=self.shield)
         self.on_hold = remote is None
         watched = sends and not self.on_hold
         if watched and not self._watched:
@@ -63,12 +84,55 @@ class Line:
             self._report(Heard(self._id, self._side, Address(source[0], source[1])))
         return True
 
+    def unlock(self, packet: bytearray, size: int, source: SocketAddress) -> int:
+        """
+        Decrypt the packet in `packet[:size]` in place; its new size, or 0: refused and counted.
+
+        What can't be the party's by its host isn't worth the decryption.
+        """
+        assert self.shield is not None
+        signalled = self.lock.signalled
+        plain = self.shield.open(bytes(packet[:size])) if signalled and source[0] == signalled[0] else None
+        if plain is None:
+            self.incoming.refused += 1
+            return 0
+        packet[: len(plain)] = plain
+        return len(plain)
+
+    def take_rtcp(self, packet: bytearray, size: int, source: SocketAddress, now: float) -> None:
+        """Take what came to the port for RTCP; what isn't the party's is dropped."""
+        signalled = self.rtcp_lock.signalled
+        if signalled is None or source[0] != signalled[0]:
+            return
+        data: bytes | None = bytes(packet[:size])
+        if self.shield is not None:
+            data = self.shield.open_rtcp(bytes(packet[:size]))
+        if data is not None and is_report(data) and self.rtcp_lock.admit(source):
+            self.reports.take(data, now)
+
+    def report(self, now: float) -> tuple[bytes, SocketAddress] | None:
+        """The report that is due, and where it goes."""
+        return self._sealed(self.reports.write(now))
+
+    def goodbye(self, now: float) -> tuple[bytes, SocketAddress] | None:
+        """What the party is told last, and where."""
+        data = self.reports.goodbye(now)
+        return None if data is None else self._sealed(data)
+
+    def _sealed(self, data: bytes) -> tuple[bytes, SocketAddress] | None:
+        to = self.rtcp_lock.reply_to
+        if to is None:
+            return None
+        return data if self.shield is None else self.shield.seal_rtcp(data), to
+
     def _aim(self) -> None:
         self.out.destination = None if self.on_hold else self.lock.reply_to
 
     def settle(self, now: float, silence_s: float) -> None:
         """What time alone brings about: a key that must be let go, a silence that is worth telling."""
         self.incoming.settle(now)
+        if self.rtcp_lock.signalled is not None:
+            self.reports.start(now)
         if not self._watched:
             return
         received = self.incoming.received
@@ -84,12 +148,33 @@ class Line:
 
     @property
     def statistics(self) -> Statistics:
+        incoming, out, reports = self.incoming, self.out, self.reports
+        round_trip_ms, lost_there, jitter_there_ms = reports.round_trip_ms, reports.lost_there, reports.jitter_there_ms
         return Statistics(
-            packets_received=self.incoming.received,
-            packets_sent=self.out.sent,
-            packets_lost=self.incoming.lost,
-            jitter_ms=round(self.incoming.jitter_ms, 3),
-            packets_refused=self.incoming.refused,
+            packets_received=incoming.received,
+            packets_sent=out.sent,
+            packets_lost=incoming.lost,
+            jitter_ms=round(incoming.jitter_ms, 3),
+            packets_refused=incoming.refused,
+            round_trip_ms=None if round_trip_ms is None else round(round_trip_ms, 1),
+            lost_there=lost_there,
+            jitter_there_ms=None if jitter_there_ms is None else round(jitter_there_ms, 3),
+            mos=self._rated(incoming.received, incoming.lost, incoming.jitter_ms),
+            mos_there=None
+            if lost_there is None or jitter_there_ms is None
+            else self._rated(out.sent - lost_there, lost_there, jitter_there_ms),
+        )
+
+    def _rated(self, arrived: int, lost: int, jitter_ms: float) -> float | None:
+        format = self.out.format
+        if format is None or arrived + lost < MIN_RATED_PACKETS:
+            return None
+        return quality.estimate(
+            format.name,
+            loss=lost / (arrived + lost),
+            round_trip_ms=self.reports.round_trip_ms,
+            jitter_ms=jitter_ms,
+            packet_ms=format.packet_ms,
         )
 
 
@@ -107,11 +192,20 @@ class Session:
         self._joined = False
         self.lines = {side: Line(id, side, report, entropy) for side in Side}
 
-    def connect(self, side: Side, remote: tuple[str, int] | None, format: Format, *, sends: bool = True) -> None:
+    def connect(
+        self,
+        side: Side,
+        remote: tuple[str, int] | None,
+        format: Format,
+        *,
+        sends: bool = True,
+        srtp: Srtp | None = None,
+        rtcp_port: int | None = None,
+    ) -> None:
         """`MediaRelay.connect`; the host is spelt as the kernel spells it."""
         out = self.lines[side].out
         coded = out.format
-        self.lines[side].connect(remote, format, sends)
+        self.lines[side].connect(remote, format, sends=sends, srtp=srtp, rtcp_port=rtcp_port)
         if out.ringing and coded is not None and coded.name != format.name:
             # A tone in the old codec is noise in the new one.
             out.stop_tone()

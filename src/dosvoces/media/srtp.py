@@ -1,13 +1,12 @@
 """
 The encryption of one party's media (RFC 3711, RFC 7714), by libsrtp.
 
-Two contexts: one for what the party sends, one for what it gets. Each keeps its roll-over counter and its replay window,
-so they live as long as their keys do.
+Two contexts: one for what the party sends, one for what it gets. Each keeps its roll-over counter and its replay
+window, so they live as long as their keys do.
 """
 
 import pylibsrtp
 
-from dosvoces.errors import MediaError
 from dosvoces.media import Srtp
 
 _PROFILES = {
@@ -15,7 +14,6 @@ _PROFILES = {
     "AES_CM_128_HMAC_SHA1_32": pylibsrtp.Policy.SRTP_PROFILE_AES128_CM_SHA1_32,
     "AEAD_AES_128_GCM": pylibsrtp.Policy.SRTP_PROFILE_AEAD_AES_128_GCM,
 }
-_KEY_BYTES = {"AES_CM_128_HMAC_SHA1_80": 30, "AES_CM_128_HMAC_SHA1_32": 30, "AEAD_AES_128_GCM": 28}
 REPLAY_WINDOW = 128  # packets, RFC 3711 §3.3.2 asks for 64 at least
 
 _REFUSED = (pylibsrtp.Error, ValueError)  # not authentic, repeated, too old; or too long for libsrtp
@@ -34,17 +32,16 @@ class Shield:
         """
         `before` is the shield that this one replaces: where a key stays, so does its stream.
 
-        A key that is new begins with a roll-over counter of 0, as every SDES peer that is made of libsrtp does. Raises
-        `MediaError` on a suite or a key that can't be used.
+        A key that is new begins with a roll-over counter of 0, as every SDES peer that is made of libsrtp does.
         """
         self.srtp = srtp
         same = before is not None and before.srtp.suite == srtp.suite
         if before is not None and same and before.srtp.remote_key == srtp.remote_key:
-            self._inward = before._inward
+            self._inward: pylibsrtp.Session = before._inward
         else:
             self._inward = _context(srtp.suite, srtp.remote_key, pylibsrtp.Policy.SSRC_ANY_INBOUND)
         if before is not None and same and before.srtp.local_key == srtp.local_key:
-            self._outward = before._outward
+            self._outward: pylibsrtp.Session = before._outward
         else:
             self._outward = _context(srtp.suite, srtp.local_key, pylibsrtp.Policy.SSRC_ANY_OUTBOUND)
 
@@ -79,9 +76,6 @@ class Shield:
 
 
 def _context(suite: str, key: bytes, kind: int) -> pylibsrtp.Session:
-    profile = _PROFILES.get(suite)
-    if profile is None or len(key) != _KEY_BYTES[suite]:
-        raise MediaError(f"no SRTP with the suite {suite[:40]!r} and a key of {len(key)} bytes")
-    policy = pylibsrtp.Policy(key=key, ssrc_type=kind, srtp_profile=profile)
+    policy = pylibsrtp.Policy(key=key, ssrc_type=kind, srtp_profile=_PROFILES[suite])
     policy.window_size = REPLAY_WINDOW
     return pylibsrtp.Session(policy)

@@ -5,7 +5,8 @@ A datagram holds one message or several, each on a line of its own: waking the o
 
 Server to worker: `["start", host, low, high, index, count, [resting port …], rest_s, silence_s]` first (this worker
 has every count-th even port of the range; `silence_s` 0: silence is not watched), `["allocate", n, id, country]`,
-`["connect", id, side, host or null, port, name, payload type, rate, dtmf or null, packet_ms, sends]`,
+`["connect", id, side, host or null, port, name, payload type, rate, dtmf or null, packet_ms, sends, RTCP port
+or null, [suite, our key, its key] or null]` (keys are hexadecimal),
 `["play", id, side]`, `["stop", id, side]`, `["join", n, id]`, `["release", n, id]`, `["ping", n]`.
 Worker to server: `["done", n, …]` or `["failed", n, why]` for each n; `["digit", id, side, digit, ms]`,
 `["heard", id, side, host, port]`, `["silent", id, side, seconds]`, `["trouble", text]`. The end of the socket ends the

@@ -18,10 +18,12 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable
+from dataclasses import astuple
 from typing import Any
 
 from dosvoces.errors import MediaError
-from dosvoces.media import Digit, Format, Heard, Silent
+from dosvoces.media import Digit, Format, Heard, Silent, Srtp
+from dosvoces.media.gate import RtcpGate, SecureGate, Send, sealing
 from dosvoces.media.incoming import MAX_PACKET
 from dosvoces.media.ports import PortPair, PortPool
 from dosvoces.media.session import Line, Session
@@ -31,7 +33,7 @@ from dosvoces.media.wire import MAX_MESSAGE, Message, decode, encode
 from dosvoces.model import ConnectionId, Side
 
 TICK_S = FRAME_MS / 1000  # one frame of tone
-SETTLE_S = 0.2  # how often lost ends of key presses and rested ports are looked for
+SETTLE_S = 0.2  # how often lost ends of key presses, due reports and rested ports are looked for
 MAX_EVENTS = 512  # sockets served before the clock is looked at again
 GATHER_MS = 1  # how long packets gather; it takes a third off their cost and adds 0.7 ms to a voice
 PLENTY = 256  # sockets ready at once; so many need not gather
@@ -41,23 +43,29 @@ MAX_OUTBOX = 10_000  # messages the server has not read; beyond it what is told 
 MAX_TROUBLES = 20  # tracebacks told to the server
 
 _Socket = tuple[
-    SourceLock,
-    Line,
+    SourceLock | SecureGate | RtcpGate,
+    Line | SecureGate | RtcpGate,
     Callable[[bytearray], tuple[int, Any]],
     Callable[[bytearray, int, float], SocketAddress | None],
-    Callable[[memoryview, SocketAddress], int],
+    Send,
 ]
-"""What a readable socket means: its lock and line, `recvfrom_into`, `Incoming.receive`, the other side's `sendto`."""
+"""
+What a readable socket means: its lock and line, `recvfrom_into`, `Incoming.receive`, the other side's `sendto`.
+
+Where it isn't plain RTP, a gate is both lock and line.
+"""
 
 
 class Call:
     """A session with its sockets."""
 
-    __slots__ = ("ports", "session")
+    __slots__ = ("ports", "senders", "session")
 
     def __init__(self, session: Session, ports: dict[Side, PortPair]) -> None:
         self.session = session
         self.ports = ports
+        self.senders: dict[Side, Send] = {}
+        """How a packet goes to a side: as it is, or encrypted."""
 
 
 class Worker:
@@ -158,7 +166,7 @@ class Worker:
                     packet = line.out.tone_packet(self._next_tick)
                     if packet is not None and line.out.destination is not None:
                         try:
-                            call.ports[side].rtp.sendto(packet, line.out.destination)
+                            call.senders[side](packet, line.out.destination)
                         except OSError:
                             continue
             self._next_tick += TICK_S
@@ -166,6 +174,9 @@ class Worker:
     def _settle(self, now: float) -> None:
         for call in self._calls.values():
             call.session.settle(now)
+            for side, line in call.session.lines.items():
+                if line.reports.due <= now:
+                    _send_rtcp(call.ports[side], line.report(now))
         self._pool.wake(now)
         self._next_settle = now + SETTLE_S
 
@@ -226,14 +237,28 @@ class Worker:
             self._next_settle = now + SETTLE_S
         call = Call(Session(id, country, self._report, _entropy, silence_s=self._silence_s), ports)
         self._calls[id] = call
-        for side, pair in ports.items():
-            line, other = call.session.lines[side], ports[side.other]
-            self._sockets[pair.rtp.fileno()] = (
-                *(line.lock, line, pair.rtp.recvfrom_into),
-                *(line.incoming.receive, other.rtp.sendto),
-            )
-            self._epoll.register(pair.rtp.fileno(), select.EPOLLIN)
+        self._wire(call)
+        for pair in ports.values():
+            for opened in (pair.rtp, pair.rtcp):
+                self._epoll.register(opened.fileno(), select.EPOLLIN)
         self._done(number, ports[Side.A].port, ports[Side.B].port)
+
+    def _wire(self, call: Call) -> None:
+        """Say what each socket of the call means; to be said again when the encryption of a side changes."""
+        lines = call.session.lines
+        for side, pair in call.ports.items():
+            shield = lines[side].shield
+            call.senders[side] = pair.rtp.sendto if shield is None else sealing(shield, pair.rtp.sendto)
+        for side, pair in call.ports.items():
+            line, send = lines[side], call.senders[side.other]
+            receive_into, receive = pair.rtp.recvfrom_into, line.incoming.receive
+            if line.shield is None:
+                self._sockets[pair.rtp.fileno()] = (line.lock, line, receive_into, receive, send)
+            else:
+                gate = SecureGate(line, send, time.monotonic)
+                self._sockets[pair.rtp.fileno()] = (gate, gate, receive_into, receive, send)
+            reports = RtcpGate(line, time.monotonic)
+            self._sockets[pair.rtcp.fileno()] = (reports, reports, pair.rtcp.recvfrom_into, receive, send)
 
     def _connect(
         self,
@@ -247,11 +272,17 @@ class Worker:
         dtmf: int | None,
         packet_ms: int,
         sends: bool,
+        rtcp_port: int | None,
+        keys: tuple[str, str, str] | None,
     ) -> None:
         if call := self._calls.get(id):
             remote = None if host is None else (host, port)
             format = Format(name, payload_type, clock_rate, dtmf, packet_ms)
-            call.session.connect(Side(side), remote, format, sends=sends)
+            srtp = None if keys is None else Srtp(keys[0], bytes.fromhex(keys[1]), bytes.fromhex(keys[2]))
+            before = call.session.lines[Side(side)].shield
+            call.session.connect(Side(side), remote, format, sends=sends, srtp=srtp, rtcp_port=rtcp_port)
+            if call.session.lines[Side(side)].shield is not before:
+                self._wire(call)
             self._watch_ringing(id, call)
 
     def _play(self, id: ConnectionId, side: str) -> None:
@@ -282,18 +313,14 @@ class Worker:
             return
         self._ringing.pop(id, None)
         now = time.monotonic()
-        for pair in call.ports.values():
-            self._epoll.unregister(pair.rtp.fileno())
-            del self._sockets[pair.rtp.fileno()]
+        for side, pair in call.ports.items():
+            _send_rtcp(pair, call.session.lines[side].goodbye(now))
+            for opened in (pair.rtp, pair.rtcp):
+                self._epoll.unregister(opened.fileno())
+                del self._sockets[opened.fileno()]
             self._pool.rest(pair, now)
         sides = call.session.end()
-        self._done(
-            number,
-            *(
-                [s.packets_received, s.packets_sent, s.packets_lost, s.jitter_ms, s.packets_refused]
-                for s in (sides[Side.A], sides[Side.B])
-            ),
-        )
+        self._done(number, *(astuple(sides[side]) for side in Side))
 
     def _watch_ringing(self, id: ConnectionId, call: Call) -> None:
         if any(line.out.ringing for line in call.session.lines.values()):
@@ -338,6 +365,14 @@ class Worker:
         if blocked is not self._blocked:
             self._blocked = blocked
             self._epoll.modify(self._control.fileno(), select.EPOLLIN | (select.EPOLLOUT if blocked else 0))
+
+
+def _send_rtcp(pair: PortPair, packet: tuple[bytes, SocketAddress] | None) -> None:
+    if packet is not None:
+        try:
+            pair.rtcp.sendto(*packet)
+        except OSError:
+            pass  # nobody there, or no room: the next report tells as much
 
 
 def _entropy(bits: int) -> int:

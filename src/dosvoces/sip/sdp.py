@@ -45,6 +45,7 @@ __all__ = [
     "Security",
     "SessionDescription",
     "answer_to",
+    "audio_of",
     "choose",
     "new_crypto",
     "offer",
@@ -216,15 +217,19 @@ def with_version(fresh: bytes, previous: bytes | None) -> bytes:
 
 
 def _usable_audio(description: SessionDescription, security: Security) -> Media:
-    """The line to talk over: the first encrypted one where that is wanted, else the first plain one."""
+    audio = audio_of(description, security)
+    if audio is None:
+        raise NotAcceptable(_why_unusable(description, security))
+    return audio
+
+
+def audio_of(description: SessionDescription, security: Security) -> Media | None:
+    """The line to talk over: the first encrypted one where that is wanted, else the first plain one; None if none."""
     if security is not Security.OFF:
         for media in description.media:
             if media.securable:
                 return media
-    audio = description.audio
-    if audio is not None and security is not Security.REQUIRED:
-        return audio
-    raise NotAcceptable(_why_unusable(description, security))
+    return description.audio if security is not Security.REQUIRED else None
 
 
 def _why_unusable(description: SessionDescription, security: Security) -> str:

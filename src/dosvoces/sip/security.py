@@ -32,7 +32,7 @@ SECURE_PROFILES = frozenset({"RTP/SAVP", "RTP/SAVPF"})
 # RFC 4568 §6.1: `2^20`, or decimal. It bounds what the key's owner sends, who must change it in time; so its form is
 # checked and the number is not needed.
 _LIFETIME = re.compile(r"(?:2\^)?[0-9]{1,15}")
-# RFC 4568 §6.3.7: the window is a hint. All other parameters change how packets look.
+# RFC 4568 §6.3: the window size is a hint. All other parameters change how packets look.
 _HARMLESS = re.compile(r"WSH=[0-9]+")
 
 
