@@ -242,11 +242,11 @@ def _why_unusable(description: SessionDescription, security: Security) -> str:
     if description.audio is not None:
         with_keys = any("crypto" in media.encryption for media in switched_on)
         keys = "with no key that we can use" if with_keys else "without encryption"
-        return f"the audio is {keys}, and we require SRTP with SDES keys"
+        return f"the audio comes {keys}, and we require SRTP with SDES keys"
     profiles = ", ".join(sorted({media.profile[:40] for media in switched_on}))
     if security is Security.OFF:
         return f"the audio is offered as {profiles} only; we do RTP/AVP, not encrypted media"
-    return f"the audio is offered as {profiles} with no key that we can use; we do RTP/SAVP with SDES keys"
+    return f"the audio is {profiles} with no key that we can use; we do RTP/SAVP with SDES keys"
 
 
 def _taken(audio: Media, security: Security, ours: Sequence[Crypto]) -> tuple[Crypto | None, Keys | None]:
