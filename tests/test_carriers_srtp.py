@@ -222,9 +222,9 @@ async def test_an_optional_answer_with_a_key_of_nobody_s_ends_the_call() -> None
         await told.until(lambda: any(isinstance(event, Ended) for _, event in told.events))
 
 
-async def changed(party: Party, offer: bytes) -> tuple[int, bytes]:
+async def changed(party: Party, offer: bytes) -> tuple[int | None, bytes]:
     """What a re-INVITE is answered with."""
-    done: asyncio.Future[tuple[int, bytes]] = asyncio.get_running_loop().create_future()
+    done: asyncio.Future[tuple[int | None, bytes]] = asyncio.get_running_loop().create_future()
     party.incoming.reinvite(offer, lambda status, answer: done.set_result((status, answer)))
     return await asyncio.wait_for(done, LIMIT_S)
 
