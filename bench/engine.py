@@ -183,5 +183,8 @@ async def run(
 
 
 if __name__ == "__main__":
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),  # standard output is for the figures
+    )
     print(json.dumps(uvloop.run(run(**json.loads(sys.argv[1])))))

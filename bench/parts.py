@@ -26,7 +26,7 @@ Step = Callable[[float, float], Awaitable[dict[str, Any]]]
 
 async def engine(*, quick: bool) -> dict[str, Any]:
     """The engine alone: rates stepped up until one isn't kept."""
-    rates = (100, 300) if quick else (50, 100, 200, 300, 400, 450, 500, 550, 600)
+    rates = (100, 300) if quick else (50, 100, 200, 300, 350, 400, 450, 500, 550, 600)
     return await _step_up(_engine_step, rates, seconds=4 if quick else 8)
 
 
