@@ -7,6 +7,7 @@ from dosvoces.sip.digest import Credentials
 from dosvoces.sip.incoming import IncomingCall
 from dosvoces.sip.message import Request, Response, compose, parse
 from dosvoces.sip.outgoing import OutgoingCall
+from dosvoces.sip.session_timer import DEFAULT_TERMS, SessionTerms
 from dosvoces.sip.ua import UserAgent
 
 LOCAL: Address = ("198.51.100.7", 5060)
@@ -58,7 +59,13 @@ class Recorder(CallHandler):
 class Stage:
     """`LOCAL` is ours, `TRUNK` is the configured peer."""
 
-    def __init__(self, *, answers_calls: bool = False, peers: Iterable[str] | None = (TRUNK[0],)) -> None:
+    def __init__(
+        self,
+        *,
+        answers_calls: bool = False,
+        peers: Iterable[str] | None = (TRUNK[0],),
+        session: SessionTerms = DEFAULT_TERMS,
+    ) -> None:
         self.now = 0.0
         self.woken = 0
         self.incoming: list[IncomingCall] = []
@@ -75,6 +82,7 @@ class Stage:
             peers=peers,
             wake=self._wake,
             on_invite=self._on_invite if answers_calls else None,
+            session=session,
         )
 
     def _token(self) -> str:
@@ -109,11 +117,13 @@ class Stage:
             self.recorder,
         )
 
-    def talking(self, credentials: Credentials | None = None) -> tuple[OutgoingCall, Request]:
-        """A call that is up, and its INVITE; the outbox is empty."""
+    def talking(
+        self, credentials: Credentials | None = None, headers: Iterable[tuple[str, str]] = ()
+    ) -> tuple[OutgoingCall, Request]:
+        """A call that is up, answered with these `headers`, and its INVITE; the outbox is empty."""
         call = self.invite(credentials)
         invite = self.request()
-        self.answer(invite, 200, body=ANSWER)
+        self.answer(invite, 200, headers=headers, body=ANSWER)
         assert self.sent() == ["ACK"]
         self.recorder.told.clear()
         return call, invite

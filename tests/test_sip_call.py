@@ -396,7 +396,7 @@ def test_requests_out_of_order_are_refused() -> None:
     ("method", "code", "allow"),
     [
         ("OPTIONS", 200, True),
-        ("PRACK", 405, True),
+        ("PRACK", 481, False),
         ("REFER", 405, True),
         ("NOTIFY", 405, True),
         ("MESSAGE", 405, True),

@@ -19,6 +19,7 @@ from .incoming import IncomingCall
 from .message import Response
 from .outgoing import OutgoingCall
 from .request import Series
+from .session_timer import DEFAULT_TERMS, SessionTerms
 from .transaction import TIMEOUT, Failure
 from .transport import UdpTransport, reachable_address
 from .ua import UserAgent
@@ -71,6 +72,7 @@ class Agent:
         peers: Iterable[str] | None = (),
         on_invite: Callable[[IncomingCall], CallHandler | None] | None = None,
         tap: Tap | None = None,
+        session: SessionTerms = DEFAULT_TERMS,
     ) -> "Agent":
         """
         Bind and listen. `peers` are hosts (addresses or names, resolved once, here).
@@ -78,6 +80,7 @@ class Agent:
         `advertised` is what Via and Contact say; left out it is the bound address, port 0 in it stands for the bound
         port. `on_invite` gets each new incoming call and returns its handler; it may ring, answer or reject at once;
         `None` leaves the caller without any answer. `tap` is shown every message, before it is read or as it is sent.
+        `session` are the session timer's intervals.
         Raises `OSError` when the port is taken or a name is unknown.
         """
         agent = cls()
@@ -97,6 +100,7 @@ class Agent:
             uniform=random.uniform,
             wake=agent._settle,
             on_invite=on_invite,
+            session=session,
         )
         return agent
 

@@ -4,88 +4,46 @@ A call of either direction once its dialog stands: BYE, re-INVITE and UPDATE bot
 What comes before the answer differs by direction and is in `outgoing` and `incoming`.
 """
 
-import enum
 from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, ClassVar
 
-from .api import SDP, CallEnd, CallHandler, CallStateError, DialogFacts, EndCause, Hop, Later
+from .api import SDP, CallEnd, CallHandler, DialogFacts, EndCause, Hop, Later
 from .dialog import Dialog
 from .exchange import Account, Exchange
 from .message import Request, Response, clean, tag
-from .reply import ACCEPT, ALLOW, KNOWN_METHODS, ReplyHead
-from .timers import Timer
-from .transaction import T1, TIMEOUT, Failure, InviteServer
+from .offering import GLARE_WAIT_OWNER, Offering, Phase, ReinviteDone
+from .reply import ACCEPT, ALLOW, KNOWN_METHODS, ReplyHead, unsupported
+from .session_timer import Agreement, agreed_by_request, too_short
+from .transaction import Failure, InviteServer
 
 if TYPE_CHECKING:
     from .ua import UserAgent
 
 MAX_RETRY_AFTER = 10  # seconds, RFC 3261 §14.2
-GLARE_WAIT_OWNER = (2.1, 4.0)  # seconds, RFC 3261 §14.1: whoever made the Call-ID
-GLARE_WAIT_OTHER = (0.0, 2.0)  # seconds, RFC 3261 §14.1
 
-ReinviteDone: TypeAlias = Callable[[int | None, bytes], None]
-"""Gets the final status (`None`: there was none) and the peer's SDP."""
+__all__ = ["GLARE_WAIT_OWNER", "Call", "Phase", "ReinviteDone", "hung_up_by_peer"]
 
 
-class Phase(enum.Enum):
-    """Where a call is in its life."""
-
-    STARTING = enum.auto()
-    """The INVITE has no final answer."""
-    TALKING = enum.auto()
-    LEAVING = enum.auto()
-    """We hang up: a CANCEL or BYE is under way."""
-    OVER = enum.auto()
-
-
-class Call:
+class Call(Offering):
     """
     One call. Its methods may be used at any moment, in the handler's methods too; times are the user agent's.
 
     After `on_ended` it is of no more use; what must still be cleaned up on the wire goes on without it.
     """
 
-    __slots__ = (
-        "_account",
-        "_dialog",
-        "_end",
-        "_glare_wait",
-        "_handler",
-        "_offered",
-        "_open_offer",
-        "_phase",
-        "_reinvite",
-        "_reinvite_body",
-        "_reinvite_done",
-        "_reinvite_timer",
-        "_server",
-        "_ua",
-        "answered",
-        "peers",
-    )
+    __slots__ = ("_end", "_offered", "_open_offer", "answered", "peers")
 
     def __init__(self, ua: "UserAgent", dialog: Dialog, handler: CallHandler | None, account: Account | None) -> None:
+        super().__init__(ua, dialog, handler, account)
         self.peers: set[str] = set()
         """Addresses whose requests are this call's, besides the agent's own peers."""
         self.answered = False
         """Whether a 2xx was sent or received; stays true after the end."""
-        self._ua = ua
-        self._dialog = dialog
-        self._handler = handler
-        self._account = account
-        self._phase = Phase.STARTING
         self._end: CallEnd | None = None
-        self._server: InviteServer | None = None
-        """The peer's INVITE that has no final answer or whose 2xx has no ACK."""
         self._offered = False
-        """Whether that 2xx carried our offer, so that the ACK carries the answer."""
+        """Whether the 2xx to the peer's open INVITE carried our offer, so that the ACK carries the answer."""
         self._open_offer: tuple[Request, ReplyHead] | None = None
         """The peer's re-INVITE that the handler answers later."""
-        self._reinvite: Exchange | None = None
-        self._reinvite_body = b""
-        self._reinvite_done: ReinviteDone | None = None
-        self._reinvite_timer: Timer | None = None
-        self._glare_wait = GLARE_WAIT_OTHER
 
     @property
     def call_id(self) -> str:
@@ -133,21 +91,6 @@ class Call:
             self._leave(CallEnd(EndCause.HANGUP, "local"), extra)
         self._ua.wake()
 
-    def reinvite(self, body: bytes, done: ReinviteDone) -> None:
-        """
-        Offer another session. Glare (491) is tried again once, as RFC 3261 §14.1 says.
-
-        Raises `CallStateError` when the call isn't up or an offer of either side is under way. `done` isn't called
-        if the call ends first by other means.
-        """
-        if self._phase is not Phase.TALKING or self._reinvite_done is not None or self._server is not None:
-            raise CallStateError("the call is not up, or an offer is under way")
-        self._ua.enter()
-        self._reinvite_body = body
-        self._reinvite_done = done
-        self._send_reinvite(self._reinvite_event)
-        self._ua.wake()
-
     def answer_offer(self, body: bytes | None) -> None:
         """Answer the offer that `on_offer` put off; `None` refuses it with 488. Nothing happens if nobody waits."""
         if self._open_offer is None or self._phase is not Phase.TALKING:
@@ -184,7 +127,7 @@ class Call:
         self._drop_offer()
         self._phase = Phase.LEAVING
         self._end = end
-        self._ua.wire.timers.stop(self._reinvite_timer)
+        self._stop_timers()
         self._send_bye(extra)
 
     def _send_bye(self, extra: tuple[str, ...] = ()) -> None:
@@ -208,73 +151,15 @@ class Call:
         self._drop_offer()
         self._phase = Phase.OVER
         self._end = end
-        self._ua.wire.timers.stop(self._reinvite_timer)
+        self._stop_timers()
         if self._reinvite is not None:
             self._reinvite.abandon()
-        self._reinvite = self._reinvite_timer = self._reinvite_done = None
-        self._reinvite_body = b""
+        self._reinvite = self._reinvite_done = None
+        self._reinvite_body = self._described = b""
         self._ua.ended(self)
         handler, self._handler = self._handler, None
         if handler is not None:
             handler.on_ended(end)
-
-    # -- our re-INVITE ----------------------------------------------------------------------------------------------
-
-    def _send_reinvite(self, event: Callable[[Exchange, Response | Failure], None]) -> None:
-        self._reinvite = Exchange(
-            self._ua, self._dialog, "INVITE", event, account=self._account, body=self._reinvite_body
-        )
-        # INVITE has no time-out after a 1xx; a machine that says 100 and then nothing is not there.
-        self._reinvite_timer = self._ua.wire.after(TIMEOUT, self._reinvite_timeout)
-
-    def _reinvite_event(self, exchange: Exchange, event: Response | Failure) -> None:
-        if isinstance(event, Response) and event.code == 491 and self._phase is Phase.TALKING:
-            self._ua.wire.timers.stop(self._reinvite_timer)
-            self._reinvite = None
-            wait = self._ua.uniform(*self._glare_wait)
-            self._reinvite_timer = self._ua.wire.after(wait, self._retry_reinvite)
-        else:
-            self._last_reinvite_event(exchange, event)
-
-    def _retry_reinvite(self) -> None:
-        if self._server is not None:
-            # RFC 3261 §14.1: not while the peer's own is open.
-            self._reinvite_timer = self._ua.wire.after(T1, self._retry_reinvite)
-        else:
-            self._send_reinvite(self._last_reinvite_event)
-
-    def _last_reinvite_event(self, exchange: Exchange, event: Response | Failure) -> None:
-        """The first try's final answer, or the second try's whatever it is."""
-        if isinstance(event, Response):
-            if event.code < 200:
-                return
-            if event.code < 300:
-                # RFC 3261 §12.2.1.2: the target first, the ACK goes there.
-                self._dialog.refresh_target(event)
-                exchange.acknowledge(event, self._dialog)
-        if exchange is not self._reinvite or self._phase is not Phase.TALKING:
-            return
-        exchange.release()
-        self._ua.wire.timers.stop(self._reinvite_timer)
-        self._settle_reinvite(event)
-
-    def _reinvite_timeout(self) -> None:
-        if self._reinvite is not None and self._phase is Phase.TALKING:
-            self._reinvite.abandon()
-            self._settle_reinvite(Failure.TIMEOUT)
-
-    def _settle_reinvite(self, event: Response | Failure) -> None:
-        done, self._reinvite, self._reinvite_done = self._reinvite_done, None, None
-        status = event.code if isinstance(event, Response) else None
-        if done is not None:
-            done(status, event.body if isinstance(event, Response) and event.code < 300 else b"")
-        if self._phase is not Phase.TALKING:
-            return
-        # RFC 3261 §12.2.1.2, §14.1: after 481, 408 or silence the dialog is over.
-        if status == 481:
-            self._finish(CallEnd(EndCause.PROTOCOL, "remote", 481, "Call/Transaction Does Not Exist", "re-INVITE"))
-        elif status in (None, 408):
-            self._leave(CallEnd(EndCause.TIMEOUT, "remote", status, "re-INVITE not answered"))
 
     # -- requests of the peer ---------------------------------------------------------------------------------------
 
@@ -286,9 +171,9 @@ class Call:
         if request.cseq < self._dialog.remote_cseq and self._of_dialog(request):
             self._refuse(request, source, key, 500)  # RFC 3261 §12.2.2: out of order
             return
-        required = request.values("require")
-        if required and request.method != "BYE":  # a BYE is never refused for what it asks besides
-            self._refuse(request, source, key, 420, f"Unsupported: {', '.join(required)}")  # RFC 3261 §8.2.2.3
+        unknown = unsupported(request)
+        if unknown and request.method != "BYE":  # a BYE is never refused for what it asks besides
+            self._refuse(request, source, key, 420, f"Unsupported: {', '.join(unknown)}")  # RFC 3261 §8.2.2.3
         elif self._phase is Phase.STARTING:
             self._serve_early(request, source, key)
         else:
@@ -326,7 +211,9 @@ class Call:
             self._refuse(request, source, key, 500, self._retry_after())  # RFC 3261 §14.2, RFC 5407 §3.1.5
         elif request.body and request.content_type != SDP:
             self._refuse(request, source, key, 415, ACCEPT)
-        else:
+        elif "replaces" in request.headers:
+            self._refuse(request, source, key, 400)  # RFC 3891 §3: it has no place within a dialog
+        elif not self._refused_as_too_short(request, source, key):
             self._answer_offer(request, source, key)
 
     def _answer_offer(self, request: Request, source: Hop, key: str) -> None:
@@ -351,7 +238,24 @@ class Call:
         self._offered = not request.body
         self._dialog.refresh_target(request)
         self._ua.learn(self, self._dialog.hosts())
-        server.respond(200, head.compose(200, lines=(self.contact, ALLOW, *self._ua.server_lines), body=body))
+        self._described = body
+        lines = (self.contact, ALLOW, *self._refreshed_by(request), *self._ua.server_lines)
+        server.respond(200, head.compose(200, lines=lines, body=body))
+
+    def _refused_as_too_short(self, request: Request, source: Hop, key: str) -> bool:
+        """RFC 4028 §9: 422 to whoever wants to refresh more often than we stand for."""
+        if "session-expires" not in request.headers or not too_short(request, self._ua.session):
+            return False
+        self._refuse(request, source, key, 422, f"Min-SE: {self._ua.session.min_s}")
+        return True
+
+    def _refreshed_by(self, request: Request) -> tuple[str, ...]:
+        """The peer's request is about to be accepted: begin the session timer anew; what our 2xx says of it."""
+        if self._agreement is None and "session-expires" not in request.headers:
+            return ()
+        agreement: Agreement | None = agreed_by_request(request, self._ua.session, self._agreement)
+        self._agree(agreement, request)
+        return agreement.answer_lines if agreement is not None else ()
 
     def _drop_offer(self) -> None:
         """RFC 3261 §15.1.2: what waits for an answer when the call ends gets 487."""
@@ -363,9 +267,12 @@ class Call:
     def _serve_update(self, request: Request, source: Hop, key: str) -> None:
         if self._phase is Phase.LEAVING:
             self._refuse(request, source, key, 481)
+        elif self._refused_as_too_short(request, source, key):
+            return
         elif not request.body:
             self._dialog.refresh_target(request)
-            self._reply(request, source, key, 200, (self.contact, ALLOW))
+            lines = self._refreshed_by(request) if self._phase is Phase.TALKING else ()
+            self._reply(request, source, key, 200, (self.contact, ALLOW, *lines))
         elif request.content_type != SDP:
             self._refuse(request, source, key, 415, ACCEPT)
         elif self._reinvite is not None:
@@ -378,7 +285,8 @@ class Call:
                 self._refuse(request, source, key, 488)
                 return
             self._dialog.refresh_target(request)
-            self._reply(request, source, key, 200, (self.contact, ALLOW), body)
+            self._described = body
+            self._reply(request, source, key, 200, (self.contact, ALLOW, *self._refreshed_by(request)), body)
 
     def _serve_options(self, request: Request, source: Hop, key: str) -> None:
         self._reply(request, source, key, 200, (ALLOW, ACCEPT))
@@ -392,8 +300,10 @@ class Call:
             self._handler.on_info(clean(request.content_type), request.body)
 
     def _serve_other(self, request: Request, source: Hop, key: str) -> None:
-        # RFC 3261 §8.2.1; 501 for what nobody knows.
-        if request.method in KNOWN_METHODS:
+        # RFC 3261 §8.2.1; 501 for what nobody knows. RFC 3262 §3: 481 to a PRACK, since we answer nothing reliably.
+        if request.method == "PRACK":
+            self._refuse(request, source, key, 481)
+        elif request.method in KNOWN_METHODS:
             self._refuse(request, source, key, 405, ALLOW)
         else:
             self._refuse(request, source, key, 501, ALLOW)

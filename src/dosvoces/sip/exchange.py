@@ -145,6 +145,14 @@ class Exchange:
             self._authorize(account)
         self.transaction: InviteClient | NonInviteClient = self._send()
 
+    def send_again(self, *session_lines: str) -> None:
+        """Send the refused request anew (next CSeq, new branch) with these lines in place of its session timer's."""
+        kept = [line for line in self._extra if not line.startswith(("Session-Expires:", "Min-SE:"))]
+        self._extra = (*session_lines, *kept)
+        if self._account is not None:
+            self._authorize(self._account)
+        self.transaction = self._send()
+
     def acknowledge(self, response: Message, dialog: Dialog) -> None:
         """Send the ACK of a 2xx to this INVITE in the dialog that it made (RFC 3261 §13.2.2.4)."""
         assert isinstance(self.transaction, InviteClient)

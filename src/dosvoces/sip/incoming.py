@@ -20,6 +20,7 @@ class IncomingCall(Call):
         "_bye_lines",
         "_confirmed",
         "_head",
+        "_timed",
         "content_type",
         "from_uri",
         "offer",
@@ -52,6 +53,8 @@ class IncomingCall(Call):
         self.offer = request.body
         """The caller's SDP; empty if it wants ours (its answer then comes with `on_confirmed`)."""
         self.content_type = request.content_type
+        self._timed = request if "session-expires" in request.headers else None
+        """The INVITE, if it asks for a session timer."""
         self._bye_lines: tuple[str, ...] | None = None
         """Not `None` when a hang-up waits for the ACK."""
         self._confirmed = False
@@ -99,8 +102,11 @@ class IncomingCall(Call):
             raise CallStateError("the call is answered or over")
         self.answered = True
         self._phase = Phase.TALKING
-        self._respond(200, "", (self.contact, ALLOW), body, content_type)
-        self._head = None
+        self._described = body
+        self._ua.enter()
+        lines = self._refreshed_by(self._timed) if self._timed is not None else ()
+        self._respond(200, "", (self.contact, ALLOW, *lines), body, content_type)
+        self._head = self._timed = None
 
     def reject(self, status: int = 603, phrase: str = "", headers: tuple[tuple[str, str], ...] = ()) -> None:
         """Refuse with a final answer of 300 to 699. Raises `CallStateError` if the call is answered or over already."""

@@ -7,11 +7,14 @@ we gave up.
 
 from typing import TYPE_CHECKING
 
-from .api import CallEnd, CallHandler, EndCause, Hop, Invitation, header_lines, quoted
+from .api import SDP, CallEnd, CallHandler, EndCause, Hop, Invitation, Later, header_lines, quoted
 from .call import GLARE_WAIT_OWNER, Call, Phase, hung_up_by_peer
 from .dialog import Dialog
 from .exchange import Account, Exchange
 from .message import Request, Response, clean, tag
+from .reliable import Kind
+from .reply import ALLOW
+from .session_timer import agreed_by_answer
 from .timers import Timer
 from .transaction import MAX_FORKS, TIMEOUT, Failure, InviteClient, State
 
@@ -40,7 +43,8 @@ class OutgoingCall(Call):
         account = Account(invitation.credentials) if invitation.credentials else None
         super().__init__(ua, dialog, handler, account)
         self._glare_wait = GLARE_WAIT_OWNER
-        self._early: set[str] | None = None
+        self._early: dict[str, _Early] | None = None
+        """By To tag."""
         self._losers: set[str] | None = None
         """To tags of forks that answered and were hung up."""
         self._cancel_lines: tuple[str, ...] | None = None
@@ -50,6 +54,7 @@ class OutgoingCall(Call):
         self._cancel_timer: Timer | None = None
         self._heard = 0
         """The highest provisional status that came."""
+        self._described = invitation.body
         # A name as target goes to `destination`, so that an outbound proxy needs no Route header.
         self._invite: Exchange | None = Exchange(
             ua,
@@ -59,7 +64,7 @@ class OutgoingCall(Call):
             account=account,
             body=invitation.body,
             content_type=invitation.content_type,
-            extra=header_lines(invitation.headers),
+            extra=(*ua.session.lines, *header_lines(invitation.headers)),
             destination=destination,
             limit=TIMEOUT if invitation.silence_limit_s is None else invitation.silence_limit_s,
         )
@@ -101,19 +106,42 @@ class OutgoingCall(Call):
             return
         if response.code == 100:
             return
-        to_tag = tag(response.header("to"))
-        if to_tag and self._phase is Phase.STARTING:
-            if self._early is None:
-                self._early = set()
-            if to_tag not in self._early and len(self._early) < MAX_FORKS:
-                self._early.add(to_tag)
-                self._ua.learn(self, self._dialog.established_by(response).hosts())
+        early = self._early_dialog(response) if self._phase is Phase.STARTING else None
+        if early is not None:
+            kind = self._acknowledge_reliable(early.dialog, response)
+            if kind is Kind.STALE:
+                return
+            if kind is Kind.NEXT and response.body:
+                early.described = response.body
         if self._handler is not None:
             self._handler.on_progress(response.code, clean(response.phrase), response.body)
 
-    def _accepted(self, exchange: Exchange, response: Response) -> None:
+    def _early_dialog(self, response: Response) -> "_Early | None":
+        """The early dialog that a provisional answer is of (RFC 3261 §12.1), `None` if it has no tag."""
+        to_tag = tag(response.header("to"))
+        if not to_tag:
+            return None
+        if self._early is None:
+            self._early = {}
+        early = self._early.get(to_tag)
+        if early is None and len(self._early) < MAX_FORKS:
+            early = self._early[to_tag] = _Early(self._dialog.established_by(response), response)
+            self._ua.learn(self, early.dialog.hosts())
+        return early
+
+    def _established(self, response: Response, early: "_Early | None") -> Dialog:
+        """The dialog that a 2xx makes (RFC 3261 §13.2.2.4): the early one, if that says the same of its route."""
+        if early is not None and early.same_route(response):
+            return early.dialog
         dialog = self._dialog.established_by(response)
+        if early is not None:
+            dialog.local_cseq = max(dialog.local_cseq, early.dialog.local_cseq)  # PRACKs went before
         self._ua.learn(self, dialog.hosts())
+        return dialog
+
+    def _accepted(self, exchange: Exchange, response: Response) -> None:
+        early = self._early.get(tag(response.header("to"))) if self._early else None
+        dialog = self._established(response, early)
         exchange.acknowledge(response, dialog)
         exchange.release()
         if self._phase is Phase.OVER or self.answered:
@@ -132,8 +160,13 @@ class OutgoingCall(Call):
             self._send_bye(self._cancel_lines or ())
             return
         self._phase = Phase.TALKING
+        if "session-expires" in response.headers:
+            self._agree(agreed_by_answer(response, self._ua.session), response)
         if self._handler is not None:
-            self._handler.on_answer(response.body, dialog.facts())
+            # RFC 3262 §5: where a reliable answer brought the SDP, the 2xx needs none. If it has one after all we take
+            # it, where RFC 3261 §13.2.1 would have it ignored: it is the peer's last word.
+            body = response.body or (early.described if early is not None else b"")
+            self._handler.on_answer(body, dialog.facts())
 
     def _hang_up_loser(self, dialog: Dialog) -> None:
         if self._losers is None:
@@ -144,6 +177,9 @@ class OutgoingCall(Call):
     def _rejected(self, response: Response) -> None:
         # RFC 3261 §8.1.3.4 would allow to follow a 3xx; but whoever sends one could make us dial anything.
         reason = clean(response.header("reason"))
+        wanted = self._phase is Phase.STARTING and self._cancel_lines is None
+        if response.code == 422 and wanted and self._invite is not None and self._ask_longer(self._invite, response):
+            return  # still the same attempt: who refuses the interval has rung nobody
         if self._end is not None:
             self._conclude(self._end)
         elif self._cancel_lines is not None and response.code in (401, 407, 487):
@@ -210,6 +246,17 @@ class OutgoingCall(Call):
             return
         super().serve(request, source, key)
 
+    def _serve_early_offer(self, early: "_Early", request: Request, source: Hop, key: str) -> None:
+        """RFC 3311 §5.1: once a reliable answer has settled our offer, the peer may make one of its own by UPDATE."""
+        handler = self._handler if request.content_type == SDP else None
+        body = handler.on_offer(request.body) if handler is not None else None
+        if body is None or isinstance(body, Later):
+            self._refuse(request, source, key, 488)
+            return
+        early.described = request.body
+        self._described = body
+        self._reply(request, source, key, 200, (self.contact, ALLOW), body)
+
     def _serve_early(self, request: Request, source: Hop, key: str) -> None:
         method = request.method
         if method == "BYE":
@@ -220,6 +267,8 @@ class OutgoingCall(Call):
                 self._withdraw(())
         elif self._early is None or tag(request.header("from")) not in self._early:
             self._refuse(request, source, key, 481)
+        elif method == "UPDATE" and request.body and self._early[tag(request.header("from"))].described:
+            self._serve_early_offer(self._early[tag(request.header("from"))], request, source, key)
         elif method in ("INVITE", "UPDATE") and (request.body or method == "INVITE"):
             self._refuse(request, source, key, 491)  # RFC 3311 §5.2: our first offer has no answer yet
         elif method == "UPDATE":
@@ -230,6 +279,28 @@ class OutgoingCall(Call):
             self._serve_options(request, source, key)
         else:
             self._serve_other(request, source, key)
+
+
+class _Early:
+    """An early dialog (RFC 3261 §12.1)."""
+
+    __slots__ = ("_contact", "_record_route", "_to", "described", "dialog")
+
+    def __init__(self, dialog: Dialog, response: Response) -> None:
+        self.dialog = dialog
+        self.described = b""
+        """The peer's session description, once it is binding: told reliably, or offered after that."""
+        headers = response.headers
+        self._to, self._contact, self._record_route = headers["to"], headers.get("contact"), headers.get("record-route")
+
+    def same_route(self, response: Response) -> bool:
+        headers = response.headers
+        return (
+            headers["to"] == self._to
+            and headers.get("contact") == self._contact
+            and headers.get("record-route") == self._record_route
+            and response.cseq == self.dialog.invite_cseq
+        )
 
 
 def _retry_after_s(response: Response) -> int | None:

@@ -12,6 +12,10 @@ MAGIC = "z9hG4bK"  # RFC 3261 §8.1.1.7
 METHODS = "INVITE, ACK, CANCEL, BYE, OPTIONS, UPDATE, INFO"
 ALLOW = f"Allow: {METHODS}"
 ACCEPT = f"Accept: {SDP}"
+SUPPORTED = "Supported: timer, 100rel"
+"""What we can do as the caller; RFC 4028 §7.1 wants it in each request."""
+SERVED_EXTENSIONS = frozenset({"timer"})
+"""What a request of the peer may require."""
 KNOWN_METHODS = frozenset(
     {"PRACK", "SUBSCRIBE", "NOTIFY", "PUBLISH", "REFER", "MESSAGE", "REGISTER", *METHODS.split(", ")}
 )
@@ -22,9 +26,11 @@ PHRASES = {
     180: "Ringing",
     183: "Session Progress",
     200: "OK",
+    400: "Bad Request",
     405: "Method Not Allowed",
     415: "Unsupported Media Type",
     420: "Bad Extension",
+    422: "Session Interval Too Small",
     480: "Temporarily Unavailable",
     481: "Call/Transaction Does Not Exist",
     482: "Loop Detected",
@@ -61,6 +67,15 @@ def server_key(request: Request, method: str = "") -> str:
     if method == "INVITE":
         return key
     return key + CANCEL_SUFFIX if method == "CANCEL" else f"{key} {method}"
+
+
+def unsupported(request: Request) -> list[str]:
+    """The extensions that a request requires and we don't serve, as it wrote them (RFC 3261 §8.2.2.3)."""
+    required = request.headers.get("require")
+    if not required:
+        return []
+    tags = [tag.strip() for value in required for tag in value.split(",")]
+    return [tag for tag in tags if tag and tag.lower() not in SERVED_EXTENSIONS]
 
 
 class ReplyHead:

@@ -25,7 +25,8 @@ from .incoming import IncomingCall
 from .message import MessageError, Request, Response, branch, clean, parse, quoted_branch, tag
 from .orphan import OrphanedCall, StrayAnswer
 from .outgoing import OutgoingCall
-from .reply import ACCEPT, ALLOW, ReplyHead, server_key
+from .reply import ACCEPT, ALLOW, SUPPORTED, ReplyHead, server_key, unsupported
+from .session_timer import DEFAULT_TERMS, SessionTerms, too_short
 from .transaction import CANCEL_SUFFIX, TIMEOUT, AnsweredRequest, InviteServer, State, Wire
 from .uri import DEFAULT_TLS_PORT
 
@@ -54,6 +55,7 @@ class UserAgent:
         "orphans",
         "request_lines",
         "server_lines",
+        "session",
         "strays",
         "token",
         "uniform",
@@ -74,6 +76,7 @@ class UserAgent:
         peers: Iterable[str] | None = (),
         wake: Callable[[], None] = lambda: None,
         on_invite: Callable[[IncomingCall], CallHandler | None] | None = None,
+        session: SessionTerms = DEFAULT_TERMS,
     ) -> None:
         """
         `local` is what Via and Contact say, `tls_port` takes its port's place for TLS.
@@ -98,8 +101,9 @@ class UserAgent:
         self.contacts: dict[str, str] = {}
         self.advertise(local, tls_port)
         name = clean(user_agent)
-        self.request_lines: tuple[str, ...] = (ALLOW, f"User-Agent: {name}")
+        self.request_lines: tuple[str, ...] = (ALLOW, f"User-Agent: {name}", SUPPORTED)
         self.server_lines: tuple[str, ...] = (f"Server: {name}",)
+        self.session = session
         self._clock = clock
         self._peers = None if peers is None else frozenset(peers)
         self._heard: dict[str, int] = {}
@@ -282,9 +286,15 @@ class UserAgent:
             if len(self.calls) >= MAX_INCOMING:
                 self.reply(request, source, key, 503)
                 return
-            required = request.values("require")
-            if required:
-                self.reply(request, source, key, 420, (f"Unsupported: {', '.join(required)}",))
+            unknown = unsupported(request)
+            if unknown:
+                self.reply(request, source, key, 420, (f"Unsupported: {', '.join(unknown)}",))
+                return
+            if "replaces" in request.headers:
+                self.reply(request, source, key, 481)  # RFC 3891 §3: no call of ours is given to another
+                return
+            if "session-expires" in request.headers and too_short(request, self.session):
+                self.reply(request, source, key, 422, (f"Min-SE: {self.session.min_s}",))
                 return
             self._ring(self._on_invite, request, source, key)
 
