@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from dosvoces.sip.api import CallEnd, CallHandler, EndCause, Hop, Invitation
 from dosvoces.sip.message import MessageError, Request, compose, parse
-from dosvoces.sip.ua import UserAgent
+from dosvoces.sip.ua import MAX_REMEMBERED, MAX_STRAYS, UserAgent
 from tests.sip_stage import ANSWER, LOCAL, TRUNK, Stage
 
 STRANGER = ("203.0.113.66", 5060)
@@ -36,16 +36,16 @@ def test_peers_without_a_call() -> None:
         stage.ask(method, local_tag="made-up")
         answers[method] = stage.sent()
     assert answers == {
-        "INVITE": [481],  # without a To tag: silence, as nobody takes calls here
+        "INVITE": [480, 481],  # nobody takes calls here
         "OPTIONS": [200, 481],
-        "REGISTER": [481],
-        "BYE": [481],
-        "MESSAGE": [481],
-        "SUBSCRIBE": [481],
+        "REGISTER": [405, 481],
+        "BYE": [481, 481],
+        "MESSAGE": [405, 481],
+        "SUBSCRIBE": [405, 481],
         "CANCEL": [481, 481],
         "ACK": [],
-        "INFO": [481],
-        "X": [481],
+        "INFO": [481, 481],
+        "X": [501, 481],
     }
     stage.rest()
 
@@ -157,6 +157,57 @@ def test_answer_of_an_earlier_process_is_hung_up() -> None:
     assert after.ua.strays == 1
     after.ua.unreachable(Hop(*TRUNK), b"", after.now)
     after.rest()
+
+
+def test_answer_of_a_live_call_with_another_branch_is_acknowledged_again() -> None:
+    """A phone that changes the Via of its repeated 200, or repeats it after the transaction is gone."""
+    stage = Stage()
+    call, invite = stage.talking()
+    stage.wait(100)  # the INVITE's transaction is gone
+    for branch_then in ("z9hG4bKother", invite.header("via").rpartition("=")[2]):
+        lines = [("Via", f"SIP/2.0/UDP {LOCAL[0]}:{LOCAL[1]};branch={branch_then}")]
+        lines += [(name, invite.header(name)) for name in ("from", "call-id", "cseq")]
+        lines += [("To", f"{invite.header('to')};tag=peer"), ("Contact", "<sip:agent@192.0.2.10:5060>")]
+        stage.receive(compose("SIP/2.0 200 OK", lines, ANSWER))
+        ack = stage.request("ACK")
+        assert (ack.uri, ack.cseq, ack.header("to"), ack.header("from"), ack.header("call-id")) == (
+            "sip:agent@192.0.2.10:5060",
+            1,
+            "<sip:600@example.com>;tag=peer",
+            invite.header("from"),
+            "leg-a",
+        )
+    # One that answers a request that we never sent gets nothing, and ends nothing either.
+    stage.receive(compose("SIP/2.0 200 OK", [*lines[:3], ("CSeq", "7 INVITE"), *lines[4:]]))
+    assert (stage.sent(), stage.recorder.told, stage.ua.strays) == ([], [], 0)
+    call.hangup()
+    stage.answer(stage.request("BYE"), 200)
+    stage.rest()
+
+
+def test_a_flood_in_a_peers_name_is_answered_but_not_remembered() -> None:
+    stage = Stage()
+    for number in range(MAX_REMEMBERED + 10):
+        stage.ask("OPTIONS", local_tag="", branch=f"z9hG4bK{number}")
+    stage.ask("INVITE", local_tag="", branch="z9hG4bKlast")
+    assert len(stage.ua.outbox) == MAX_REMEMBERED + 11
+    assert stage.ua.transactions == MAX_REMEMBERED
+    stage.ua.outbox.clear()
+    stage.rest()
+
+
+def test_only_so_many_forgotten_answers_are_hung_up_at_a_time() -> None:
+    """Under a peer's name someone could make us send BYEs, with their repeats, to any Contact."""
+    stage = Stage()
+    for number in range(MAX_STRAYS + 10):
+        stage.receive(
+            f"SIP/2.0 200 OK\r\nVia: SIP/2.0/UDP {LOCAL[0]}:{LOCAL[1]};branch=z9hG4bK{number}\r\n"
+            "From: <sip:a@b>;tag=1\r\nTo: <sip:c@d>;tag=2\r\nCall-ID: x\r\nCSeq: 1 INVITE\r\n"
+            "Contact: <sip:c@192.0.2.77>\r\n\r\n".encode()
+        )
+    assert len(stage.ua.outbox) == 2 * MAX_STRAYS
+    stage.rest()
+    assert stage.ua.hanging_up == 0
 
 
 @pytest.mark.parametrize("via", ["SIP/2.0/UDP 203.0.113.9:5060;branch=z9hG4bKx", None])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from .api import SDP, CallEnd, CallHandler, DialogFacts, EndCause, Hop, Later
 from .dialog import Dialog
-from .exchange import Account, Exchange
+from .exchange import Account, Exchange, ack
 from .message import Request, Response, clean, tag
 from .offering import GLARE_WAIT_OWNER, Offering, Phase, ReinviteDone
 from .reply import ACCEPT, ALLOW, KNOWN_METHODS, ReplyHead, unsupported
@@ -119,6 +119,22 @@ class Call(Offering):
     def knows(self, remote_tag: str) -> bool:
         """Whether a request with this From tag is of this call."""
         return remote_tag == self._dialog.remote_tag
+
+    def has_answer(self, response: Response) -> bool:
+        """Whether this 2xx to an INVITE is of this call's own, answered dialog."""
+        dialog = self._dialog
+        same_call = self.answered and response.header("call-id") == dialog.call_id
+        return same_call and tag(response.header("to")) == dialog.remote_tag
+
+    def acknowledge_again(self, response: Response) -> None:
+        """
+        ACK a 2xx whose branch no transaction knows any more: it comes late, or the peer changed the Via.
+
+        RFC 3261 §13.2.2.4 wants an ACK for each; a BYE would end a call that is up.
+        """
+        if 0 < response.cseq <= self._dialog.local_cseq:
+            destination = self._dialog.destination
+            self._ua.wire.send(ack(self._ua, self._dialog, destination, response.cseq), destination)
 
     # -- the end ----------------------------------------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ MANDATORY = ("via", "from", "to", "call-id", "cseq")  # Max-Forwards is often le
 ONCE = ("from", "to", "call-id", "cseq")  # RFC 3261 §7.3.1: no second one, however equal
 
 _COMPACT = {short: name.lower() for short, name in COMPACT_FORMS.items()}
-_FOLD = re.compile(r"[ \t]*\r\n[ \t]+")
+_FOLD = re.compile(r"\r\n[ \t]+")  # without the blanks before: to look for them takes their number squared
 _TAG = re.compile(r";\s*tag\s*=\s*([^\s;,>]+)", re.IGNORECASE)
 _BRANCH = re.compile(r";\s*branch\s*=\s*([^\s;,]+)", re.IGNORECASE)
 _CSEQ = re.compile(r"([0-9]{1,10})[ \t]+([A-Za-z0-9\-.!%*_+`'~]+)$")

@@ -83,6 +83,7 @@ class StrayAnswer:
         self.destination = dialog.destination
         self._ack = ack(ua, dialog, self.destination, response.cseq)
         ua.wire.clients[key] = self
+        ua.hanging_up += 1
         ua.wire.after(TIMEOUT, self._terminate)
         self.receive(response)
         Exchange(ua, dialog, "BYE", _nothing_more)
@@ -105,6 +106,7 @@ class StrayAnswer:
 
     def _terminate(self) -> None:
         self._ua.wire.clients.pop(self._key, None)
+        self._ua.hanging_up -= 1
 
 
 def _nothing_more(exchange: Exchange, event: Response | Failure) -> None:

@@ -12,7 +12,9 @@ Who is heard (the source rule):
 - A response must carry the branch of an open transaction, which is 64 random bits.
 - A request within a call must carry our tag (64 random bits), the Call-ID and the peer's tag, and come from a
   configured peer or an address of that very call.
-- A request that belongs to no call gets 481 (or 200 to OPTIONS) if a configured peer sent it, and silence otherwise.
+- A request that belongs to no call is refused (OPTIONS gets 200) if a configured peer sent it; else nobody is told.
+- What can't be read is dropped, a configured peer's too: RFC 3261 §8.2 allows 400, but whoever sends what can't be
+  read isn't calling us, and an answer to broken bytes, perhaps from a forged address, helps only an attacker.
 """
 
 from collections.abc import Callable, Iterable
@@ -25,13 +27,15 @@ from .incoming import IncomingCall
 from .message import MessageError, Request, Response, branch, clean, parse, quoted_branch, tag
 from .orphan import OrphanedCall, StrayAnswer
 from .outgoing import OutgoingCall
-from .reply import ACCEPT, ALLOW, SUPPORTED, ReplyHead, server_key, unsupported
+from .reply import ACCEPT, ALLOW, KNOWN_METHODS, SUPPORTED, ReplyHead, server_key, unsupported
 from .session_timer import DEFAULT_TERMS, SessionTerms, too_short
 from .transaction import CANCEL_SUFFIX, TIMEOUT, AnsweredRequest, InviteServer, State, Wire
 from .uri import DEFAULT_TLS_PORT
 
 MAX_INCOMING = 2_000  # open calls; a further INVITE of a peer is answered 503
 MAX_HOSTS = 32  # addresses that one call may bring
+MAX_REMEMBERED = 20_000  # server transactions; beyond, an answer is sent once and not kept for repeats
+MAX_STRAYS = 1_000  # answers that nobody remembers, being hung up at a time; further ones are dropped
 
 
 class Caller(Protocol):
@@ -51,6 +55,7 @@ class UserAgent:
         "calls",
         "contacts",
         "discarded",
+        "hanging_up",
         "local",
         "orphans",
         "request_lines",
@@ -97,6 +102,8 @@ class UserAgent:
         """Packets of strangers and unreadable ones."""
         self.strays = 0
         """Answers to INVITEs that nobody remembers, hung up."""
+        self.hanging_up = 0
+        """How many of them linger."""
         self.via_prefixes: dict[str, str] = {}
         self.contacts: dict[str, str] = {}
         self.advertise(local, tls_port)
@@ -229,7 +236,10 @@ class UserAgent:
             if transaction.takes(response):
                 transaction.receive(response)
         elif response.cseq_method == "INVITE" and 200 <= response.code < 300 and self._is_peer(source.host):
-            if StrayAnswer.is_ours(self, response):
+            call = self.calls.get(tag(response.header("from")))
+            if call is not None and call.has_answer(response):
+                call.acknowledge_again(response)
+            elif self.hanging_up < MAX_STRAYS and StrayAnswer.is_ours(self, response):
                 self.strays += 1
                 StrayAnswer(self, key, response, source)
 
@@ -297,6 +307,13 @@ class UserAgent:
                 self.reply(request, source, key, 422, (f"Min-SE: {self.session.min_s}",))
                 return
             self._ring(self._on_invite, request, source, key)
+        elif request.method == "INVITE":
+            self.reply(request, source, key, 480)  # nobody takes calls here; silence would leave the caller waiting
+        elif request.method in ("BYE", "INFO", "PRACK", "UPDATE"):
+            self.reply(request, source, key, 481)
+        elif request.method != "ACK":
+            # RFC 3261 §8.2.1; 501 for what nobody knows.
+            self.reply(request, source, key, 405 if request.method in KNOWN_METHODS else 501, (ALLOW,))
 
     def _ring(
         self, on_invite: Callable[[IncomingCall], CallHandler | None], request: Request, source: Hop, key: str
@@ -318,7 +335,10 @@ class UserAgent:
         """Answer `request` for good; repeats of it get the same answer."""
         head = ReplyHead(request, source, to_tag or self.token())
         data = head.compose(code, lines=(*lines, *self.server_lines), body=body)
-        if request.method == "INVITE":
+        if len(self.wire.servers) >= MAX_REMEMBERED:
+            # RFC 3261 §8.2.7, a stateless server: a flood under a peer's name must not fill the memory.
+            self.wire.send(data, head.destination)
+        elif request.method == "INVITE":
             InviteServer(self.wire, key, request.cseq, head.destination, None).respond(code, data)
         else:
             AnsweredRequest(self.wire, key, data, head.destination)

@@ -14,22 +14,31 @@ from .api import Hop
 DEFAULT_PORT = 5060  # RFC 3261 §19.1.2, for UDP and TCP
 DEFAULT_TLS_PORT = 5061  # RFC 3261 §19.1.2
 TRANSPORTS = ("udp", "tcp", "tls")
+MAX_HOST = 255  # characters, RFC 1035 §2.3.4; what is longer leads nowhere and is not kept in a cache
 
 _TRANSPORT = re.compile(r";\s*transport\s*=\s*([^;?\s]+)", re.IGNORECASE)
 
 
-@lru_cache(maxsize=1024)
 def literal(host: str) -> str | None:
     """`host` as an IP address without brackets, `None` if it is a name."""
+    return _literal(host) if len(host) <= MAX_HOST else None
+
+
+@lru_cache(maxsize=1024)
+def _literal(host: str) -> str | None:
     try:
         return str(ipaddress.ip_address(host.strip("[]")))
     except ValueError:
         return None
 
 
-@lru_cache(maxsize=1024)
 def split_host_port(text: str) -> tuple[str, int | None]:
     """`host`, `host:port`, `[v6]:port` → host (brackets off) and port, `None` where there is none or it's no port."""
+    return _split_host_port(text) if len(text) <= MAX_HOST else (text, None)
+
+
+@lru_cache(maxsize=1024)
+def _split_host_port(text: str) -> tuple[str, int | None]:
     text = text.strip()
     if text.startswith("["):
         host, _, rest = text[1:].partition("]")
