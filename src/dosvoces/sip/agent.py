@@ -1,5 +1,5 @@
 """
-The asyncio shell of the user agent: one socket, one timer, nothing else that waits.
+The asyncio shell of the user agent: the sockets, one timer, nothing else that waits.
 
 The rules are in `ua` and below it; here are the clock, the randomness, the names to be resolved and the log. One
 `call_at` serves all timers of all calls. What a handler raises is logged here, at the loop's edge, and hurts no other
@@ -14,21 +14,25 @@ import socket
 from collections.abc import Callable, Iterable
 
 from .api import Address, CallEnd, CallHandler, DialogFacts, Hop, Invitation
+from .connections import Connections
 from .digest import Credentials
 from .incoming import IncomingCall
 from .message import Response
 from .outgoing import OutgoingCall
 from .request import Series
 from .session_timer import DEFAULT_TERMS, SessionTerms
+from .tls import Tls
 from .transaction import TIMEOUT, Failure
 from .transport import UdpTransport, reachable_address
 from .ua import UserAgent
+from .uri import DEFAULT_TLS_PORT
 
 __all__ = ["Agent", "IncomingCall", "OutgoingCall", "SipTransportError"]
 
 log = logging.getLogger(__name__)
 
 CLOSE_TIMEOUT_S = 5.0
+PORT_ATTEMPTS = 20  # to find a port that is free for UDP and TCP
 
 
 Tap = Callable[[bool, bytes, Hop], None]
@@ -41,14 +45,25 @@ class SipTransportError(OSError):
 
 class Agent:
     """
-    A SIP user agent on a UDP socket of the running loop.
+    A SIP user agent on one address of the running loop: a UDP socket, and TCP and TLS connections as hops ask for them.
 
     Who is heard: the addresses in `peers`, and for the length of a call those that its invitation or its dialog
     (Contact, Record-Route) names; everybody else is dropped unread. `peers=None` hears everybody, which is for trial
     phones. Without `on_invite` an INVITE that belongs to no call gets no answer, whoever sent it.
     """
 
-    __slots__ = ("_closed", "_loop", "_quiet", "_running", "_tap", "_timer", "_timer_at", "_transport", "_ua")
+    __slots__ = (
+        "_closed",
+        "_connections",
+        "_loop",
+        "_quiet",
+        "_running",
+        "_tap",
+        "_timer",
+        "_timer_at",
+        "_transport",
+        "_ua",
+    )
 
     def __init__(self) -> None:
         """Use `open`."""
@@ -59,6 +74,7 @@ class Agent:
         self._closed = False
         self._tap: Tap | None = None
         self._quiet: asyncio.Future[None] | None = None
+        self._connections: Connections
         self._transport: UdpTransport
         self._ua: UserAgent
 
@@ -68,6 +84,8 @@ class Agent:
         *,
         bind: Address = ("0.0.0.0", 5060),
         advertised: Address | None = None,
+        tcp: bool = False,
+        tls: Tls | None = None,
         user_agent: str = "Dosvoces",
         peers: Iterable[str] | None = (),
         on_invite: Callable[[IncomingCall], CallHandler | None] | None = None,
@@ -75,24 +93,33 @@ class Agent:
         session: SessionTerms = DEFAULT_TERMS,
     ) -> "Agent":
         """
-        Bind and listen. `peers` are hosts (addresses or names, resolved once, here).
+        Bind and listen: on UDP, with `tcp` on the same port of TCP too, with `tls` and a certificate on its port.
 
-        `advertised` is what Via and Contact say; left out it is the bound address, port 0 in it stands for the bound
-        port. `on_invite` gets each new incoming call and returns its handler; it may ring, answer or reject at once;
-        `None` leaves the caller without any answer. `tap` is shown every message, before it is read or as it is sent.
-        `session` are the session timer's intervals.
-        Raises `OSError` when the port is taken or a name is unknown.
+        Connections to peers are made whenever a hop asks for them. `peers` are hosts (addresses or names, resolved
+        once, here). `advertised` is what Via and Contact say; left out it is the bound address, port 0 in it stands
+        for the bound port. `on_invite` gets each new incoming call and returns its handler; it may ring, answer or
+        reject at once; `None` leaves the caller without any answer. `tap` is shown every message, before it is read
+        or as it is sent. `session` are the session timer's intervals. Raises `OSError` when a port is taken or a name
+        is unknown, `TlsError` when a certificate can't be used.
         """
         agent = cls()
         agent._tap = tap
         family = socket.AF_INET6 if ":" in bind[0] else socket.AF_INET
         known = None if peers is None else [(await _resolve(host, 5060, family))[0] for host in peers]
-        transport = UdpTransport(bind, receiver=agent._receive, unreachable=agent._unreachable, settled=agent._settle)
+        transport, connections = agent._bind(bind, tcp=tcp, tls=tls or Tls())
+        try:
+            tls_port = connections.listen("tls") if tls is not None else DEFAULT_TLS_PORT
+        except BaseException:
+            transport.close()
+            await connections.close()
+            raise
         towards = next(iter(known or ()), "2001:db8::1" if family == socket.AF_INET6 else "192.0.2.1")
         host, port = advertised or (reachable_address(transport.local[0], towards), 0)
         agent._transport = transport
+        agent._connections = connections
         agent._ua = UserAgent(
             local=(host, port or transport.local[1]),
+            tls_port=tls_port,
             user_agent=user_agent,
             peers=known,
             clock=agent._loop.time,
@@ -104,6 +131,35 @@ class Agent:
         )
         return agent
 
+    def _bind(self, bind: Address, *, tcp: bool, tls: Tls) -> tuple[UdpTransport, Connections]:
+        """A UDP socket and what makes connections; where any port will do, one that is free for both."""
+        for attempt in range(PORT_ATTEMPTS):
+            transport = UdpTransport(bind, receiver=self._receive, unreachable=self._unreachable, settled=self._settle)
+            try:
+                connections = Connections(
+                    bind_host=bind[0],
+                    port=transport.local[1],
+                    tls=tls,
+                    receiver=self._receive,
+                    unreachable=self._unreachable,
+                    lost=self._lost,
+                    settled=self._settle,
+                    admits=self._admits,
+                    in_use=self._in_use,
+                )
+                if tcp:
+                    connections.listen("tcp")
+            except OSError:
+                transport.close()
+                if bind[1] or attempt + 1 == PORT_ATTEMPTS:
+                    raise
+            except BaseException:
+                transport.close()
+                raise
+            else:
+                return transport, connections
+        raise AssertionError("the last attempt returns or raises")
+
     @property
     def local(self) -> Address:
         """The bound address, with the port that the system chose where 0 was asked for."""
@@ -113,6 +169,28 @@ class Agent:
     def advertised(self) -> Address:
         """What Via and Contact say."""
         return self._ua.local
+
+    @property
+    def tls_port(self) -> int:
+        """What Via and Contact say instead of the port where TLS is spoken."""
+        return self._ua.tls_port
+
+    @property
+    def connections(self) -> int:
+        """Open TCP and TLS connections, of either direction."""
+        return self._connections.count
+
+    def why_unreachable(self, hop: Hop) -> str:
+        """What the last attempt to connect with `hop` failed for; empty if it didn't, or none was made."""
+        return self._connections.why(hop)
+
+    def set_advertised(self, host: str, port: int | None = None) -> None:
+        """
+        Say another address in Via and Contact of what is sent from now on; open calls go on.
+
+        `port` left out stays as it is.
+        """
+        self._ua.advertise((host, port or self._ua.local[1]), self._ua.tls_port)
 
     @property
     def open_calls(self) -> int:
@@ -237,6 +315,7 @@ class Agent:
                 log.warning("closed with %d calls still being hung up", self._ua.open_calls)
         if self._timer is not None:
             self._timer.cancel()
+        await self._connections.close()
         self._transport.close()
 
     # -- the loop's edge --------------------------------------------------------------------------------------------
@@ -248,6 +327,15 @@ class Agent:
 
     def _unreachable(self, destination: Hop, quoted: bytes) -> None:
         self._guard(self._ua.unreachable, destination, quoted)
+
+    def _lost(self, hop: Hop) -> None:
+        self._guard(self._ua.lost, hop)
+
+    def _admits(self, host: str) -> bool:
+        return self._ua.hears(host)
+
+    def _in_use(self, hop: Hop) -> bool:
+        return not self._closed and self._ua.in_use(hop)
 
     def _advance(self) -> None:
         self._timer = None
@@ -293,7 +381,10 @@ class Agent:
             raise failure
 
     def _send(self, data: bytes, destination: Hop) -> None:
-        self._transport.send(data, destination)
+        if destination.transport == "udp":
+            self._transport.send(data, destination)
+        else:
+            self._connections.send(data, destination)
         if self._tap is not None:
             self._tap(True, data, destination)
 

@@ -14,6 +14,7 @@ from .digest import Challenge, Credentials, DigestError, answer, parse_challenge
 from .message import Message, Response, compose_lines, tag
 from .transaction import CANCEL_SUFFIX, TIMEOUT, Failure, Head, InviteClient, NonInviteClient, Wire
 
+MAX_DATAGRAM = 1_300  # bytes, RFC 3261 §18.1.1
 MAX_ROUNDS = 2  # challenges answered per request: one, and one more if the nonce was stale or another realm asks
 
 _CHALLENGES = {401: ("www-authenticate", "Authorization"), 407: ("proxy-authenticate", "Proxy-Authorization")}
@@ -101,6 +102,7 @@ class Exchange:
         "_line",
         "_method",
         "_rounds",
+        "_udp_only",
         "cseq",
         "dialog",
         "stopped",
@@ -139,6 +141,8 @@ class Exchange:
         self._destination = destination
         self._limit = limit
         self._rounds = 0
+        self._udp_only = False
+        """Whether TCP was tried for the size and refused."""
         self._answered: list[tuple[str, str]] = []
         self._authorization: tuple[str, ...] = ()
         if account is not None:
@@ -184,11 +188,20 @@ class Exchange:
         dialog.local_cseq += 1
         self.cseq = dialog.local_cseq
         destination = self._destination or dialog.destination
+        data, head = self._compose(destination, branch)
+        if len(data) > MAX_DATAGRAM and destination.tcp_too and destination.transport == "udp" and not self._udp_only:
+            # RFC 3261 §18.1.1: a long message goes by a transport with congestion control, and its Via says so.
+            destination = destination._replace(transport="tcp")
+            data, head = self._compose(destination, branch)
+        if self._method != "INVITE":
+            return NonInviteClient(line.wire, branch, data, destination, self._receive, self._limit)
+        return InviteClient(line.wire, head, data, destination, self._receive, self._limit)
+
+    def _compose(self, destination: Hop, branch: str) -> tuple[bytes, Head]:
+        line, dialog = self._line, self.dialog
         via = f"Via: {line.via_prefixes[destination.transport]}{branch}"
         uri, routes = dialog.route()
         data = compose_lines(self._lines(uri, via, routes), self._body)
-        if self._method != "INVITE":
-            return NonInviteClient(line.wire, branch, data, destination, self._receive, self._limit)
         head = Head(
             uri=uri,
             via=via,
@@ -199,7 +212,7 @@ class Exchange:
             call_id=dialog.call_id,
             cseq=self.cseq,
         )
-        return InviteClient(line.wire, head, data, destination, self._receive, self._limit)
+        return data, head
 
     def _lines(self, uri: str, via: str, routes: tuple[str, ...]) -> list[str]:
         dialog, method = self.dialog, self._method
@@ -223,9 +236,20 @@ class Exchange:
         return lines
 
     def _receive(self, event: Response | Failure) -> None:
+        if event is Failure.TRANSPORT and self._goes_elsewhere():
+            return
         if isinstance(event, Response) and event.code in _CHALLENGES and self._retry(event):
             return
         self._done(self, event)
+
+    def _goes_elsewhere(self) -> bool:
+        """Send by UDP, with fragments if need be, what TCP was refused for (RFC 3261 §18.1.1)."""
+        asked = self._destination or self.dialog.destination
+        if self.stopped or self._udp_only or self.transaction.destination.transport == asked.transport:
+            return False
+        self._udp_only = True
+        self.transaction = self._send()
+        return True
 
     def _retry(self, response: Response) -> bool:
         """Answer a challenge if that makes sense."""

@@ -104,6 +104,8 @@ class StrayAnswer:
     def unreachable(self) -> None:
         """Nothing to be done."""
 
+    lost = unreachable
+
     def _terminate(self) -> None:
         self._ua.wire.clients.pop(self._key, None)
         self._ua.hanging_up -= 1

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from .api import SDP, Hop
 from .message import Request, branch, compose_lines, tag
 from .transaction import CANCEL_SUFFIX
-from .uri import DEFAULT_PORT, split_host_port
+from .uri import DEFAULT_PORT, DEFAULT_TLS_PORT, split_host_port
 
 MAGIC = "z9hG4bK"  # RFC 3261 §8.1.1.7
 METHODS = "INVITE, ACK, CANCEL, BYE, OPTIONS, UPDATE, INFO"
@@ -114,6 +114,20 @@ class ReplyHead:
         if body:
             made.append(f"Content-Type: {content_type}")
         return compose_lines(made, body)
+
+
+def via_hop(response: bytes, hop: Hop) -> Hop | None:
+    """
+    Where our response goes when the connection to `hop`, which its request came on, is gone (RFC 3261 §18.2.2).
+
+    That is the address that the request came from, at the port that its sender names in the topmost Via.
+    """
+    lines = response.split(b"\r\n", 2)
+    sent_by = _SENT_BY.match(lines[1].decode("utf-8", "replace").partition(":")[2]) if len(lines) > 1 else None
+    if sent_by is None:
+        return None
+    port = split_host_port(sent_by[1])[1] or (DEFAULT_TLS_PORT if hop.transport == "tls" else DEFAULT_PORT)
+    return hop._replace(port=port)
 
 
 def _answered_via(via: str, source: Hop) -> tuple[str, Hop]:

@@ -56,7 +56,10 @@ class Client(Protocol):
     def receive(self, response: Response) -> None: ...
 
     def unreachable(self) -> None:
-        """An ICMP error came for this request."""
+        """An ICMP error came for this request, or there is no connection to send it on."""
+
+    def lost(self) -> None:
+        """The connection broke that it was sent on."""
 
 
 Server: TypeAlias = Union["InviteServer", "AnsweredRequest"]
@@ -126,6 +129,7 @@ class InviteClient:
         "_deadline",
         "_interval",
         "_repeat",
+        "_repeated",
         "_user",
         "destination",
         "head",
@@ -156,6 +160,8 @@ class InviteClient:
         self._ack: bytes | None = None
         self._acks: dict[str, tuple[bytes, Hop]] | None = None
         self._interval = T1
+        self._repeated = False
+        """Whether it was sent again on another connection."""
         wire.clients[head.branch] = self
         wire.send(data, destination)
         self._repeat: Timer | None = None if destination.transport != "udp" else wire.after(T1, self._timer_a)
@@ -189,6 +195,16 @@ class InviteClient:
         # Once something was heard the peer is there: then it is the answer's or the user's turn, not ICMP's.
         if self.state is State.CALLING:
             self._fail(Failure.TRANSPORT)
+
+    def lost(self) -> None:
+        # Nobody knows whether it got there. The same request, branch and all, does no harm twice (RFC 3261 §17.2.3).
+        # Once something was heard there is nothing to repeat: the answer comes on another connection (§18.2.2).
+        if self.state is State.CALLING:
+            if self._repeated:
+                self._fail(Failure.TRANSPORT)
+            else:
+                self._repeated = True
+                self.wire.send(self._data, self.destination)
 
     def _provisional(self, response: Response) -> None:
         if self.state is State.CALLING:
@@ -263,7 +279,18 @@ class InviteClient:
 class NonInviteClient:
     """A request of ours other than INVITE and ACK (RFC 3261 §17.1.2)."""
 
-    __slots__ = ("_data", "_deadline", "_interval", "_repeat", "_user", "destination", "key", "state", "wire")
+    __slots__ = (
+        "_data",
+        "_deadline",
+        "_interval",
+        "_repeat",
+        "_repeated",
+        "_user",
+        "destination",
+        "key",
+        "state",
+        "wire",
+    )
 
     def __init__(
         self,
@@ -282,6 +309,7 @@ class NonInviteClient:
         self._data = data
         self._user = user
         self._interval = T1
+        self._repeated = False
         wire.clients[key] = self
         wire.send(data, destination)
         self._repeat: Timer | None = None if destination.transport != "udp" else wire.after(T1, self._timer_e)
@@ -300,6 +328,13 @@ class NonInviteClient:
     def unreachable(self) -> None:
         if self.state is State.CALLING:
             self._finish(Failure.TRANSPORT)
+
+    def lost(self) -> None:
+        if self._repeated:
+            self.unreachable()
+        elif self.state is not State.TERMINATED:
+            self._repeated = True
+            self.wire.send(self._data, self.destination)
 
     def _timer_e(self) -> None:
         self.wire.send(self._data, self.destination)

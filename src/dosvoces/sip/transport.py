@@ -141,6 +141,8 @@ def _bound_socket(bind: Address) -> socket.socket:
                 made.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVERR, 1)
             else:
                 made.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)
+        if family == socket.AF_INET6:
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # one family an agent, whatever the system says
         made.bind(bind)
     except BaseException:
         made.close()

@@ -62,6 +62,7 @@ class UserAgent:
         "server_lines",
         "session",
         "strays",
+        "tls_port",
         "token",
         "uniform",
         "via_prefixes",
@@ -91,6 +92,7 @@ class UserAgent:
         addresses; `None` hears everybody.
         """
         self.local: Address
+        self.tls_port: int
         self.wire = Wire()
         self.token = token
         self.uniform = uniform
@@ -149,7 +151,7 @@ class UserAgent:
 
     def advertise(self, local: Address, tls_port: int) -> None:
         """Say this in Via and Contact from now on; requests that have left keep what they said."""
-        self.local = local
+        self.local, self.tls_port = local, tls_port
         host = f"[{local[0]}]" if ":" in local[0] else local[0]
         for transport, port in (("udp", local[1]), ("tcp", local[1]), ("tls", tls_port)):
             self.via_prefixes[transport] = f"SIP/2.0/{transport.upper()} {host}:{port};rport;branch="
@@ -219,6 +221,23 @@ class UserAgent:
         for transaction in list(self.wire.clients.values()):
             if transaction.destination[:3] == destination[:3]:
                 transaction.unreachable()
+
+    def lost(self, hop: Hop, now: float) -> None:
+        """The connection to `hop` broke. Calls stay; what waits for an answer is sent once more, on the next one."""
+        self.wire.now = now
+        for transaction in list(self.wire.clients.values()):
+            if transaction.destination[:4] == hop[:4]:
+                transaction.lost()
+
+    def hears(self, host: str) -> bool:
+        """Whether messages from this address are looked at."""
+        return self._is_peer(host) or host in self._heard
+
+    def in_use(self, hop: Hop) -> bool:
+        """Whether a call or a request that has no answer depends on `hop`. Looks at all of them: for rare moments."""
+        return any(call.hop[:4] == hop[:4] for call in self.calls.values()) or any(
+            client.destination[:4] == hop[:4] for client in self.wire.clients.values()
+        )
 
     def advance(self, now: float) -> None:
         """Let all timers fire that are due."""
