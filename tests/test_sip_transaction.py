@@ -2,12 +2,11 @@
 
 from dosvoces.sip.api import Hop
 from dosvoces.sip.message import Response, compose, parse
+from dosvoces.sip.server_transaction import AnsweredRequest, InviteServer
 from dosvoces.sip.transaction import (
-    AnsweredRequest,
     Failure,
     Head,
     InviteClient,
-    InviteServer,
     NonInviteClient,
     State,
     Wire,

@@ -13,8 +13,9 @@ from .exchange import Account, Exchange, ack
 from .message import Request, Response, clean, tag
 from .offering import GLARE_WAIT_OWNER, Offering, Phase, ReinviteDone
 from .reply import ACCEPT, ALLOW, KNOWN_METHODS, ReplyHead, unsupported
+from .server_transaction import InviteServer
 from .session_timer import Agreement, agreed_by_request, too_short
-from .transaction import Failure, InviteServer
+from .transaction import Failure
 
 if TYPE_CHECKING:
     from .ua import UserAgent

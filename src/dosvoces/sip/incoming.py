@@ -7,7 +7,7 @@ from .call import Call, Phase, hung_up_by_peer
 from .dialog import Dialog
 from .message import Request, address_uri, clean, split_values, tag
 from .reply import ALLOW, ReplyHead
-from .transaction import InviteServer
+from .server_transaction import InviteServer
 
 if TYPE_CHECKING:
     from .ua import UserAgent

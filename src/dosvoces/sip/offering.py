@@ -13,9 +13,10 @@ from .dialog import Dialog
 from .exchange import Account, Exchange
 from .message import Message, Response
 from .reliable import Kind, ReliableAnswers, prack
+from .server_transaction import InviteServer
 from .session_timer import Agreement, agreed_by_answer, least
 from .timers import Timer
-from .transaction import T1, TIMEOUT, Failure, InviteServer
+from .transaction import T1, TIMEOUT, Failure
 
 if TYPE_CHECKING:
     from .ua import UserAgent

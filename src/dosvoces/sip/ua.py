@@ -28,8 +28,9 @@ from .message import MessageError, Request, Response, branch, clean, parse, quot
 from .orphan import OrphanedCall, StrayAnswer
 from .outgoing import OutgoingCall
 from .reply import ACCEPT, ALLOW, KNOWN_METHODS, SUPPORTED, ReplyHead, server_key, unsupported
+from .server_transaction import AnsweredRequest, InviteServer
 from .session_timer import DEFAULT_TERMS, SessionTerms, too_short
-from .transaction import CANCEL_SUFFIX, TIMEOUT, AnsweredRequest, InviteServer, State, Wire
+from .transaction import CANCEL_SUFFIX, TIMEOUT, State, Wire
 from .uri import DEFAULT_TLS_PORT
 
 MAX_INCOMING = 2_000  # open calls; a further INVITE of a peer is answered 503
