@@ -18,7 +18,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset(
         {"carriers", "store", "mail", "media", "sip", "settings", "settings_load", "telemetry", "timeline", "capture"}
     ),
-    frozenset({"switchboard", "phone", "phone_call", "client"}),
+    frozenset({"journal", "recovery", "switchboard", "phone", "phone_call", "client"}),
     frozenset({"web"}),
     frozenset({"cli", "doctor", "app", "demo", "reference", "__main__"}),
 )

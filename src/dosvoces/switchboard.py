@@ -7,7 +7,7 @@ before it acts: a mail, a dial, a report leaves only after its intent is on disk
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -17,20 +17,18 @@ import structlog
 
 from dosvoces import telemetry
 from dosvoces.carriers import Call, Carrier
-from dosvoces.core import Answer, Connection, Leg, LegState, Terms, answer, deadline, step
+from dosvoces.core import Answer, Connection, LegState, Terms, answer, deadline, step
 from dosvoces.errors import AlreadyRecorded, CarrierError, MailError, NotNow, StoreError
 from dosvoces.events import (
     Cancel,
     Command,
     Dial,
-    Dialed,
     Elapsed,
     Ended,
     Event,
     Hangup,
     Join,
     Joined,
-    LostAtRestart,
     MailRefused,
     MailSent,
     PlayRinging,
@@ -40,9 +38,11 @@ from dosvoces.events import (
     Unjoined,
     Unreached,
 )
+from dosvoces.journal import entry_of
 from dosvoces.mail import Mail, Mailbox
 from dosvoces.model import ConnectionId, EndReason, Note, Order, Outcome, Side, leg_id
-from dosvoces.store import ConnectionRecord, Earlier, Entry, LegRecord, Store
+from dosvoces.recovery import settle_leftovers
+from dosvoces.store import Earlier, Entry, Store
 
 log = structlog.get_logger(__name__)
 
@@ -125,8 +125,7 @@ class Switchboard:
     async def start(self) -> None:
         """Get ready to dial, and settle what the last process left open. Raises `CarrierError`, `StoreError`."""
         await self._carrier.start(self)
-        for record in await self._store.unfinished():
-            await self._settle_leftover(record)
+        await settle_leftovers(self._store, self._carrier, self._now)
 
     async def connect(self, order: Order) -> Answer:
         """
@@ -265,7 +264,7 @@ class Switchboard:
         live.state = after
         # Time that passes without effect is no news.
         if after is not before or not isinstance(event, Elapsed):
-            self._store.journal(_entry(live.order.id, now, event, before, after))
+            self._store.journal(entry_of(live.order.id, now, event, before, after))
         if after is not before:
             self._store.update(live.order.id, after, self._schedule(live, now))
         for command in commands:
@@ -303,7 +302,7 @@ class Switchboard:
 
     def _journal_late(self, connection_id: ConnectionId, event: Event) -> None:
         ended = Connection(Terms(), outcome=Outcome.INTERRUPTED)
-        self._store.journal(_entry(connection_id, self._now(), event, ended, ended))
+        self._store.journal(entry_of(connection_id, self._now(), event, ended, ended))
 
     # --- commands ---
 
@@ -391,61 +390,3 @@ class Switchboard:
         live.over.set_result(outcome)
         telemetry.CONNECTIONS.labels(outcome).inc()
         log.info("connection over", connection=live.order.id, outcome=outcome, ended_by=live.state.ended_by)
-
-    async def _settle_leftover(self, record: ConnectionRecord) -> None:
-        """
-        A connection that the last process left: nothing is dialled again, its outcome is `interrupted`.
-
-        Who was up is hung up first: were we killed in between, the next start does it again, which harms nobody.
-        """
-        now = self._now()
-        for dialog in _left_up(await self._store.entries(record.id)):
-            self._carrier.hangup_leftover(record.id, dialog)
-        legs = {leg.side: _lost(leg, now) for leg in record.legs if leg.dialed_at is not None}
-        before = Connection(Terms(), a=legs.get(Side.A, Leg()), b=legs.get(Side.B, Leg()), joined_at=record.joined_at)
-        after, _report = step(before, LostAtRestart(), now)
-        self._store.journal(_entry(record.id, now, LostAtRestart(), before, after))
-        await self._store.settle(record.id, after, Outcome.INTERRUPTED, at=now)
-        log.warning("connection of the last process settled", connection=record.id, outcome=Outcome.INTERRUPTED)
-
-
-def _left_up(entries: Sequence[Entry]) -> list[Note]:
-    """The `dialog` notes of the legs that were answered and have no end in the journal."""
-    ended = {entry.side for entry in entries if entry.event == _EVENT_NAMES[Ended]}
-    dialogs = (entry for entry in entries if entry.event == "dialog" and entry.side not in ended)
-    return [Note(entry.event, entry.side, entry.facts) for entry in dialogs]
-
-
-def _lost(leg: LegRecord, now: datetime) -> Leg:
-    """A leg that the last process dialled: what became of it nobody here knows."""
-    return Leg(
-        LegState.ENDED,
-        dialed_at=leg.dialed_at,
-        answered_at=leg.answered_at,
-        ended_at=leg.ended_at or now,
-        reason=EndReason(leg.reason) if leg.reason else EndReason.FAILED,
-        detail=leg.detail or "the service stopped under it",
-    )
-
-
-def _entry(connection_id: ConnectionId, at: datetime, event: Event, before: Connection, after: Connection) -> Entry:
-    facts: dict[str, str | int | float | None] = {}
-    side: Side | None = getattr(event, "side", None)
-    match event:
-        case Ended(reason=reason, detail=detail):
-            facts = {"reason": reason, "detail": detail}
-        case Unreached(way=way, detail=detail):
-            facts = {"way": way, "detail": detail}
-        case Dialed(via=via) if via:
-            facts = {"via": via}
-        case MailRefused(detail=detail) | Unjoined(detail=detail):
-            facts = {"detail": detail}
-        case Cancel(by=by):
-            facts = {"by": by}
-    return Entry(connection_id, at, _EVENT_NAMES[type(event)], side, before.phase, after.phase, facts)
-
-
-_EVENT_NAMES: dict[type[Event], str] = {
-    kind: "".join("_" + char.lower() if char.isupper() else char for char in kind.__name__).lstrip("_")
-    for kind in Event.__args__
-}

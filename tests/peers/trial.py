@@ -12,7 +12,6 @@ scenario was played to its end, what the phones saw agrees with our journal, and
 import asyncio
 import gc
 import os
-import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -29,7 +28,7 @@ from dosvoces.settings import Settings
 from dosvoces.sip.transaction import InviteClient, NonInviteClient, State
 from dosvoces.store import ConnectionRecord, Entry
 from tests.peers.agreement import disagreements
-from tests.peers.sipp import HOST, SippPhone, free_ports, free_tcp_port, udp_ports, until
+from tests.peers.sipp import HOST, SippPhone, free_ports, free_tcp_port, until
 
 FIRST = "+34600000011"
 SECOND = "+34960000022"
@@ -239,12 +238,11 @@ async def open_service(settings: Settings) -> AsyncIterator[tuple[Service, httpx
 
 @dataclass(frozen=True)
 class Belongings:
-    """What this process holds of the system."""
+    """What this process holds of the system; its ports are those of its sockets, which are descriptors."""
 
     tasks: frozenset[str]
     descriptors: frozenset[str]
     processes: frozenset[int]
-    udp_ports: frozenset[int]
 
     @classmethod
     def now(cls) -> "Belongings":
@@ -259,11 +257,6 @@ class Belongings:
             tasks=frozenset(str(id(task)) + " " + repr(task.get_coro()) for task in asyncio.all_tasks()),
             descriptors=frozenset(descriptors),
             processes=frozenset(child.pid for child in here.children(recursive=True)),
-            udp_ports=frozenset(
-                connection.laddr.port
-                for connection in here.net_connections(kind="udp")
-                if connection.type == socket.SOCK_DGRAM and connection.laddr
-            ),
         )
 
     def left_over(self) -> Sequence[str]:
@@ -273,7 +266,6 @@ class Belongings:
             *(f"task {task}" for task in now.tasks - self.tasks),
             *(f"descriptor {descriptor}" for descriptor in now.descriptors - self.descriptors),
             *(f"process {process}" for process in now.processes - self.processes),
-            *(f"UDP port {port}" for port in (now.udp_ports - self.udp_ports) & udp_ports()),
         ]
 
 
