@@ -20,15 +20,22 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from dosvoces.carriers.dns import Dns
 from dosvoces.errors import MailError, StoreError
 from dosvoces.mail import Mailbox
 from dosvoces.settings import PORTS_PER_CONNECTION, HostPort, Settings, Trunk, is_loopback
-from dosvoces.sip.message import MessageError, Response, compose, parse
+from dosvoces.sip.agent import Agent
+from dosvoces.sip.api import Hop
+from dosvoces.sip.digest import Credentials
+from dosvoces.sip.message import MessageError, Response, compose, parse, split_values
+from dosvoces.sip.resolve import ResolveError, Target, ordered
+from dosvoces.sip.transaction import Failure
 from dosvoces.store import Store
 
 OPTIONS_LIMIT_S = 4.0  # for a trunk's answer; three tries fit in
 OPTIONS_REPEATS_S = (0.5, 1.0, 2.0)  # T1, doubling (RFC 3261 §17.1.2.2)
 RESOLVE_LIMIT_S = 5.0
+MAX_HOPS = 4  # of one trunk that are asked
 MIN_DISK_BYTES = 100 << 20  # a connection takes some kilobytes; below that the end is near
 FILES_BESIDE_MEDIA = 200  # descriptors for the record, HTTP clients, mail connections, logs
 EARLIEST_TIME = 1_767_225_600  # 2026-01-01T00:00Z: before that this program did not exist
@@ -324,16 +331,24 @@ def _free_it(error: OSError, key: str) -> str:
 async def _trunk(settings: Settings, trunk: Trunk) -> AsyncIterator[Finding]:
     if trunk.proxy is None:
         return
-    thing, family = f"trunk {trunk.name}", socket.AF_INET6 if ":" in settings.sip.bind.host else socket.AF_INET
-    loop = asyncio.get_running_loop()
+    thing = f"trunk {trunk.name}"
     try:
-        async with asyncio.timeout(RESOLVE_LIMIT_S):
-            found = await loop.getaddrinfo(trunk.proxy.host, trunk.proxy.port, family=family, type=socket.SOCK_DGRAM)
-    except (OSError, UnicodeError) as error:  # TimeoutError is an OSError; a label too long is a UnicodeError.
-        why = "no answer from the DNS" if isinstance(error, TimeoutError) else str(error)
-        yield Finding(Level.ERROR, thing, f"{trunk.proxy.host} can't be resolved: {why}", "mend its proxy, or the DNS")
+        located = await Dns(lifetime_s=RESOLVE_LIMIT_S).locate(
+            Target(*trunk.proxy),
+            transports=Agent.transports,
+            families=("AAAA",) if ":" in settings.sip.bind.host else ("A",),
+        )
+    except ResolveError as error:
+        yield Finding(Level.ERROR, thing, f"{trunk.proxy} can't be resolved: {error}", "mend its proxy, or the DNS")
         return
-    peer = HostPort(str(found[0][4][0]), int(found[0][4][1]))
+    for hop in ordered(located.places, lambda most: most)[:MAX_HOPS]:
+        async for finding in _hop(settings, thing, HostPort(hop.host, hop.port)):
+            yield finding
+    if trunk.register_:
+        yield await _account(settings, trunk, ordered(located.places, lambda most: most)[0])
+
+
+async def _hop(settings: Settings, thing: str, peer: HostPort) -> AsyncIterator[Finding]:
     # The port may be the running service's: ask from another one of the same address.
     try:
         status = await ask_options(peer, local=HostPort(settings.sip.bind.host, 0))
@@ -350,6 +365,35 @@ async def _trunk(settings: Settings, trunk: Trunk) -> AsyncIterator[Finding]:
         )
     else:
         yield Finding(Level.OK, thing, f"{peer} answers ({status})")
+
+
+async def _account(settings: Settings, trunk: Trunk, hop: Hop) -> Finding:
+    """Ask the registrar whom it knows: a REGISTER without Contact changes nothing (RFC 3261 §10.2.3)."""
+    thing, proxy, user = f"trunk {trunk.name}", trunk.proxy, trunk.username or ""
+    assert proxy is not None
+    password = trunk.password.get_secret_value() if trunk.password else ""
+    host = str(HostPort(proxy.host, proxy.port)) if proxy.port not in (None, 5060) else proxy.host
+    uri = f"sip:{user}@{host}"
+    agent = await Agent.open(bind=(settings.sip.bind.host, 0))
+    try:
+        answer = await agent.request(
+            "REGISTER",
+            f"sip:{host}",
+            hop,
+            from_uri=uri,
+            to_uri=uri,
+            credentials=Credentials(trunk.auth_username or user, password, trunk.realm or ""),
+            limit_s=OPTIONS_LIMIT_S,
+        )
+    finally:
+        await agent.close()
+    if isinstance(answer, Failure):
+        return Finding(Level.ERROR, thing, f"{hop} does not answer REGISTER", "mend its proxy or open the firewall")
+    if not 200 <= answer.code < 300:
+        text = f"the registrar refuses {user}: {answer.code} {answer.phrase}"
+        return Finding(Level.ERROR, thing, text, "see username, auth_username, password and realm")
+    bindings = len(split_values(answer.values("contact")))
+    return Finding(Level.OK, thing, f"the registrar takes {user}; {bindings or 'nobody'} registered there now")
 
 
 async def ask_options(peer: HostPort, *, local: HostPort) -> str | None:

@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from dosvoces.carriers import sip_codecs
 from dosvoces.errors import CarrierError
 from dosvoces.model import PhoneNumber
+from dosvoces.sip import sdp
 from dosvoces.sip.api import CallEnd, EndCause, Hop
 from dosvoces.sip.digest import Credentials
 from dosvoces.sip.resolve import Place, Target, ordered
@@ -39,6 +41,10 @@ class Trunk:
     country: str = "ES"
     prefixes: tuple[str, ...] = ("+",)
     """Of the numbers that go through this trunk, in E.164."""
+    codecs: tuple[sdp.Codec, ...] = sip_codecs.DEFAULT
+    """In the order of preference; G.711 is among them."""
+    srtp: sdp.Security = sdp.Security.OFF
+    """Whether its media are encrypted."""
     transport: str = ""
     """`udp`, `tcp` or `tls`; empty: the DNS tells it."""
     secure: bool = False
@@ -258,11 +264,19 @@ class Trunks:
         """The first of `ways`. Raises `CarrierError` if there is none."""
         for way in self.ways(number, now, avoid):
             return way
-        raise CarrierError("; ".join(self._no_way(number, now)) or f"no further way to {number.masked}")
+        trouble = "; ".join(self._no_way(number, now)) or f"no further way to {number.masked}"
+        raise CarrierError(trouble, permanent=not self._lines_for(number))
 
     def another(self, number: PhoneNumber, now: float, avoid: Sequence[str]) -> bool:
         """Whether a way is left beside those."""
         return next(self.ways(number, now, avoid), None) is not None
+
+    def at(self, host: str, port: int, now: float) -> Trunk | None:
+        """The trunk at this address."""
+        for line in self.lines:
+            if any((hop.host, hop.port) == (host, port) for hop in line.hops(now)):
+                return line.trunk
+        return None
 
     def problems(self, numbers: Sequence[PhoneNumber], now: float) -> list[str]:
         """Why no call can be made, or none to one of `numbers`; empty if all can."""
@@ -306,7 +320,7 @@ def reached_nobody(end: CallEnd) -> bool:
     if end.cause is not EndCause.REJECTED or end.status is None:
         return False
     if end.status == 408:
-        # After a 100 somebody may have been rung; the trunk that says 408 at once has reached nobody (RFC 3261 §21.4.9).
+        # After a 100 somebody may have been rung; a trunk that says 408 and nothing else has reached nobody.
         return end.heard == 0
     return 500 <= end.status <= 599
 

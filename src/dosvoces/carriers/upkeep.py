@@ -17,7 +17,7 @@ from dosvoces.carriers.dns import Dns
 from dosvoces.carriers.trunks import Line, Trunks
 from dosvoces.sip.agent import Agent
 from dosvoces.sip.api import Address, Hop
-from dosvoces.sip.message import MessageError, Response
+from dosvoces.sip.message import MessageError, Response, seconds
 from dosvoces.sip.registration import Registration
 from dosvoces.sip.request import Series, seen_address
 from dosvoces.sip.resolve import ResolveError
@@ -131,9 +131,7 @@ class Upkeep:
         """Ask the DNS; in how many seconds to ask again, 0 if it failed, `None` for never."""
         line = care.line
         try:
-            located = await self._dns.locate(
-                line.trunk.target, transports=Agent.transports, families=self._families
-            )
+            located = await self._dns.locate(line.trunk.target, transports=Agent.transports, families=self._families)
         except ResolveError as error:
             if line.trouble != str(error):
                 log.warning("trunk not found", trunk=line.trunk.name, why=str(error))
@@ -178,7 +176,7 @@ class Upkeep:
         elif isinstance(answer, Failure):
             circuit.failed(now, "nobody is there")
         elif answer.code == 503:
-            circuit.ping_refused(now, _retry_after_s(answer))
+            circuit.ping_refused(now, seconds(answer.header("retry-after")))
         else:
             circuit.ping_answered()
         if was_closed != circuit.closed:
@@ -226,9 +224,7 @@ class Upkeep:
         self, care: "_Care", series: Series, machine: Registration, agent: Agent, hop: Hop
     ) -> Response | Failure:
         contact = agent.contact(hop.transport)
-        answer = await agent.ask(
-            series, "REGISTER", hop, headers=machine.headers(contact), limit_s=REGISTER_LIMIT_S
-        )
+        answer = await agent.ask(series, "REGISTER", hop, headers=machine.headers(contact), limit_s=REGISTER_LIMIT_S)
         machine.answered(answer, contact, self._now())
         granted = isinstance(answer, Response) and 200 <= answer.code < 300
         care.registrar = hop if granted else None
@@ -290,8 +286,3 @@ async def _guarded(care: _Care, work: Coroutine[Any, Any, None], what: str) -> N
 
 def _public(answer: Response | Failure) -> Address | None:
     return seen_address(answer) if isinstance(answer, Response) else None
-
-
-def _retry_after_s(answer: Response) -> int | None:
-    value = answer.header("retry-after").partition(";")[0].partition("(")[0].strip()
-    return int(value) if value.isascii() and value.isdigit() and len(value) <= 6 else None

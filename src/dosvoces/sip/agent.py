@@ -12,6 +12,7 @@ import random
 import secrets
 import socket
 from collections.abc import Callable, Iterable
+from typing import ClassVar
 
 from .api import Address, CallEnd, CallHandler, DialogFacts, Hop, Invitation
 from .connections import Connections
@@ -64,6 +65,9 @@ class Agent:
         "_transport",
         "_ua",
     )
+
+    transports: ClassVar[tuple[str, ...]] = ("udp",)
+    """What it speaks, the best first."""
 
     def __init__(self) -> None:
         """Use `open`."""

@@ -7,7 +7,7 @@ proxy that the operator named, and a registrar that could send them elsewhere co
 
 from collections.abc import Callable
 
-from .message import Response, address_uri, clean, split_values
+from .message import Response, address_uri, clean, seconds, split_values
 from .transaction import Failure
 
 REFRESH_AT = (0.7, 0.85)  # of the granted time, by chance, so that many don't come at once
@@ -56,19 +56,19 @@ class Registration:
         else:
             self._failed(answer, now)
 
-    def _granted(self, seconds: int, now: float) -> None:
+    def _granted(self, good_s: int, now: float) -> None:
         self._failures = self._too_brief = 0
-        if seconds <= 0:
+        if good_s <= 0:
             self.trouble = "the registrar granted no time"
             self._back_off(now, MIN_BACKOFF_S)
             return
         self.trouble = ""
-        self.good_until = now + seconds
-        self.due = now + seconds * self._uniform(*REFRESH_AT)
+        self.good_until = now + good_s
+        self.due = now + good_s * self._uniform(*REFRESH_AT)
 
     def _asks_longer(self, answer: Response) -> bool:
         """RFC 3261 §10.2.8: 423 names the least time that it takes."""
-        least = _seconds(answer.header("min-expires"))
+        least = seconds(answer.header("min-expires"))
         if least is None or not self._asked_s < least <= MAX_EXPIRES_S or self._too_brief >= MAX_TRIES_423:
             return False
         self._asked_s = least
@@ -83,7 +83,7 @@ class Registration:
         if answer.code in (401, 403, 404, 407):
             # It doesn't know us (any more), whatever it granted before.
             self.good_until = None
-        wanted = _seconds(answer.header("retry-after"))
+        wanted = seconds(answer.header("retry-after"))
         least = REFUSED_BACKOFF_S if 400 <= answer.code < 500 and answer.code != 408 else MIN_BACKOFF_S
         self._back_off(now, max(least, min(wanted or 0.0, MAX_BACKOFF_S)))
 
@@ -100,12 +100,7 @@ def granted_s(answer: Response, contact: str, asked_s: int) -> int:
         if address_uri(value) == ours:
             parameters = value.rpartition(">")[2].split(";")
             for name, _, text in (parameter.partition("=") for parameter in parameters):
-                if name.strip().lower() == "expires" and (found := _seconds(text)) is not None:
+                if name.strip().lower() == "expires" and (found := seconds(text.strip().strip('"'))) is not None:
                     return found
-    found = _seconds(answer.header("expires"))
+    found = seconds(answer.header("expires"))
     return asked_s if found is None else found
-
-
-def _seconds(text: str) -> int | None:
-    text = text.partition(";")[0].partition("(")[0].strip().strip('"')
-    return int(text) if text.isascii() and text.isdigit() and len(text) <= 9 else None
