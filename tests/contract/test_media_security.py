@@ -254,7 +254,8 @@ async def reports(bench: Bench, srtp: Srtp | None) -> None:
     to = (HOST, Address(a.to.host, a.to.port).port + 1)
     reporter.transport.sendto(b"\x81\xc9\x00\x07short" if shield is None else answer, to)  # not to be believed
     reporter.transport.sendto(shield.seal_rtcp(answer) if shield is not None else answer, to)
-    await bench.relay.join(ID)
+    a.say(b"later than the answer")
+    await b.next()
     statistics = (await bench.relay.release(ID))[Side.A]
     assert (statistics.lost_there, statistics.jitter_there_ms) == (12, 10.0)
     assert statistics.round_trip_ms is not None
