@@ -1,8 +1,9 @@
 """
 What the media relay costs: CPU per relayed packet, delay, memory per connection, time to allocate and to join.
 
-`python -m bench.media_bench [CALLS …]` prints one JSON object. Both ends of every call are sockets of this process: one
-thread sends 20 ms packets on a steady clock to all of them, another takes what comes out and its delay.
+`python -m bench.media_bench [CALLS …]` prints one JSON object; a number with an `s` behind it (`200s`) is that of calls
+with one encrypted side. Both ends of every call are sockets of this process: one thread sends 20 ms packets on a steady
+clock to all of them, another takes what comes out and its delay.
 """
 
 import asyncio
@@ -19,11 +20,14 @@ import time
 from typing import Any
 
 from bench.processes import rss_kib
-from dosvoces.media import Address, Format
+from dosvoces.media import Address, Format, Srtp
 from dosvoces.media.relay import MediaSettings, WorkerRelay
+from dosvoces.media.srtp import Shield
 from dosvoces.model import ConnectionId, Side
 
 PCMA = Format("PCMA", 8, dtmf_payload_type=101)
+KEYS = Srtp("AES_CM_128_HMAC_SHA1_80", bytes(range(30)), bytes(range(30, 60)))
+THEIRS = Srtp(KEYS.suite, KEYS.remote_key, KEYS.local_key)
 PACKET = struct.Struct("!BBHIId152x")  # a header and 160 bytes, the first eight of them when it was sent
 PACKET_S = 0.02
 SO_TIMESTAMPNS = 35  # <asm-generic/socket.h>; not in the socket module
@@ -53,8 +57,10 @@ def new_end() -> socket.socket:
 class Talkers:
     """Both ends of every call: a sender on a steady clock and a receiver."""
 
-    def __init__(self, ends: list[End]) -> None:
+    def __init__(self, ends: list[End], shields: dict[int, Shield] | None = None) -> None:
+        """`shields`: of the ends that encrypt, by number."""
         self._ends = ends
+        self._shields = shields or {}
         self.sent = self.received = 0
         self.delays_ms: list[float] = []
         self._sending = True
@@ -86,19 +92,23 @@ class Talkers:
             frame = turn // slices
             for number, (end, to) in groups[turn % slices]:
                 packed = PACKET.pack(0x80, 8, frame & 0xFFFF, frame * 160, number + 1, time.time())
-                end.sendto(packed, to)
+                shield = self._shields.get(number)
+                end.sendto(packed if shield is None else shield.seal(packed), to)
                 self.sent += 1
             turn += 1
 
     def _receive(self) -> None:
         epoll = select.epoll()
         sockets = {end.fileno(): end for end, _ in self._ends}
+        shields = {self._ends[number][0].fileno(): shield for number, shield in self._shields.items()}
         for fd in sockets:
             epoll.register(fd, select.EPOLLIN)
         while self._receiving:
             time.sleep(LISTENING_PAUSE_S)
             for fd, _ in epoll.poll(0, len(sockets)):
                 packet, (stamp, *_), _, _ = sockets[fd].recvmsg(2048, 64)
+                if fd in shields:
+                    packet = shields[fd].open(packet) or bytes(PACKET.size)
                 self.received += 1
                 (sent_at,) = struct.unpack_from("!d", packet, 12)
                 seconds, nanoseconds = struct.unpack("qq", stamp[2])  # when the kernel had it, not when we look
@@ -106,8 +116,10 @@ class Talkers:
         epoll.close()
 
 
-async def joined(relay: WorkerRelay, number: int, sockets: list[socket.socket]) -> tuple[list[End], list[float]]:
-    """Set up one call; its ends, and what allocating and joining took (seconds)."""
+async def joined(
+    relay: WorkerRelay, number: int, sockets: list[socket.socket], *, encrypted: bool = False
+) -> tuple[list[End], list[float]]:
+    """Set up one call; its ends, and what allocating and joining took (seconds). Side A may encrypt."""
     id = ConnectionId(f"bench-{number:020}")
     began = time.perf_counter()
     ports = await relay.allocate(id, country="ES")
@@ -116,26 +128,30 @@ async def joined(relay: WorkerRelay, number: int, sockets: list[socket.socket]) 
     for side in Side:
         end = new_end()
         sockets.append(end)
-        relay.connect(id, side, Address("127.0.0.1", end.getsockname()[1]), PCMA)
+        srtp = KEYS if encrypted and side is Side.A else None
+        at = Address("127.0.0.1", end.getsockname()[1])
+        # The port above an end's may be another end's: reports go to where nobody is.
+        relay.connect(id, side, at, PCMA, srtp=srtp, rtcp_port=1)
         ends.append((end, (ports[side].host, ports[side].port)))
     before_join = time.perf_counter()
     await relay.join(id)
     return ends, [allocated - began, time.perf_counter() - before_join]
 
 
-async def talk(calls: int) -> dict[str, Any]:
-    """So many two-way calls of PCMA for a while."""
+async def talk(calls: int, *, encrypted: bool = False) -> dict[str, Any]:
+    """So many two-way calls of PCMA for a while, one side of each encrypted or none."""
     relay = WorkerRelay(MediaSettings("127.0.0.1", "127.0.0.1", (20000, 59999)))
     sockets: list[socket.socket] = []
     await relay.start(lambda event: None)
     (pid,) = relay.worker_pids
-    made = [await joined(relay, number, sockets) for number in range(calls)]
-    talkers = Talkers([end for ends, _ in made for end in ends])
+    made = [await joined(relay, number, sockets, encrypted=encrypted) for number in range(calls)]
+    shields = {2 * number: Shield(THEIRS) for number in range(calls)} if encrypted else None
+    talkers = Talkers([end for ends, _ in made for end in ends], shields)
     cost = await talking_cost(talkers, pid)
     await relay.close()
     for opened in sockets:
         opened.close()
-    return {"calls": calls, **cost}
+    return {"calls": calls, "encrypted": encrypted, **cost}
 
 
 async def talking_cost(talkers: Talkers, pid: int) -> dict[str, Any]:
@@ -193,16 +209,19 @@ async def set_up() -> dict[str, Any]:
     }
 
 
-async def run(*, calls: list[int]) -> dict[str, Any]:
-    """Set-up and memory, then so many calls talking, one after the other."""
-    return {"set_up": await set_up(), "talk": [await talk(number) for number in calls]}
+async def run(*, calls: list[int], encrypted: list[int] | None = None) -> dict[str, Any]:
+    """Set-up and memory, then so many calls talking, one after the other; then so many with one encrypted side."""
+    plain = [await talk(number) for number in calls]
+    return {"set_up": await set_up(), "talk": plain, "srtp": [await talk(n, encrypted=True) for n in encrypted or []]}
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure and print."""
     gc.disable()
-    calls = [int(text) for text in (sys.argv[1:] if arguments is None else arguments)] or list(DEFAULT_CALLS)
-    print(json.dumps(asyncio.run(run(calls=calls)), indent=2))
+    wanted = sys.argv[1:] if arguments is None else arguments
+    encrypted = [int(text[:-1]) for text in wanted if text.endswith("s")]
+    calls = [int(text) for text in wanted if not text.endswith("s")] or ([] if encrypted else list(DEFAULT_CALLS))
+    print(json.dumps(asyncio.run(run(calls=calls, encrypted=encrypted)), indent=2))
 
 
 if __name__ == "__main__":

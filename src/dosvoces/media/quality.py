@@ -44,7 +44,9 @@ def mean_opinion(r: float) -> float:
     """The mean opinion score that a rating stands for, 1 to 4.5 (G.107 annex B)."""
     if r <= 6.5:
         return 1.0  # below it the polynomial falls under 1
-    return min(4.5, 1 + 0.035 * r + r * (r - 60) * (100 - r) * 7e-6)
+    if r >= 100:
+        return 4.5
+    return 1 + 0.035 * r + r * (r - 60) * (100 - r) * 7e-6
 
 
 def estimate(codec: str, *, loss: float, round_trip_ms: float | None, jitter_ms: float, packet_ms: int) -> float | None:

@@ -98,7 +98,7 @@ def parse(data: bytes | bytearray | memoryview) -> tuple[Packet, ...]:
     at, size, count = 0, len(data), 0
     while at < size:
         count += 1
-        if size - at < 8 or count > MAX_PACKETS:
+        if size - at < _HEADER.size or count > MAX_PACKETS:
             raise RtcpError(f"{size - at} bytes of RTCP are left over" if count <= MAX_PACKETS else "too many packets")
         first, kind, words = _HEADER.unpack_from(data, at)
         end = at + 4 + 4 * words
