@@ -22,7 +22,8 @@ import structlog
 import uvloop
 
 from bench.processes import children, cpu_s, rss_kib, spread
-from dosvoces.carriers.sip import SipCarrier, Trunk
+from dosvoces.carriers.sip import SipCarrier
+from dosvoces.carriers.trunks import Trunk
 from dosvoces.core import Connection
 from dosvoces.mail import Mail
 from dosvoces.media.relay import MediaSettings, WorkerRelay

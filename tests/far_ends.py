@@ -17,7 +17,8 @@ from typing import Protocol
 
 from dosvoces.carriers import Call, Carrier
 from dosvoces.carriers.fake import FakeCarrier, Script
-from dosvoces.carriers.sip import SipCarrier, Trunk
+from dosvoces.carriers.sip import SipCarrier
+from dosvoces.carriers.trunks import Trunk
 from dosvoces.events import Ended, Event
 from dosvoces.media.relay import MediaSettings, WorkerRelay
 from dosvoces.model import ConnectionId, EndReason, LegId, Note, PhoneNumber, Side

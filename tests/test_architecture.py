@@ -20,7 +20,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     ),
     frozenset({"journal", "recovery", "switchboard", "phone", "phone_call", "client"}),
     frozenset({"web"}),
-    frozenset({"cli", "doctor", "app", "demo", "reference", "__main__"}),
+    frozenset({"cli", "doctor", "doctor_trunks", "app", "demo", "reference", "__main__"}),
 )
 """By the first name below `dosvoces`; `""` is the package itself."""
 

@@ -9,7 +9,9 @@ import pytest
 
 from dosvoces.capture import unpack
 from dosvoces.carriers import Call
-from dosvoces.carriers.sip import SipCarrier, Trunk
+from dosvoces.carriers.dns import Dns
+from dosvoces.carriers.sip import SipCarrier
+from dosvoces.carriers.trunks import Trunk
 from dosvoces.errors import CarrierError
 from dosvoces.events import Answered, Dialed, Ended, Ringing
 from dosvoces.media.relay import MediaSettings, WorkerRelay
@@ -19,6 +21,7 @@ from dosvoces.phone_call import PhoneCall
 from dosvoces.sip import sdp
 from dosvoces.sip.api import Address, EndCause
 from dosvoces.testing import A, B
+from tests.dns_server import DnsServer
 from tests.far_ends import HOST, LIMIT_S, Does, Exchange, Party, Recorder, SipFarEnd, a_call, media_ports, sip_far_end
 
 ONE = ConnectionId(f"{1:026d}")
@@ -74,9 +77,11 @@ async def started(*trunks: Trunk, close_timeout_s: float = 1.0) -> AsyncIterator
         await carrier.close()
 
 
-def a_carrier(*trunks: Trunk, bind: Address = (HOST, 0), close_timeout_s: float = 1.0) -> SipCarrier:
+def a_carrier(
+    *trunks: Trunk, bind: Address = (HOST, 0), close_timeout_s: float = 1.0, dns: Dns | None = None
+) -> SipCarrier:
     relay = WorkerRelay(MediaSettings(bind_host=HOST, advertised_host=HOST, port_range=media_ports()))
-    return SipCarrier(trunks=trunks, relay=relay, bind=bind, close_timeout_s=close_timeout_s)
+    return SipCarrier(trunks=trunks, relay=relay, bind=bind, close_timeout_s=close_timeout_s, dns=dns)
 
 
 def a_number(e164: str) -> PhoneNumber:
@@ -233,11 +238,16 @@ async def test_without_trunks_nothing_is_opened_and_that_is_told() -> None:
         assert carrier.problems() == ["no trunk is configured: add [[trunks]] to dosvoces.toml"]
 
 
-async def test_a_trunk_without_an_address_is_a_clear_error_at_start() -> None:
-    carrier = a_carrier(Trunk("main", "sip.nowhere.invalid", 5060))
-    with pytest.raises(CarrierError, match=r"^trunk main: sip\.nowhere\.invalid has no address: "):
+async def test_a_trunk_without_an_address_is_down_and_no_reason_not_to_start() -> None:
+    async with DnsServer.open() as server:
+        carrier = a_carrier(Trunk("main", "sip.nowhere.invalid", 5060), dns=server.dns)
         await carrier.start(Recorder())
-    await carrier.close()
+        expected = "trunk main can't be found: sip.nowhere.invalid has no address"
+        assert carrier.problems() == ["no trunk is up", expected]
+        with pytest.raises(CarrierError) as caught:
+            await carrier.dial(a_call(1, A, Does.ANSWERS))
+        assert str(caught.value) == f"no trunk is up for +34600•••001; {expected}"
+        await carrier.close()
 
 
 async def test_a_taken_port_is_a_clear_error_at_start() -> None:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from dosvoces.carriers.sip import Trunk
+from dosvoces.carriers.trunks import Trunk
 from dosvoces.errors import CarrierError
 from dosvoces.events import Answered, Ended
 from dosvoces.media import rtp

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from dosvoces.carriers.sip import SipCarrier, Trunk
+from dosvoces.carriers.sip import SipCarrier
+from dosvoces.carriers.trunks import Trunk
 from dosvoces.events import Answered, Ended, Ringing
 from dosvoces.model import EndReason, Side
 from dosvoces.phone import Phone, PhoneBehaviour

@@ -10,6 +10,7 @@ from typing import cast
 
 from dosvoces import doctor
 from dosvoces.doctor import Finding, Level, examine, offline
+from dosvoces.doctor_trunks import examine_trunk
 from dosvoces.errors import MailError, StoreError
 from dosvoces.mail import Mail, Mailbox
 from dosvoces.settings import Settings
@@ -228,7 +229,7 @@ async def test_a_trunk_that_answers_anything_is_alive() -> None:
     transport, _ = await loop.create_datagram_endpoint(_Answering, local_addr=("127.0.0.1", 0))
     port = transport.get_extra_info("sockname")[1]
     subject = settings(trunks=[trunk(proxy=f"sip:127.0.0.1:{port}")])
-    findings = [finding async for finding in doctor._trunk(subject, subject.trunks[0])]
+    findings = [finding async for finding in examine_trunk(subject, subject.trunks[0])]
     transport.close()
     assert findings == [Finding(Level.OK, "trunk main", f"127.0.0.1:{port} answers (405 Method Not Allowed)")]
 
@@ -237,11 +238,11 @@ async def test_a_trunk_where_nothing_listens_is_an_error() -> None:
     with a_socket(socket.SOCK_DGRAM) as gone:
         port = gone.getsockname()[1]
     subject = settings(trunks=[trunk(proxy=f"sip:127.0.0.1:{port}")])
-    (finding,) = [finding async for finding in doctor._trunk(subject, subject.trunks[0])]
+    (finding,) = [finding async for finding in examine_trunk(subject, subject.trunks[0])]
     assert (finding.level, finding.text) == (Level.ERROR, f"127.0.0.1:{port} can't be reached: Connection refused")
 
 
 async def test_an_unknown_name_is_an_error() -> None:
     subject = settings(trunks=[trunk(proxy=f"sip:{'a' * 64}.invalid")])
-    findings = [finding async for finding in doctor._trunk(subject, subject.trunks[0])]
+    findings = [finding async for finding in examine_trunk(subject, subject.trunks[0])]
     assert [(f.level, f.thing) for f in findings] == [(Level.ERROR, "trunk main")]

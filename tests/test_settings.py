@@ -76,7 +76,7 @@ def test_a_complete_file_is_read(tmp_path: Path) -> None:
     assert settings.media.ports == PortRange(30000, 30999)
     assert settings.media.ports.connections == 250
     assert settings.countries == ("ES", "PT")
-    assert trunk.proxy == Proxy("sip.example.com", 5080)
+    assert trunk.proxy == Proxy("sip.example.com", 5080, "udp")
     assert str(trunk.proxy) == "sip:sip.example.com:5080;transport=udp"
     assert trunk.password is not None
     assert trunk.password.get_secret_value() == "secret"
@@ -112,7 +112,7 @@ def test_environment_outweighs_the_file(tmp_path: Path) -> None:
     assert settings.countries == ("FR", "IT")
     assert main.password is not None
     assert main.password.get_secret_value() == "other"
-    assert spare.proxy == Proxy("2001:db8::1", 5060)
+    assert spare.proxy == Proxy("2001:db8::1")
 
 
 @pytest.mark.parametrize(("value", "expected"), [("auto", "auto"), ("4", 4)])

@@ -20,8 +20,9 @@ import structlog
 from dosvoces import telemetry
 from dosvoces.carriers import Carrier
 from dosvoces.carriers.fake import FakeCarrier
-from dosvoces.carriers.sip import SipCarrier, Trunk
+from dosvoces.carriers.sip import SipCarrier
 from dosvoces.carriers.sip_codecs import CODECS
+from dosvoces.carriers.trunks import Trunk
 from dosvoces.dialplan import NumberRules
 from dosvoces.errors import SettingsError
 from dosvoces.mail import Mailbox
@@ -30,7 +31,8 @@ from dosvoces.mail.messages import compose_lead
 from dosvoces.mail.smtp import SmtpMailbox
 from dosvoces.mail.smtp_url import parse_mail_url
 from dosvoces.media.relay import MediaSettings, WorkerRelay
-from dosvoces.settings import Settings
+from dosvoces.settings import Settings, is_loopback
+from dosvoces.settings import Trunk as TrunkSettings
 from dosvoces.sip.sdp import Security
 from dosvoces.store import Store
 from dosvoces.store.sql import open_store
@@ -41,6 +43,7 @@ from dosvoces.web.server import HttpServer
 log = structlog.get_logger(__name__)
 
 INBOX_URL = "inbox:"
+DEFAULT_PING_S = 30.0
 
 
 class Service:
@@ -183,6 +186,13 @@ def _carrier(settings: Settings) -> Carrier:
                 prefixes=trunk.prefixes,
                 srtp=Security(trunk.srtp),
                 codecs=tuple(CODECS[name] for name in dict.fromkeys(trunk.codecs)),
+                transport=trunk.proxy.transport,
+                secure=trunk.proxy.secure,
+                auth_username=trunk.auth_username or "",
+                realm=trunk.realm or "",
+                register=trunk.register_,
+                register_expires_s=trunk.register_expires_s,
+                options_interval_s=_ping_interval_s(trunk),
             )
             for trunk in settings.trunks
             if trunk.proxy is not None
@@ -207,6 +217,13 @@ def _carrier(settings: Settings) -> Carrier:
 def _cores() -> int:
     """Those that this process may use; a container may have fewer than its machine."""
     return len(os.sched_getaffinity(0))
+
+
+def _ping_interval_s(trunk: TrunkSettings) -> float:
+    """A trunk on this machine is most likely a PBX of ours or a trial phone: it is asked only where that is set."""
+    if trunk.options_interval_s is not None:
+        return trunk.options_interval_s
+    return 0.0 if trunk.proxy is None or is_loopback(trunk.proxy.host) else DEFAULT_PING_S
 
 
 def _limits(settings: Settings) -> Limits:

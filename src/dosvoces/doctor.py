@@ -5,54 +5,28 @@ Every check is a small function that yields findings; none changes anything, rin
 and the mailbox are given, so that this module knows no adapter.
 """
 
-import asyncio
 import errno
 import ipaddress
 import os
 import resource
-import secrets
 import shutil
 import socket
 import stat
 import time
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
+from dosvoces.doctor_trunks import Finding as Finding
+from dosvoces.doctor_trunks import Level as Level
+from dosvoces.doctor_trunks import examine_trunk
 from dosvoces.errors import MailError, StoreError
 from dosvoces.mail import Mailbox
-from dosvoces.settings import PORTS_PER_CONNECTION, HostPort, Settings, Trunk, is_loopback
-from dosvoces.sip.message import MessageError, Response, compose, parse
+from dosvoces.settings import PORTS_PER_CONNECTION, HostPort, Settings, is_loopback
 from dosvoces.store import Store
 
-OPTIONS_LIMIT_S = 4.0  # for a trunk's answer; three tries fit in
-OPTIONS_REPEATS_S = (0.5, 1.0, 2.0)  # T1, doubling (RFC 3261 §17.1.2.2)
-RESOLVE_LIMIT_S = 5.0
 MIN_DISK_BYTES = 100 << 20  # a connection takes some kilobytes; below that the end is near
 FILES_BESIDE_MEDIA = 200  # descriptors for the record, HTTP clients, mail connections, logs
 EARLIEST_TIME = 1_767_225_600  # 2026-01-01T00:00Z: before that this program did not exist
-
-
-class Level(StrEnum):
-    OK = "ok"
-    WARNING = "warning"
-    """Works, but perhaps not as meant."""
-    ERROR = "error"
-    """No call can be made, or none with sound."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at."""
-
-    level: Level
-    thing: str
-    """What was looked at, in a word or two."""
-    text: str
-    """What is so."""
-    remedy: str = ""
-    """What to do about it; empty where nothing is."""
 
 
 async def examine(settings: Settings, *, file: Path | None, store: Store, mailbox: Mailbox) -> list[Finding]:
@@ -72,7 +46,7 @@ async def examine(settings: Settings, *, file: Path | None, store: Store, mailbo
         *_descriptors(settings, *resource.getrlimit(resource.RLIMIT_NOFILE)),
     ]
     for trunk in settings.trunks:
-        findings += [finding async for finding in _trunk(settings, trunk)]
+        findings += [finding async for finding in examine_trunk(settings, trunk)]
     return findings
 
 
@@ -316,96 +290,3 @@ def _free_it(error: OSError, key: str) -> str:
     if error.errno == errno.EACCES:
         return f"ports below 1024 need a privilege; change {key}"
     return f"it must be an address of this machine: see {key}"
-
-
-# --- trunks ---
-
-
-async def _trunk(settings: Settings, trunk: Trunk) -> AsyncIterator[Finding]:
-    if trunk.proxy is None:
-        return
-    thing, family = f"trunk {trunk.name}", socket.AF_INET6 if ":" in settings.sip.bind.host else socket.AF_INET
-    loop = asyncio.get_running_loop()
-    try:
-        async with asyncio.timeout(RESOLVE_LIMIT_S):
-            found = await loop.getaddrinfo(trunk.proxy.host, trunk.proxy.port, family=family, type=socket.SOCK_DGRAM)
-    except (OSError, UnicodeError) as error:  # TimeoutError is an OSError; a label too long is a UnicodeError.
-        why = "no answer from the DNS" if isinstance(error, TimeoutError) else str(error)
-        yield Finding(Level.ERROR, thing, f"{trunk.proxy.host} can't be resolved: {why}", "mend its proxy, or the DNS")
-        return
-    peer = HostPort(str(found[0][4][0]), int(found[0][4][1]))
-    # The port may be the running service's: ask from another one of the same address.
-    try:
-        status = await ask_options(peer, local=HostPort(settings.sip.bind.host, 0))
-    except OSError as error:
-        text = f"{peer} can't be reached: {error.strerror or error}"
-        yield Finding(Level.ERROR, thing, text, "mend its proxy; see that it runs and that UDP gets there")
-        return
-    if status is None:
-        yield Finding(
-            Level.WARNING,
-            thing,
-            f"{peer} does not answer OPTIONS within {OPTIONS_LIMIT_S:.0f} s",
-            "mend its proxy or open the firewall for UDP; some carriers stay silent to strangers and still take calls",
-        )
-    else:
-        yield Finding(Level.OK, thing, f"{peer} answers ({status})")
-
-
-async def ask_options(peer: HostPort, *, local: HostPort) -> str | None:
-    """
-    Send OPTIONS (RFC 3261 §11) and return what was answered, `200 OK`, say; any answer shows that SIP is spoken.
-
-    `None` is silence. Raises `OSError` when the network says that nobody is there.
-    """
-    loop = asyncio.get_running_loop()
-    family = socket.AF_INET6 if ":" in peer.host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as probe:
-        try:
-            probe.bind((local.host, local.port))
-            # Connected: a closed port shows itself as an error, and nobody else is heard.
-            probe.connect((peer.host, peer.port))
-            call_id = secrets.token_hex(12)
-            request = _options(peer, HostPort(*probe.getsockname()[:2]), call_id)
-            async with asyncio.timeout(OPTIONS_LIMIT_S):
-                repeats = asyncio.ensure_future(_repeat(probe, request))
-                try:
-                    return await _answer(loop, probe, call_id)
-                finally:
-                    repeats.cancel()
-        except TimeoutError:
-            return None
-
-
-async def _repeat(probe: socket.socket, request: bytes) -> None:
-    for pause in (*OPTIONS_REPEATS_S, OPTIONS_LIMIT_S):
-        try:
-            probe.send(request)
-        except OSError:
-            return  # The reader is told the same.
-        await asyncio.sleep(pause)
-
-
-async def _answer(loop: asyncio.AbstractEventLoop, probe: socket.socket, call_id: str) -> str:
-    while True:
-        data = await loop.sock_recv(probe, 65_535)
-        try:
-            message = parse(data)
-        except MessageError:
-            continue
-        if isinstance(message, Response) and message.header("call-id") == call_id and message.code >= 200:
-            return f"{message.code} {message.phrase}".strip()
-
-
-def _options(peer: HostPort, local: HostPort, call_id: str) -> bytes:
-    headers = [
-        ("Via", f"SIP/2.0/UDP {local};branch=z9hG4bK{secrets.token_hex(8)};rport"),
-        ("Max-Forwards", "70"),
-        ("From", f"<sip:dosvoces@{local}>;tag={secrets.token_hex(6)}"),
-        ("To", f"<sip:{peer}>"),
-        ("Call-ID", call_id),
-        ("CSeq", "1 OPTIONS"),
-        ("Contact", f"<sip:dosvoces@{local}>"),
-        ("Accept", "application/sdp"),
-    ]
-    return compose(f"OPTIONS sip:{peer} SIP/2.0", headers)

@@ -20,6 +20,7 @@ from dosvoces.errors import SettingsError
 
 PORTS_PER_CONNECTION = 4  # RTP and RTCP for each of two sides (RFC 3550 §11)
 MIN_MEDIA_PORTS = 8  # two connections: a range below that is a slip of the pen
+NO_PORT = 0
 DEFAULT_SIP_PORT = 5060  # RFC 3261 §19.1.2
 
 
@@ -57,11 +58,18 @@ class Proxy(NamedTuple):
     """A trunk's SIP address."""
 
     host: str
-    port: int
-    transport: Literal["udp"] = "udp"
+    port: int | None = None
+    """`None`: the DNS tells it (RFC 3263)."""
+    transport: Literal["", "udp", "tcp", "tls"] = ""
+    """Empty: the DNS tells it, and it is UDP where the DNS says nothing."""
+    secure: bool = False
+    """Whether it is a `sips:` URI."""
 
     def __str__(self) -> str:
-        return f"sip:{HostPort(self.host, self.port)};transport={self.transport}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        port = "" if self.port is None else f":{self.port}"
+        transport = f";transport={self.transport}" if self.transport else ""
+        return f"{'sips' if self.secure else 'sip'}:{host}{port}{transport}"
 
 
 def is_loopback(host: str) -> bool:
@@ -96,7 +104,9 @@ def _host_port(value: object, *, default_port: int | None = None, any_port: bool
     if match["v6"]:
         _literal(match["v6"])
     port = match["port"] or str(default_port)
-    return HostPort(match["v6"] or match["host"], 0 if any_port and int(port) == 0 else _port(port))
+    if port == "0" and (any_port or (match["port"] is None and default_port == NO_PORT)):
+        return HostPort(match["v6"] or match["host"], 0)
+    return HostPort(match["v6"] or match["host"], _port(port))
 
 
 def _advertised_host_port(value: object) -> object:
@@ -140,17 +150,20 @@ def _proxy(value: object) -> object:
     if match is None:
         raise ValueError('write it as "sip:host:5060;transport=udp"')
     parameters = dict(p.lower().partition("=")[::2] for p in match["parameters"].split(";") if p)
-    transport = parameters.pop("transport", "udp")
-    if match["scheme"].lower() == "sips" or transport in ("tcp", "tls"):
+    transport = parameters.pop("transport", "")
+    secure = match["scheme"].lower() == "sips"
+    if secure or transport in ("tcp", "tls"):
         raise ValueError("SIP over TCP or TLS is not spoken yet; use ;transport=udp")
-    if transport != "udp" or parameters:
+    if transport not in ("", "udp") or parameters:
         raise ValueError("the only parameter is ;transport=udp")
     try:
-        address = _host_port(match["address"], default_port=DEFAULT_SIP_PORT)
+        address = _host_port(match["address"], default_port=NO_PORT)
     except ValueError as error:
         raise ValueError(f'write it as "sip:host:5060;transport=udp" ({error})') from None
     assert isinstance(address, HostPort)
-    return Proxy(address.host, address.port)
+    # RFC 3263 §4.2: a port, where there is one, ends the search; without one the DNS may name another.
+    port = None if address.port == NO_PORT else address.port
+    return Proxy(address.host, port, "udp" if transport == "udp" else "", secure)
 
 
 def _country(value: str) -> str:
@@ -329,11 +342,21 @@ class Trunk(_Section):
     carrier: Literal["sip", "fake"] = "sip"
     """The kind of driver: `sip`, or `fake`, which rings nobody and answers everything, for trials."""
     proxy: Annotated[Proxy, BeforeValidator(_proxy)] | None = None
-    """Where calls are sent: `sip:host:5060;transport=udp`."""
+    """Where calls are sent: `sip:host`, found by the DNS's NAPTR and SRV records, or `sip:host:5060;transport=udp`."""
     username: Annotated[str, Field(min_length=1)] | None = None
     """Account for the digest challenge. None where the carrier knows us by our address."""
     password: SecretStr | None = None
     """Its password. Or `password_file`."""
+    auth_username: Annotated[str, Field(min_length=1)] | None = None
+    """Name for the digest challenge, if it isn't `username`."""
+    realm: Annotated[str, Field(min_length=1)] | None = None
+    """The only realm whose challenges are answered. Without it: any of this carrier's."""
+    register_: bool = Field(default=False, alias="register")
+    """Whether to register (REGISTER) as `username`: then the trunk is only used while the carrier knows us."""
+    register_expires_s: Annotated[int, Field(ge=30, le=86_400)] = 600
+    """How long a registration is asked for, in seconds; it is renewed in time."""
+    options_interval_s: Annotated[float, Field(ge=0, le=3600)] | None = None
+    """Seconds from one OPTIONS ping to the next; 0 sends none. Without it: 30, and none to this machine itself."""
     caller_id: Annotated[str, AfterValidator(_caller_id)] | None = None
     """The number that both parties see, in E.164; carriers refuse numbers that aren't yours."""
     country: Country = "ES"
@@ -355,6 +378,8 @@ class Trunk(_Section):
     def _complete(self) -> Self:
         if self.carrier == "sip" and self.proxy is None:
             raise ValueError('a trunk needs `proxy = "sip:host:5060;transport=udp"`')
+        if self.register_ and self.username is None:
+            raise ValueError("`register = true` needs the `username` to register")
         if self.password is not None and self.username is None:
             raise ValueError("there is a password and no `username`")
         if not {"PCMA", "PCMU"} & set(self.codecs):

@@ -86,10 +86,6 @@ class _Live:
     timer_due: datetime | None = None
 
 
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
-
-
 class Switchboard:
     """
     Connects people: `connect` records, mails, dials and joins, and answers when both calls were made.
@@ -105,7 +101,7 @@ class Switchboard:
         carrier: Carrier,
         compose: Callable[[Order], Mail],
         limits: Limits,
-        now: Callable[[], datetime] = _utc_now,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._store = store
         self._mailbox = mailbox
@@ -359,12 +355,8 @@ class Switchboard:
                 self._happened(live, Ended(side, EndReason.CANCELLED, "not dialled"))
                 return
             await self._carrier.dial(call)
-        except StoreError as error:
-            self._happened(live, Ended(side, EndReason.FAILED, str(error)))
-            return
-        except CarrierError as error:
-            ended = Ended(side, EndReason.UNREACHABLE, str(error))
-            self._happened(live, Unreached(side, error.way, str(error)) if error.way else ended)
+        except (StoreError, CarrierError) as error:
+            self._happened(live, _not_dialed(side, error))
             return
         if live.state.leg(side).state is LegState.RELEASING:
             # The hang-up came while the dial was on its way to the carrier, which didn't know the leg yet.
@@ -390,3 +382,9 @@ class Switchboard:
         live.over.set_result(outcome)
         telemetry.CONNECTIONS.labels(outcome).inc()
         log.info("connection over", connection=live.order.id, outcome=outcome, ended_by=live.state.ended_by)
+
+
+def _not_dialed(side: Side, error: StoreError | CarrierError) -> Ended | Unreached:
+    if isinstance(error, CarrierError) and error.way:
+        return Unreached(side, error.way, str(error))
+    return Ended(side, EndReason.UNREACHABLE if isinstance(error, CarrierError) else EndReason.FAILED, str(error))

@@ -5,59 +5,30 @@ Makes and reads the session descriptions; knows no rule of a connection but that
 """
 
 import asyncio
+import random
 import secrets
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 
 import structlog
 
 from dosvoces.capture.recorder import Recorder
 from dosvoces.carriers import Call, Listener, sip_codecs
-from dosvoces.carriers.sip_leg import Session, SipLeg, facts_of
+from dosvoces.carriers.dns import Dns
+from dosvoces.carriers.sip_leg import Session, SipLeg, detail_of, facts_of
+from dosvoces.carriers.trunks import Trunk, Trunks, learn, reached_nobody
+from dosvoces.carriers.upkeep import Upkeep
 from dosvoces.errors import CarrierError, MediaError
-from dosvoces.events import Dialed, Ended, Event, Unjoined
+from dosvoces.events import Dialed, Ended, Event, Unjoined, Unreached
 from dosvoces.media import Digit, Heard, Lost, MediaRelay, RelayEvent, Silent, Statistics
 from dosvoces.model import ConnectionId, EndReason, LegId, Note, PhoneNumber, Side
 from dosvoces.sip import sdp
 from dosvoces.sip.agent import Agent, SipTransportError
-from dosvoces.sip.api import Hop, Invitation
-from dosvoces.sip.digest import Credentials
+from dosvoces.sip.api import CallEnd, Hop, Invitation
 
 log = structlog.get_logger(__name__)
 
-
-@dataclass(frozen=True, slots=True)
-class Trunk:
-    """A configured account at a carrier that speaks SIP."""
-
-    name: str
-    host: str
-    """The proxy, as configured: it stands in the URIs."""
-    port: int
-    caller_id: str = ""
-    """E.164; shown to both parties."""
-    username: str = ""
-    password: str = field(default="", repr=False)
-    country: str = "ES"
-    prefixes: tuple[str, ...] = ("+",)
-    """Of the numbers that go through this trunk, in E.164."""
-    codecs: tuple[sdp.Codec, ...] = sip_codecs.DEFAULT
-    """In the order of preference; G.711 is among them."""
-    srtp: sdp.Security = sdp.Security.OFF
-    """Whether its media are encrypted."""
-
-    @property
-    def credentials(self) -> Credentials | None:
-        return Credentials(self.username, self.password) if self.username else None
-
-    @property
-    def domain(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port == 5060 else f"{host}:{self.port}"
-
-    def uri(self, user: str) -> str:
-        return f"sip:{user}@{self.domain}"
+REDIAL_S = 5.0  # how long a relay without a leg is kept for the next way
 
 
 class SipCarrier:
@@ -74,14 +45,26 @@ class SipCarrier:
         close_timeout_s: float = 2.0,
         hang_up_silent: bool = False,
         capture: bool = True,
+        dns: Dns | None = None,
+        min_ttl_s: float = 5.0,
+        on_public_address: Callable[[str, int], None] | None = None,
     ) -> None:
         """
         `close_timeout_s`: how long `close` waits for the far ends to confirm; the switchboard has waited before it.
 
         `hang_up_silent`: whether a leg whose silence the relay tells is ended as failed, or only noted. `capture`:
-        whether the legs' messages are kept and given to the listener at the end.
+        whether the legs' messages are kept and given to the listener at the end. `dns` is the system's unless given,
+        `min_ttl_s` the least time that its answers are good. `on_public_address` is told our address as a registrar saw
+        it.
         """
-        self._trunks = trunks
+        self._trunks = Trunks(trunks, lambda most: random.randint(0, most))
+        self._upkeep = Upkeep(
+            self._trunks,
+            dns or Dns(),
+            families=("AAAA",) if ":" in bind[0] else ("A",),
+            on_public_address=on_public_address,
+            min_ttl_s=min_ttl_s,
+        )
         self._relay = relay
         self._bind = bind
         self._advertised = advertised
@@ -90,7 +73,6 @@ class SipCarrier:
         self._hang_up_silent = hang_up_silent
         self._agent: Agent | None = None
         self._listener: Listener | None = None
-        self._destinations: dict[str, tuple[str, int]] = {}
         self._sessions: dict[ConnectionId, Session] = {}
         self._recorder = Recorder()
         self._capture = capture
@@ -109,16 +91,16 @@ class SipCarrier:
 
     async def start(self, listener: Listener) -> None:
         self._listener = listener
-        if not self._trunks:
+        if not self._trunks.lines:
             return  # Nobody to call: no port is taken for it.
-        for trunk in self._trunks:
-            self._destinations[trunk.name] = await _resolve(trunk)
+        # A trunk that can't be found is down until it is; that is no reason not to start.
+        await self._upkeep.look()
         try:
             self._agent = await Agent.open(
                 bind=self._bind,
                 advertised=self._advertised,
                 user_agent=self._user_agent,
-                peers=[host for host, _port in self._destinations.values()],
+                peers=self._upkeep.hosts(),
                 tap=self._tap if self._capture else None,
             )
         except OSError as error:
@@ -130,20 +112,24 @@ class SipCarrier:
             await self._relay.start(self._media_happened)
         except MediaError as error:
             raise CarrierError(str(error)) from error
+        await self._upkeep.start(self._agent)
 
     async def dial(self, call: Call) -> None:
-        trunk = self._route(call.number)
+        way = self._trunks.way(call.number, self._now(), call.avoid)
+        trunk = way.trunk
         session = await self._session(call, trunk)
-        leg = SipLeg(self, session, call, *self._codecs(session, call.side, trunk), trunk.srtp)
+        way.circuit.take(self._now())
+        leg = SipLeg(self, session, call, *self._codecs(session, call.side, trunk), way)
         invitation = Invitation(
             request_uri=trunk.uri(call.number.e164),
             to_uri=trunk.uri(call.number.e164),
             from_uri=trunk.uri(trunk.caller_id or trunk.username or "anonymous"),
-            destination=self._destinations[trunk.name],
+            destination=way.hop,
             # RFC 3261 §8.1.1.4: unique for ever, so the leg's id is not enough for a second attempt.
             call_id=f"{call.id}-{secrets.token_hex(6)}",
             body=leg.first_offer(),
             credentials=trunk.credentials,
+            silence_limit_s=call.silence_limit_s,
         )
         session.legs[call.side] = leg
         try:
@@ -151,8 +137,11 @@ class SipCarrier:
         except SipTransportError as error:
             del session.legs[call.side]
             self._release_if_over(session)
-            raise CarrierError(f"trunk {trunk.name}: {error}") from error
-        self.tell(call.connection_id, Dialed(call.side))
+            way.circuit.failed(self._now(), str(error))
+            self._upkeep.nudge(way.line)
+            another = self._trunks.another(call.number, self._now(), (*call.avoid, str(way)))
+            raise CarrierError(f"trunk {trunk.name}: {error}", way=str(way) if another else "") from error
+        self.tell(call.connection_id, Dialed(call.side, str(way)))
 
     def hangup(self, leg: LegId) -> None:
         if (known := self._leg(leg)) is not None and known.call is not None:
@@ -165,8 +154,7 @@ class SipCarrier:
             log.warning("a leg of the last process can't be hung up", connection=connection_id, side=dialog.side)
             return
         if self._agent is not None:
-            known = (trunk for trunk in self._trunks if self._destinations[trunk.name] == facts.destination)
-            trunk = next(known, None)
+            trunk = self._trunks.at(facts.destination[0], facts.destination[1], self._now())
             self._agent.hang_up_orphan(facts, trunk.credentials if trunk is not None else None)
 
     def play_ringing(self, leg: LegId) -> None:
@@ -183,18 +171,21 @@ class SipCarrier:
             raise CarrierError(f"the media could not be joined: {error}") from error
 
     def problems(self, *numbers: PhoneNumber) -> list[str]:
-        return [] if self._trunks else ["no trunk is configured: add [[trunks]] to dosvoces.toml"]
+        return self._trunks.problems(numbers, self._now())
 
     def warnings(self) -> list[str]:
-        return []
+        return self._trunks.warnings(self._now())
 
     async def close(self) -> None:
+        await self._upkeep.close()
         if self._agent is not None:
             await self._agent.close(self._close_timeout_s)
         # A far end that said nothing can't be sent a CANCEL (RFC 3261 §9.1), and nobody will hear what it says now.
         for leg in [leg for session in self._sessions.values() for leg in session.legs.values()]:
             unconfirmed = "the far end didn't confirm the hang-up before the shutdown"
             self.leg_over(leg, Ended(leg.side, EndReason.FAILED, unconfirmed))
+        for session in list(self._sessions.values()):
+            self._release_if_over(session)
         if self._releases:
             await asyncio.wait(self._releases)
         await self._relay.close()
@@ -213,22 +204,33 @@ class SipCarrier:
         assert self._listener is not None
         self._listener.noted(connection_id, note)
 
-    def leg_over(self, leg: SipLeg, event: Ended) -> None:
+    def leg_over(self, leg: SipLeg, event: Ended | Unreached) -> None:
         """The leg ended: forget it, tell, and give the relay back when it was the last."""
         session = leg.session
         if session.legs.get(leg.side) is leg:
             del session.legs[leg.side]
-        self._release_if_over(session)
+        if isinstance(event, Unreached):
+            # Most likely it is dialled again at once, with the same relay.
+            asyncio.get_running_loop().call_later(REDIAL_S, self._release_if_over, session)
+        else:
+            self._release_if_over(session)
         self.tell(session.connection_id, event)
+
+    def unreached(self, leg: SipLeg, end: CallEnd) -> Unreached | None:
+        """What a dial's end means for its way; the event to tell, if nobody was rung and another way is left."""
+        way, now = leg.way, self._now()
+        learn(way.circuit, end, now)
+        if not way.circuit.closed or way.circuit.suspect:
+            self._upkeep.nudge(way.line)
+        avoid = (*leg.dialed.avoid, str(way))
+        if not reached_nobody(end) or not self._trunks.another(leg.dialed.number, now, avoid):
+            return None
+        return Unreached(leg.side, str(way), detail_of(end))
 
     # --- its own ---
 
-    def _route(self, number: PhoneNumber) -> Trunk:
-        """The first trunk, in the order of the settings, that takes this number."""
-        for trunk in self._trunks:
-            if number.e164.startswith(trunk.prefixes):
-                return trunk
-        raise CarrierError(f"no trunk takes {number.masked}: see the trunks' prefixes", permanent=True)
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
 
     async def _session(self, call: Call, trunk: Trunk) -> Session:
         session = self._sessions.get(call.connection_id)
@@ -260,7 +262,8 @@ class SipCarrier:
     def _release_if_over(self, session: Session) -> None:
         if session.legs:
             return
-        if self._sessions.pop(session.connection_id, None) is not None:
+        if self._sessions.get(session.connection_id) is session:
+            del self._sessions[session.connection_id]
             task = asyncio.get_running_loop().create_task(self._release(session))
             self._releases.add(task)
             task.add_done_callback(self._releases.discard)
@@ -315,13 +318,3 @@ def _statistics_note(side: Side, statistics: Statistics) -> Note:
         "mos_there": statistics.mos_there,
     }
     return Note("statistics", side, {name: value for name, value in facts.items() if value is not None})
-
-
-async def _resolve(trunk: Trunk) -> tuple[str, int]:
-    """The trunk's address, looked up once at start; the whole of RFC 3263 comes with more than one address."""
-    try:
-        found = await asyncio.get_running_loop().getaddrinfo(trunk.host, trunk.port, type=2, proto=17)
-    except OSError as error:
-        raise CarrierError(f"trunk {trunk.name}: {trunk.host} has no address: {error.strerror or error}") from error
-    host, port = found[0][4][:2]
-    return str(host), int(port)

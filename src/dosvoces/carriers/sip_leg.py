@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from dosvoces.carriers import Call, sip_codecs
-from dosvoces.events import Answered, Ended, Event, Ringing
+from dosvoces.carriers.trunks import Way
+from dosvoces.events import Answered, Ended, Event, Ringing, Unreached
 from dosvoces.media import Address, Format, MediaRelay, Srtp
 from dosvoces.model import ConnectionId, EndReason, Note, Side
 from dosvoces.sip import sdp
@@ -46,8 +47,11 @@ class Desk(Protocol):
     def note(self, connection_id: ConnectionId, note: Note) -> None:
         """Pass a note on."""
 
-    def leg_over(self, leg: "SipLeg", event: Ended) -> None:
+    def leg_over(self, leg: "SipLeg", event: Ended | Unreached) -> None:
         """The leg ended: forget it, then pass its end on."""
+
+    def unreached(self, leg: "SipLeg", end: CallEnd) -> Unreached | None:
+        """Learn of the way from this end; the event to tell where nobody was rung and another way is left."""
 
 
 class SipLeg(CallHandler):
@@ -69,6 +73,7 @@ class SipLeg(CallHandler):
         "security",
         "session",
         "side",
+        "way",
     )
 
     def __init__(
@@ -78,13 +83,14 @@ class SipLeg(CallHandler):
         call: Call,
         offered: Sequence[sdp.Codec],
         codecs: Sequence[sdp.Codec],
-        security: sdp.Security = sdp.Security.OFF,
+        way: Way,
     ) -> None:
         """`offered`: what it is offered when dialled; `codecs`: what it may change to later."""
         self.carrier = carrier
         self.session = session
         self.dialed = call
         self.side = call.side
+        self.way = way
         self.call: OutgoingCall | None = None
         self.answered = False
         """Whether that was told: the call is up, in a codec that the other leg has too."""
@@ -92,7 +98,7 @@ class SipLeg(CallHandler):
         self.codecs = codecs
         self.held = False
         self.local_sdp = b""
-        self.security = security
+        self.security = way.trunk.srtp
         self._crypto = self._fresh_crypto()
         self._offered = offered
         self._failure = ""
@@ -103,11 +109,13 @@ class SipLeg(CallHandler):
         return self.local_sdp
 
     def on_progress(self, status: int, phrase: str, body: bytes) -> None:
+        self.way.circuit.answered()
         # 183 is all that many gateways ever send. 181 and 182 say that nobody is being rung yet.
         if status in (180, 183):
             self._tell(Ringing(self.side))
 
     def on_answer(self, body: bytes, facts: DialogFacts) -> None:
+        self.way.circuit.answered()
         try:
             self.chosen = self._choose(body, self._offered)
         except sdp.SdpError as error:
@@ -265,11 +273,12 @@ class SipLeg(CallHandler):
             self._note("digit", {"digit": signal, "by": "INFO"})
 
     def on_ended(self, end: CallEnd) -> None:
+        event: Ended | Unreached | None
         if self._failure:
             event = Ended(self.side, EndReason.FAILED, self._failure)
         else:
-            event = Ended(self.side, _reason(end), _detail(end))
-        self.carrier.leg_over(self, event)
+            event = None if self.chosen is not None else self.carrier.unreached(self, end)
+        self.carrier.leg_over(self, event or Ended(self.side, _reason(end), detail_of(end)))
 
     def _offer(self, codecs: Sequence[sdp.Codec]) -> bytes:
         here = self.session.addresses[self.side]
@@ -368,7 +377,7 @@ def _reason(end: CallEnd) -> EndReason:
     return _CAUSES.get(end.cause, EndReason.FAILED)
 
 
-def _detail(end: CallEnd) -> str:
+def detail_of(end: CallEnd) -> str:
     """The carrier's own words: `486 Busy Here; Q.850;cause=17`."""
     status = f"{end.status} {end.phrase}".strip() if end.status is not None else end.phrase
     return "; ".join(part for part in (status, end.detail) if part)

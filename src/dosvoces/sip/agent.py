@@ -12,6 +12,7 @@ import random
 import secrets
 import socket
 from collections.abc import Callable, Iterable
+from typing import ClassVar
 
 from .api import Address, CallEnd, CallHandler, DialogFacts, Hop, Invitation
 from .connections import Connections
@@ -19,6 +20,7 @@ from .digest import Credentials
 from .incoming import IncomingCall
 from .message import Response
 from .outgoing import OutgoingCall
+from .public_address import INTERVAL_S, PublicAddress
 from .request import Series
 from .session_timer import DEFAULT_TERMS, SessionTerms
 from .tls import Tls
@@ -56,6 +58,7 @@ class Agent:
         "_closed",
         "_connections",
         "_loop",
+        "_public",
         "_quiet",
         "_running",
         "_tap",
@@ -65,6 +68,9 @@ class Agent:
         "_ua",
     )
 
+    transports: ClassVar[tuple[str, ...]] = ("udp",)
+    """What it speaks, the best first."""
+
     def __init__(self) -> None:
         """Use `open`."""
         self._loop = asyncio.get_running_loop()
@@ -73,6 +79,7 @@ class Agent:
         self._running = 0
         self._closed = False
         self._tap: Tap | None = None
+        self._public: PublicAddress | None = None
         self._quiet: asyncio.Future[None] | None = None
         self._connections: Connections
         self._transport: UdpTransport
@@ -191,6 +198,24 @@ class Agent:
         `port` left out stays as it is.
         """
         self._ua.advertise((host, port or self._ua.local[1]), self._ua.tls_port)
+
+    def learn_public_address(
+        self, server: Address, changed: Callable[[Address], None], interval_s: float = INTERVAL_S
+    ) -> PublicAddress:
+        """
+        Ask the STUN server, a name or an address, from the SIP socket from now on; what it says is advertised.
+
+        `changed` is told of the first address and of each other one.
+        """
+
+        def learned(address: Address) -> None:
+            self.set_advertised(*address)
+            changed(address)
+
+        self._public = PublicAddress(
+            server=lambda: self.resolve(*server), send=self._transport.send, changed=learned, interval_s=interval_s
+        )
+        return self._public
 
     @property
     def open_calls(self) -> int:
@@ -315,12 +340,16 @@ class Agent:
                 log.warning("closed with %d calls still being hung up", self._ua.open_calls)
         if self._timer is not None:
             self._timer.cancel()
+        if self._public is not None:
+            await self._public.close()
         await self._connections.close()
         self._transport.close()
 
     # -- the loop's edge --------------------------------------------------------------------------------------------
 
     def _receive(self, data: bytes, source: Hop) -> None:
+        if self._public is not None and self._public.takes(data, source[:2]):
+            return
         if self._tap is not None:
             self._tap(False, data, source)
         self._guard(self._ua.receive, data, source)

@@ -251,6 +251,12 @@ def clean(text: str) -> str:
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
+def seconds(text: str) -> int | None:
+    """Delta-seconds of Expires, Retry-After … without comment and parameters (RFC 3261 §20.19, §20.33)."""
+    text = text.partition(";")[0].partition("(")[0].strip()
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 9 else None
+
+
 def compose(start_line: str, headers: Iterable[tuple[str, str]], body: bytes = b"") -> bytes:
     """
     The message on the wire; Content-Length is added.

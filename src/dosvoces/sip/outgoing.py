@@ -11,7 +11,7 @@ from .api import SDP, CallEnd, CallHandler, EndCause, Hop, Invitation, Later, he
 from .call import GLARE_WAIT_OWNER, Call, Phase, hung_up_by_peer
 from .dialog import Dialog
 from .exchange import Account, Exchange
-from .message import Request, Response, clean, tag
+from .message import Request, Response, clean, seconds, tag
 from .reliable import Kind
 from .reply import ALLOW
 from .session_timer import agreed_by_answer
@@ -185,7 +185,7 @@ class OutgoingCall(Call):
         elif self._cancel_lines is not None and response.code in (401, 407, 487):
             self._conclude(CallEnd(EndCause.CANCELLED, "local", response.code, clean(response.phrase), reason))
         else:
-            phrase, retry_after_s = clean(response.phrase), _retry_after_s(response)
+            phrase, retry_after_s = clean(response.phrase), seconds(response.header("retry-after"))
             self._conclude(
                 CallEnd(EndCause.REJECTED, "remote", response.code, phrase, reason, self._heard, retry_after_s)
             )
@@ -301,12 +301,6 @@ class _Early:
             and headers.get("record-route") == self._record_route
             and response.cseq == self.dialog.invite_cseq
         )
-
-
-def _retry_after_s(response: Response) -> int | None:
-    """Retry-After without its comment and parameters (RFC 3261 §20.33)."""
-    value = response.header("retry-after").partition(";")[0].partition("(")[0].strip()
-    return int(value) if value.isascii() and value.isdigit() and len(value) <= 6 else None
 
 
 def _nothing_more(exchange: Exchange, event: Response | Failure) -> None:

@@ -1,0 +1,335 @@
+"""
+Which trunk a call takes, and which of them are worth trying: pure, with `now` in monotonic seconds from the caller.
+
+A `Line` is what is known of one trunk: its hops, their circuits, its registration. `upkeep.py` finds these things out
+and the carrier's calls add what they meet; nothing here waits or sends.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from dosvoces.carriers import sip_codecs
+from dosvoces.errors import CarrierError
+from dosvoces.model import PhoneNumber
+from dosvoces.sip import sdp
+from dosvoces.sip.api import CallEnd, EndCause, Hop
+from dosvoces.sip.digest import Credentials
+from dosvoces.sip.resolve import Place, Target, ordered
+
+FAILURES_TO_OPEN = 2  # in a row: one lost answer is no outage
+OPEN_S = 15.0  # until a first trial; doubled at each failed one
+MAX_OPEN_S = 60.0
+TRIAL_S = 40.0  # above 64*T1: a trial that ended without a word to us is forgotten
+MAX_REST_S = 60.0  # whatever a Retry-After asks for
+STALE_S = 3600.0  # how long what the DNS last said is good when it says nothing any more
+
+
+@dataclass(frozen=True, slots=True)
+class Trunk:
+    """A configured account at a carrier that speaks SIP."""
+
+    name: str
+    host: str
+    """The proxy, as configured: it stands in the URIs."""
+    port: int | None = None
+    """`None`: the DNS tells it (RFC 3263)."""
+    caller_id: str = ""
+    """E.164; shown to both parties."""
+    username: str = ""
+    password: str = field(default="", repr=False)
+    country: str = "ES"
+    prefixes: tuple[str, ...] = ("+",)
+    """Of the numbers that go through this trunk, in E.164."""
+    codecs: tuple[sdp.Codec, ...] = sip_codecs.DEFAULT
+    """In the order of preference; G.711 is among them."""
+    srtp: sdp.Security = sdp.Security.OFF
+    """Whether its media are encrypted."""
+    transport: str = ""
+    """`udp`, `tcp` or `tls`; empty: the DNS tells it."""
+    secure: bool = False
+    """Whether the proxy is a `sips:` URI."""
+    auth_username: str = ""
+    """For the digest, where it isn't `username`."""
+    realm: str = ""
+    """The only realm whose challenges are answered; empty: any."""
+    register: bool = False
+    register_expires_s: int = 600
+    options_interval_s: float = 0.0
+    """From one OPTIONS ping to the next; 0: none."""
+
+    @property
+    def credentials(self) -> Credentials | None:
+        if not self.username:
+            return None
+        return Credentials(self.auth_username or self.username, self.password, self.realm)
+
+    @property
+    def domain(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port in (None, 5060) else f"{host}:{self.port}"
+
+    def uri(self, user: str = "") -> str:
+        return f"{'sips' if self.secure else 'sip'}:{user}{'@' if user else ''}{self.domain}"
+
+    @property
+    def target(self) -> Target:
+        return Target(self.host, self.port, self.transport, self.secure)
+
+
+class Circuit:
+    """
+    Whether one hop is worth a call: closed (it is), open (it isn't), half open (one call may try).
+
+    Calls and pings both feed it. It opens after `FAILURES_TO_OPEN` in a row; then, after a while, one call is let
+    through as a trial, and any answer to a call or a ping closes it.
+    """
+
+    __slots__ = ("_open_s", "_pings_answered", "_retry_at", "_spoke", "_trial_until", "failures", "rests_until", "why")
+
+    def __init__(self) -> None:
+        self.failures = 0
+        self.why = ""
+        """The last failure, in words."""
+        self.rests_until = 0.0
+        """The hop asked not to be called before (Retry-After)."""
+        self._retry_at: float | None = None
+        """When a trial is due; `None` while closed."""
+        self._trial_until = 0.0
+        self._open_s = OPEN_S
+        self._spoke = False
+        """Whether anything but a ping was ever answered."""
+        self._pings_answered = False
+
+    @property
+    def closed(self) -> bool:
+        return self._retry_at is None
+
+    @property
+    def suspect(self) -> bool:
+        """Whether another ping soon would tell more."""
+        return self.closed and self.failures > 0
+
+    def usable(self, now: float) -> bool:
+        """Whether a call may take it now."""
+        if now < self.rests_until:
+            return False
+        return self._retry_at is None or (now >= self._retry_at and now >= self._trial_until)
+
+    def take(self, now: float) -> None:
+        """A call takes it; while it is open that is the only one."""
+        if not self.closed:
+            self._trial_until = now + TRIAL_S
+
+    def answered(self) -> None:
+        """It gave a sign to a call, whatever it said."""
+        self._spoke = True
+        self._close()
+
+    def failed(self, now: float, why: str) -> None:
+        """A call met silence, or nobody."""
+        self.failures += 1
+        self.why = why
+        self._trial_until = 0.0
+        if not self.closed or self.failures >= FAILURES_TO_OPEN:
+            self._retry_at = now + self._open_s
+            self._open_s = min(2 * self._open_s, MAX_OPEN_S)
+
+    def refused(self, now: float, retry_after_s: int | None) -> None:
+        """It said 503: with a Retry-After it rests that long, without one it is a failure."""
+        self._spoke = True
+        if retry_after_s is None:
+            self.failed(now, "503")
+        else:
+            self._close()
+            self.why = f"503, Retry-After {retry_after_s} s"
+            self.rests_until = now + min(retry_after_s, MAX_REST_S)
+
+    def ping_answered(self) -> None:
+        self._pings_answered = True
+        self._close()
+
+    def ping_refused(self, now: float, retry_after_s: int | None) -> None:
+        """A ping was answered with 503."""
+        self._pings_answered = True
+        self.refused(now, retry_after_s)
+
+    def ping_unanswered(self, now: float) -> None:
+        """
+        No answer to a ping. Some carriers never answer one and take calls all the same: where calls were answered and
+        no ping ever was, silence says nothing; and where neither was, a trial call is not put off by it.
+        """
+        if self._pings_answered or (self.closed and not self._spoke):
+            self.failed(now, "no answer to OPTIONS")
+
+    def _close(self) -> None:
+        self.failures = 0
+        self._retry_at = None
+        self._trial_until = 0.0
+        self._open_s = OPEN_S
+
+
+class Line:
+    """What is known of one trunk just now."""
+
+    def __init__(self, trunk: Trunk, pick: Callable[[int], int]) -> None:
+        """`pick(n)` is a random whole number from 0 to n, both included."""
+        self.trunk = trunk
+        self.trouble = f"{trunk.host} has not been found yet"
+        """Why the DNS gave no address when it was last asked; empty if it did."""
+        self.registration_trouble = "not registered yet" if trunk.register else ""
+        """Why the trunk doesn't know us; empty if it does, or needn't."""
+        self._pick = pick
+        self._places: tuple[Place, ...] = ()
+        self._good_until: float | None = 0.0
+        self._circuits: dict[Hop, Circuit] = {}
+
+    def found(self, places: tuple[Place, ...], good_until: float | None) -> None:
+        """The DNS said where it is; `None`: for ever. What is known of hops that stay is kept."""
+        self.trouble = ""
+        self._places, self._good_until = places, good_until
+        self._circuits = {hop: self.circuit(hop) for place in places for hop in place.hops}
+
+    def not_found(self, why: str) -> None:
+        """The DNS didn't say; what it said before holds for `STALE_S` more."""
+        self.trouble = why
+
+    def hops(self, now: float) -> tuple[Hop, ...]:
+        """All hops, in the order in which to try them this time."""
+        if self._good_until is not None and now > self._good_until + STALE_S:
+            return ()
+        return ordered(self._places, self._pick)
+
+    def circuit(self, hop: Hop) -> Circuit:
+        return self._circuits.get(hop) or self._circuits.setdefault(hop, Circuit())
+
+    def problem(self, now: float) -> str:
+        """Why it can't be used now, in words; empty if it can."""
+        hops = self.hops(now)
+        if not hops:
+            return f"trunk {self.trunk.name} can't be found: {self.trouble or 'what the DNS said is too old'}"
+        if self.registration_trouble:
+            return f"trunk {self.trunk.name} is not registered: {self.registration_trouble}"
+        if any(self.circuit(hop).usable(now) for hop in hops):
+            return ""
+        states = ", ".join(f"{hop}: {self.circuit(hop).why or 'tried just now'}" for hop in dict.fromkeys(hops))
+        return f"trunk {self.trunk.name} is down ({states})"
+
+    def warnings(self, now: float) -> list[str]:
+        """What an operator should know of it though calls go through."""
+        told = [f"trunk {self.trunk.name}: {self.trouble}; the last addresses are used"] if self.trouble else []
+        circuits = {hop: self.circuit(hop) for hop in self.hops(now)}
+        return told + [
+            f"trunk {self.trunk.name}: {hop} is down ({circuit.why})"
+            for hop, circuit in circuits.items()
+            if not circuit.usable(now)
+        ]
+
+
+class Way(NamedTuple):
+    """A trunk and the hop by which to reach it."""
+
+    line: Line
+    hop: Hop
+
+    def __str__(self) -> str:
+        return f"{self.line.trunk.name} {self.hop}"
+
+    @property
+    def trunk(self) -> Trunk:
+        return self.line.trunk
+
+    @property
+    def circuit(self) -> Circuit:
+        return self.line.circuit(self.hop)
+
+
+class Trunks:
+    """All lines, in the order of the settings."""
+
+    def __init__(self, trunks: Sequence[Trunk], pick: Callable[[int], int]) -> None:
+        self.lines = tuple(Line(trunk, pick) for trunk in trunks)
+
+    def ways(self, number: PhoneNumber, now: float, avoid: Sequence[str] = ()) -> Iterator[Way]:
+        """The ways to this number that are worth trying: trunks in the order of the settings, each hop by its rank."""
+        for line in self._lines_for(number):
+            if line.registration_trouble:
+                continue
+            for hop in line.hops(now):
+                way = Way(line, hop)
+                if way.circuit.usable(now) and str(way) not in avoid:
+                    yield way
+
+    def way(self, number: PhoneNumber, now: float, avoid: Sequence[str] = ()) -> Way:
+        """The first of `ways`. Raises `CarrierError` if there is none."""
+        for way in self.ways(number, now, avoid):
+            return way
+        trouble = "; ".join(self._no_way(number, now)) or f"no further way to {number.masked}"
+        raise CarrierError(trouble, permanent=not self._lines_for(number))
+
+    def another(self, number: PhoneNumber, now: float, avoid: Sequence[str]) -> bool:
+        """Whether a way is left beside those."""
+        return next(self.ways(number, now, avoid), None) is not None
+
+    def at(self, host: str, port: int, now: float) -> Trunk | None:
+        """The trunk at this address."""
+        for line in self.lines:
+            if any((hop.host, hop.port) == (host, port) for hop in line.hops(now)):
+                return line.trunk
+        return None
+
+    def problems(self, numbers: Sequence[PhoneNumber], now: float) -> list[str]:
+        """Why no call can be made, or none to one of `numbers`; empty if all can."""
+        if not self.lines:
+            return ["no trunk is configured: add [[trunks]] to dosvoces.toml"]
+        for number in numbers:
+            if troubles := self._no_way(number, now):
+                return troubles
+        troubles = [problem for line in self.lines if (problem := line.problem(now))]
+        return ["no trunk is up", *troubles] if len(troubles) == len(self.lines) else []
+
+    def warnings(self, now: float) -> list[str]:
+        """What is amiss beside what works."""
+        told: list[str] = []
+        for line in self.lines:
+            problem = line.problem(now)
+            told += [problem] if problem else line.warnings(now)
+        return told
+
+    def _lines_for(self, number: PhoneNumber) -> list[Line]:
+        return [line for line in self.lines if number.e164.startswith(line.trunk.prefixes)]
+
+    def _no_way(self, number: PhoneNumber, now: float) -> list[str]:
+        lines = self._lines_for(number)
+        if not lines:
+            return [f"no trunk takes {number.masked}: see the trunks' prefixes"]
+        troubles = [problem for line in lines if (problem := line.problem(now))]
+        return [f"no trunk is up for {number.masked}", *troubles] if len(troubles) == len(lines) else []
+
+
+def reached_nobody(end: CallEnd) -> bool:
+    """
+    Whether this end of a dial leaves it certain that nobody was rung, so that another way may be tried.
+
+    Never after 18x, and never after a refusal that may be the callee's own or says that it is in vain elsewhere too.
+    """
+    if end.heard > 100:
+        return False
+    if end.cause is EndCause.TRANSPORT or (end.cause is EndCause.TIMEOUT and end.status is None):
+        return end.heard == 0
+    if end.cause is not EndCause.REJECTED or end.status is None:
+        return False
+    if end.status == 408:
+        # After a 100 somebody may have been rung; a trunk that says 408 and nothing else has reached nobody.
+        return end.heard == 0
+    return 500 <= end.status <= 599
+
+
+def learn(circuit: Circuit, end: CallEnd, now: float) -> None:
+    """What the end of a call tells of the hop that it took."""
+    if end.cause is EndCause.REJECTED and end.status == 503 and end.heard <= 100:
+        circuit.refused(now, end.retry_after_s)
+    elif end.status is not None or end.heard:
+        circuit.answered()
+    elif end.cause in (EndCause.TRANSPORT, EndCause.TIMEOUT):
+        circuit.failed(now, "nobody is there" if end.cause is EndCause.TRANSPORT else "no answer")

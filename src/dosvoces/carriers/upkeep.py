@@ -1,0 +1,288 @@
+"""
+Keeps what is known of the trunks current while nobody calls: where they are, whether they answer, who knows us.
+
+For each trunk a task asks the DNS again before its answer is too old, one sends OPTIONS, and one registers, as the
+settings say. None of them is ever waited for by a call.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable, Coroutine, Iterable
+from contextlib import suppress
+from typing import Any
+
+import structlog
+
+from dosvoces.carriers.dns import Dns
+from dosvoces.carriers.trunks import Line, Trunks
+from dosvoces.sip.agent import Agent
+from dosvoces.sip.api import Address, Hop
+from dosvoces.sip.message import MessageError, Response, seconds
+from dosvoces.sip.registration import Registration
+from dosvoces.sip.request import Series, seen_address
+from dosvoces.sip.resolve import ResolveError
+from dosvoces.sip.transaction import Failure
+
+log = structlog.get_logger(__name__)
+
+FIRST_LOOK_S = 2.0  # how long a start waits for the DNS, and for the first registrations
+MIN_TTL_S = 5.0
+MAX_TTL_S = 3600.0
+REFRESH_AT = 0.8  # of the TTL
+MIN_BACKOFF_S = 1.0
+MAX_BACKOFF_S = 60.0
+PING_LIMIT_S = 4.0
+PING_AGAIN_S = 2.0  # after an unanswered one, or a call that failed
+REGISTER_LIMIT_S = 8.0
+LEAVE_LIMIT_S = 2.0
+
+
+class Upkeep:
+    """The tasks of all lines. `look` once before the agent is opened, then `start`, at the end `close`."""
+
+    def __init__(
+        self,
+        trunks: Trunks,
+        dns: Dns,
+        *,
+        families: Iterable[str],
+        on_public_address: Callable[[str, int], None] | None = None,
+        min_ttl_s: float = MIN_TTL_S,
+    ) -> None:
+        """`on_public_address` is told our address as a registrar saw it, at each REGISTER that it granted."""
+        self._lines = [_Care(line) for line in trunks.lines]
+        self._dns = dns
+        self._families = tuple(families)
+        self._on_public_address = on_public_address
+        self._min_ttl_s = min_ttl_s
+        self._agent: Agent | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def look(self) -> None:
+        """Begin to find the trunks; returns when all are found, after `FIRST_LOOK_S` at most."""
+        for care in self._lines:
+            self._begin(care, self._keep_located(care), "locate")
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_LOOK_S):
+                for care in self._lines:
+                    await care.looked.wait()
+
+    async def start(self, agent: Agent) -> None:
+        """Begin to ping and to register; returns when all are registered, after `FIRST_LOOK_S` at most."""
+        self._agent = agent
+        self._trust()
+        for care in self._lines:
+            if care.line.trunk.options_interval_s > 0:
+                self._begin(care, self._keep_asking(care, agent), "ping")
+            if care.line.trunk.register:
+                self._begin(care, self._keep_registered(care, agent), "register")
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_LOOK_S):
+                for care in self._lines:
+                    if care.line.trunk.register:
+                        await care.registered.wait()
+
+    def hosts(self) -> set[str]:
+        """The addresses of all trunks."""
+        now = self._now()
+        return {hop.host for care in self._lines for hop in care.line.hops(now)}
+
+    def nudge(self, line: Line) -> None:
+        """A call by this line failed: ask now how it does."""
+        for care in self._lines:
+            if care.line is line:
+                care.nudged.set()
+
+    async def close(self) -> None:
+        """End the tasks and tell the registrars that we are gone, each within `LEAVE_LIMIT_S`; idempotent."""
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*(self._leave(care) for care in self._lines))
+
+    def _begin(self, care: "_Care", work: Coroutine[Any, Any, None], what: str) -> None:
+        self._tasks.append(asyncio.create_task(_guarded(care, work, what), name=f"{what} {care.line.trunk.name}"))
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def _trust(self) -> None:
+        if self._agent is not None:
+            self._agent.trust_only(self.hosts())
+
+    # --- where it is ---
+
+    async def _keep_located(self, care: "_Care") -> None:
+        backoff_s = MIN_BACKOFF_S
+        while True:
+            pause_s = await self._locate(care)
+            care.looked.set()
+            if pause_s is None:
+                return  # a literal address stays where it is
+            if pause_s > 0:
+                backoff_s = MIN_BACKOFF_S
+            else:
+                pause_s = backoff_s * random.uniform(0.75, 1.0)
+                backoff_s = min(2 * backoff_s, MAX_BACKOFF_S)
+            await asyncio.sleep(pause_s)
+
+    async def _locate(self, care: "_Care") -> float | None:
+        """Ask the DNS; in how many seconds to ask again, 0 if it failed, `None` for never."""
+        line = care.line
+        try:
+            located = await self._dns.locate(line.trunk.target, transports=Agent.transports, families=self._families)
+        except ResolveError as error:
+            if line.trouble != str(error):
+                log.warning("trunk not found", trunk=line.trunk.name, why=str(error))
+            line.not_found(str(error))
+            return 0.0
+        if line.trouble and care.looked.is_set():
+            log.info("trunk found", trunk=line.trunk.name)
+        if located.ttl_s is None:
+            line.found(located.places, None)
+            self._trust()
+            return None
+        ttl_s = min(max(located.ttl_s, self._min_ttl_s), MAX_TTL_S)
+        line.found(located.places, self._now() + ttl_s)
+        self._trust()
+        return ttl_s * REFRESH_AT
+
+    # --- whether it answers ---
+
+    async def _keep_asking(self, care: "_Care", agent: Agent) -> None:
+        line = care.line
+        while True:
+            await care.looked.wait()
+            hops = dict.fromkeys(line.hops(self._now()))
+            await asyncio.gather(*(self._ping(care, agent, hop) for hop in hops))
+            care.nudged.clear()
+            suspect = any(line.circuit(hop).suspect for hop in hops)
+            pause_s = PING_AGAIN_S if suspect else line.trunk.options_interval_s * random.uniform(0.9, 1.0)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause_s):
+                    await care.nudged.wait()
+
+    async def _ping(self, care: "_Care", agent: Agent, hop: Hop) -> None:
+        """RFC 3261 §11: any answer shows that it is there, but one that says it can't take calls."""
+        trunk, circuit = care.line.trunk, care.line.circuit(hop)
+        from_uri = trunk.uri(trunk.username or "dosvoces")
+        answer = await agent.request(
+            "OPTIONS", trunk.uri(), hop, from_uri=from_uri, to_uri=trunk.uri(), limit_s=PING_LIMIT_S
+        )
+        was_closed, now = circuit.closed, self._now()
+        if answer is Failure.TIMEOUT:
+            circuit.ping_unanswered(now)
+        elif isinstance(answer, Failure):
+            circuit.failed(now, "nobody is there")
+        elif answer.code == 503:
+            circuit.ping_refused(now, seconds(answer.header("retry-after")))
+        else:
+            circuit.ping_answered()
+        if was_closed != circuit.closed:
+            tell = log.info if circuit.closed else log.warning
+            tell("trunk up" if circuit.closed else "trunk down", trunk=trunk.name, hop=str(hop), why=circuit.why)
+
+    # --- who knows us ---
+
+    async def _keep_registered(self, care: "_Care", agent: Agent) -> None:
+        trunk = care.line.trunk
+        us = trunk.uri(trunk.username)
+        care.series = agent.series(trunk.uri(), from_uri=us, to_uri=us, credentials=trunk.credentials)
+        machine = care.registration = Registration(
+            expires_s=trunk.register_expires_s, uniform=random.uniform, now=self._now()
+        )
+        skip: list[Hop] = []
+        while True:
+            await care.looked.wait()
+            hop = self._registrar(care, skip)
+            if hop is None:
+                care.line.registration_trouble = care.line.trouble or "it has no address"
+                await asyncio.sleep(MIN_BACKOFF_S)
+                continue
+            answer = await self._register(care, care.series, machine, agent, hop)
+            if isinstance(answer, Failure) or answer.code == 503:
+                skip.append(hop)
+                if self._registrar(care, skip) is not None:
+                    continue  # RFC 3263 §4.3: the next address at once
+            skip.clear()
+            while (wait_s := machine.due - self._now()) > 0:
+                # A lapse in the meantime is noticed when it happens.
+                lapse_s = None if machine.good_until is None else machine.good_until - self._now()
+                await asyncio.sleep(wait_s if lapse_s is None or lapse_s <= 0 else min(wait_s, lapse_s + 0.001))
+                self._tell_registration(care, machine)
+
+    def _registrar(self, care: "_Care", skip: list[Hop]) -> Hop | None:
+        """The hop to register at: the last one as long as it works, else the first that isn't known to be down."""
+        now = self._now()
+        hops = [hop for hop in care.line.hops(now) if hop not in skip]
+        if care.registrar in hops:
+            return care.registrar
+        return next((hop for hop in hops if care.line.circuit(hop).usable(now)), next(iter(hops), None))
+
+    async def _register(
+        self, care: "_Care", series: Series, machine: Registration, agent: Agent, hop: Hop
+    ) -> Response | Failure:
+        contact = agent.contact(hop.transport)
+        answer = await agent.ask(series, "REGISTER", hop, headers=machine.headers(contact), limit_s=REGISTER_LIMIT_S)
+        machine.answered(answer, contact, self._now())
+        granted = isinstance(answer, Response) and 200 <= answer.code < 300
+        care.registrar = hop if granted else None
+        if isinstance(answer, Response) and answer.code != 503:
+            care.line.circuit(hop).answered()
+        self._tell_registration(care, machine)
+        if granted and self._on_public_address is not None and (seen := _public(answer)) is not None:
+            self._on_public_address(*seen)
+        return answer
+
+    def _tell_registration(self, care: "_Care", machine: Registration) -> None:
+        """Keep the line's state and the log current; only a change is logged."""
+        line, known = care.line, machine.registered(self._now())
+        trouble = "" if known else machine.trouble or "the registration has run out"
+        if trouble != line.registration_trouble:
+            if known:
+                log.info("registered", trunk=line.trunk.name, at=str(care.registrar))
+            else:
+                log.warning("not registered", trunk=line.trunk.name, why=trouble)
+        line.registration_trouble = trouble
+        if known:
+            care.registered.set()
+
+    async def _leave(self, care: "_Care") -> None:
+        agent, machine, series, hop = self._agent, care.registration, care.series, care.registrar
+        if agent is None or machine is None or series is None or hop is None or not machine.registered(self._now()):
+            return
+        headers = machine.leave(agent.contact(hop.transport))
+        machine.good_until = None
+        await agent.ask(series, "REGISTER", hop, headers=headers, limit_s=LEAVE_LIMIT_S)
+
+
+class _Care:
+    """What the tasks of one line share."""
+
+    def __init__(self, line: Line) -> None:
+        self.line = line
+        self.looked = asyncio.Event()
+        """Set when the DNS was asked once."""
+        self.nudged = asyncio.Event()
+        self.registered = asyncio.Event()
+        """Set when it was registered once."""
+        self.registration: Registration | None = None
+        self.series: Series | None = None
+        self.registrar: Hop | None = None
+        """Who granted the last registration."""
+
+
+async def _guarded(care: _Care, work: Coroutine[Any, Any, None], what: str) -> None:
+    """The loop's edge: a text in the settings that no message can carry, or a fault of ours, is told once."""
+    try:
+        await work
+    except MessageError as error:
+        log.error("trunk can't be used", trunk=care.line.trunk.name, what=what, why=str(error))
+        care.line.registration_trouble = str(error)
+    except Exception:
+        log.exception("trunk upkeep failed", trunk=care.line.trunk.name, what=what)
+
+
+def _public(answer: Response | Failure) -> Address | None:
+    return seen_address(answer) if isinstance(answer, Response) else None
