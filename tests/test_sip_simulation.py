@@ -9,9 +9,11 @@ from collections.abc import Callable
 
 import pytest
 
-from dosvoces.sip.api import Address, CallEnd, CallHandler, CallStateError, DialogFacts, Hop, Invitation
+from dosvoces.sip.api import Address, CallEnd, CallHandler, CallStateError, DialogFacts, EndCause, Hop, Invitation
 from dosvoces.sip.call import Call
 from dosvoces.sip.incoming import IncomingCall
+from dosvoces.sip.message import Request, Response, compose_lines, parse, tag
+from dosvoces.sip.session_timer import DEFAULT_TERMS, SessionTerms
 from dosvoces.sip.ua import UserAgent
 
 OFFER = b"v=0 offer"
@@ -23,8 +25,15 @@ PHONE: Address = ("192.0.2.2", 5060)
 class World:
     """A clock, a network and what is planned."""
 
-    def __init__(self, seed: int, *, loss: float, twice: float, delay_s: float) -> None:
+    def __init__(
+        self, seed: int, *, loss: float, twice: float, delay_s: float, session: SessionTerms = DEFAULT_TERMS
+    ) -> None:
         self.random = random.Random(seed)
+        self.session = session
+        self.gateway: Gateway | None = None
+        """Stands before the phones, if there is one."""
+        self.cut = False
+        """Whether nothing arrives any more."""
         self.now = 0.0
         self.loss = loss
         self.twice = twice
@@ -43,6 +52,7 @@ class World:
             uniform=self.random.uniform,
             peers=[other[0]],
             on_invite=on_invite,
+            session=self.session,
         )
         self.sites[address] = made
         return made
@@ -68,15 +78,66 @@ class World:
 
     def _carry(self) -> None:
         for source, site in self.sites.items():
-            for data, destination in site.outbox:
-                for _ in range(2 if self.random.random() < self.twice else 1):
-                    if self.random.random() >= self.loss:
-                        delay = 0.001 + self.random.random() * self.delay_s
-                        self.later(delay, self._arrival(data, Hop(*source), destination[:2]))
+            waiting = site.outbox[:]
             site.outbox.clear()
+            for data, destination in waiting:
+                if self.gateway is not None and source == PHONE:
+                    data = self.gateway.passed(data)
+                self.carry(data, source, destination[:2])
+
+    def carry(self, data: bytes, source: Address, destination: Address) -> None:
+        for _ in range(2 if self.random.random() < self.twice else 1):
+            if self.random.random() >= self.loss and not self.cut:
+                delay = 0.001 + self.random.random() * self.delay_s
+                self.later(delay, self._arrival(data, Hop(*source), destination))
 
     def _arrival(self, data: bytes, source: Hop, destination: Address) -> Callable[[], None]:
-        return lambda: self.sites[destination].receive(data, source, self.now)
+        def arrive() -> None:
+            if self.gateway is None or destination != PHONE or not self.gateway.took(data):
+                self.sites[destination].receive(data, source, self.now)
+
+        return arrive
+
+
+class Gateway:
+    """Makes every ringing of the phones reliable, and repeats it until its PRACK comes (RFC 3262 §3)."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.acknowledged: set[str] = set()
+        self.pracks = 0
+        self._rseq: dict[str, int] = {}
+        """By the phone's tag: it rings once, and says the same when the INVITE is repeated."""
+
+    def passed(self, data: bytes) -> bytes:
+        message = parse(data)
+        if not isinstance(message, Response) or not 100 < message.code < 200:
+            return data
+        to_tag = tag(message.header("to"))
+        known = to_tag in self._rseq
+        rseq = self._rseq.setdefault(to_tag, self.world.random.randrange(1, 1 << 31))
+        head, _, body = data.partition(b"\r\n\r\n")
+        made = head + f"\r\nRequire: 100rel\r\nRSeq: {rseq}\r\n\r\n".encode() + body
+        if not known:
+            self.world.later(0.5, lambda: self._repeat(made, to_tag, 1.0))
+        return made
+
+    def _repeat(self, data: bytes, to_tag: str, wait_s: float) -> None:
+        if to_tag not in self.acknowledged and wait_s < 32:
+            self.world.carry(data, PHONE, CALLER)
+            self.world.later(wait_s, lambda: self._repeat(data, to_tag, 2 * wait_s))
+
+    def took(self, data: bytes) -> bool:
+        message = parse(data)
+        if not isinstance(message, Request) or message.method != "PRACK":
+            return False
+        to_tag = tag(message.header("to"))
+        assert message.header("rack") == f"{self._rseq[to_tag]} 1 INVITE"
+        self.acknowledged.add(to_tag)
+        self.pracks += 1
+        lines = [f"{name}: {message.header(name)}" for name in ("via", "from", "to", "call-id", "cseq")]
+        self.world.carry(compose_lines(["SIP/2.0 200 OK", *lines]), PHONE, CALLER)
+        return True
 
 
 class Party(CallHandler):
@@ -86,7 +147,11 @@ class Party(CallHandler):
         self.world = world
         self.call: Call | None = None
         self.answers = 0
+        self.rings = 0
         self.ends: list[CallEnd] = []
+
+    def on_progress(self, status: int, phrase: str, body: bytes) -> None:
+        self.rings += 1
 
     def on_answer(self, body: bytes, facts: DialogFacts) -> None:
         assert not self.ends
@@ -123,9 +188,21 @@ class Party(CallHandler):
 
 
 def simulate(
-    seed: int, calls: int, *, loss: float, twice: float, delay_s: float
+    seed: int,
+    calls: int,
+    *,
+    loss: float,
+    twice: float,
+    delay_s: float,
+    session: SessionTerms = DEFAULT_TERMS,
+    reliable: bool = False,
+    cut_at_s: float | None = None,
 ) -> tuple[World, list[Party], list[Party]]:
-    world = World(seed, loss=loss, twice=twice, delay_s=delay_s)
+    world = World(seed, loss=loss, twice=twice, delay_s=delay_s, session=session)
+    if reliable:
+        world.gateway = Gateway(world)
+    if cut_at_s is not None:
+        world.later(cut_at_s, lambda: setattr(world, "cut", True))
     phones: list[Party] = []
 
     def on_invite(call: IncomingCall) -> CallHandler:
@@ -194,3 +271,34 @@ def test_the_same_seed_gives_the_same_run() -> None:
     first = [party.ends for party in simulate(3, 30, loss=0.3, twice=0.2, delay_s=0.5)[1]]
     second = [party.ends for party in simulate(3, 30, loss=0.3, twice=0.2, delay_s=0.5)[1]]
     assert first == second
+
+
+SHORT = SessionTerms(expires_s=6, min_s=3)
+"""A session is refreshed each 3 s, over after 6 and given up 2 s before that."""
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_session_timers_and_reliable_ringing_leave_nothing_either(seed: int) -> None:
+    world, callers, phones = simulate(seed, 100, loss=0.2, twice=0.1, delay_s=0.3, session=SHORT, reliable=True)
+    assert [len(party.ends) for party in callers] == [1] * len(callers)
+    assert [len(party.ends) for party in phones] == [1] * len(phones)
+    assert [site.idle for site in world.sites.values()] == [True, True]
+    assert max(party.rings for party in callers) == 1  # however often it came
+    assert world.gateway is not None
+    assert world.gateway.pracks > 0
+
+
+def test_refreshed_sessions_outlive_their_interval() -> None:
+    _world, callers, phones = simulate(5, 100, loss=0.0, twice=0.2, delay_s=0.02, session=SHORT, reliable=True)
+    causes = {end.cause for party in (*callers, *phones) for end in party.ends}
+    assert EndCause.TIMEOUT not in causes
+    assert sum(party.answers for party in callers) > 20
+
+
+def test_sessions_end_on_both_sides_when_the_network_is_gone() -> None:
+    world, callers, phones = simulate(6, 60, loss=0.0, twice=0.0, delay_s=0.02, session=SHORT, cut_at_s=10)
+    assert [len(party.ends) for party in (*callers, *phones)] == [1] * (len(callers) + len(phones))
+    assert [site.idle for site in world.sites.values()] == [True, True]
+    # Who talked on either side is told so within the interval and the time of a BYE, not after the hour of the talk.
+    talked = [end for party in phones for end in party.ends if end.cause is EndCause.TIMEOUT]
+    assert len(talked) > 5
