@@ -12,7 +12,8 @@ from dosvoces.store import ConnectionRecord, Entry
 from tests.peers.sipp import SipMessage, SippPhone
 
 CLOCK_SLACK_S = 0.5  # between SIPp's clock reading and ours for the same event, on a busy machine
-CHALLENGES = (401, 407)
+CHALLENGES = (401, 407, 422)
+"""Answers to which the same request goes out again: for credentials, or for a longer session timer."""
 
 
 def disagreements(
@@ -133,7 +134,9 @@ def _told_the_same(seen: list[SipMessage], journal: list[Entry]) -> Iterator[str
         yield "the phone answered and the journal doesn't say so"
     if told["answered"] and not any(_same_time(told["answered"][0], message) for message in answered):
         yield "the phone answered at another time than the journal says"
-    refused = [m for m in _answers(seen, "INVITE", 300, 699) if m.status not in CHALLENGES]
+    within = {m.branch for m in seen if m.status is None and m.method == "INVITE" and m.to_tag}
+    refusals = [m for m in _answers(seen, "INVITE", 300, 699) if m.status not in CHALLENGES]
+    refused = [m for m in refusals if m.branch not in within]
     if refused and not cancelled and not str(ended.facts["detail"]).startswith(str(refused[0].status)):
         yield f"the phone said {refused[0].first_line}, the journal {ended.facts}"
     byes = [m for m in seen if m.method == "BYE" and m.status is None]

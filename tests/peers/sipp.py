@@ -35,6 +35,10 @@ TEXTS: dict[str, str | int] = {
     "record_route": "",
     "reason": "",
     "headers": "",
+    "expires": 2,
+    "refresher": "uac",
+    "allow": "INVITE, ACK, BYE, CANCEL, UPDATE",
+    "refresh_ms": 700,
 }
 """What a scenario says where the test says nothing."""
 

@@ -25,6 +25,7 @@ from dosvoces.app import Service
 from dosvoces.carriers.sip import SipCarrier
 from dosvoces.model import ConnectionId, Side
 from dosvoces.settings import Settings
+from dosvoces.sip.session_timer import DEFAULT_TERMS, SessionTerms
 from dosvoces.sip.transaction import InviteClient, NonInviteClient, State
 from dosvoces.store import ConnectionRecord, Entry
 from tests.peers.agreement import disagreements
@@ -148,7 +149,14 @@ class SippTrial(Trial):
 
 @asynccontextmanager
 async def trial(
-    folder: Path, *, a: Phone, b: Phone, calls: int = 1, trunk: dict[str, str] | None = None, **dialing: float
+    folder: Path,
+    *,
+    a: Phone,
+    b: Phone,
+    calls: int = 1,
+    trunk: dict[str, Any] | None = None,
+    session: SessionTerms = DEFAULT_TERMS,
+    **dialing: float,
 ) -> AsyncIterator[SippTrial]:
     """A service with a trunk to each phone. `trunk` has more keys for both trunks, `dialing` the section's."""
     async with AsyncExitStack() as stack:
@@ -171,6 +179,7 @@ async def trial(
         try:
             async with open_service(settings) as (service, client):
                 running = SippTrial(service, client, phones=phones)
+                running.carrier.agent.session = session
                 yield running
                 await running.over()
                 # A phone that is content has had an answer to all it sent.
@@ -188,7 +197,7 @@ def make_settings(
     folder: Path,
     ports: dict[Side, int],
     *,
-    trunk: dict[str, str] | None = None,
+    trunk: dict[str, Any] | None = None,
     dialing: dict[str, float] | None = None,
 ) -> Settings:
     return Settings.model_validate(settings_values(folder, ports, trunk=trunk, dialing=dialing))
@@ -198,7 +207,7 @@ def settings_values(
     folder: Path,
     ports: dict[Side, int],
     *,
-    trunk: dict[str, str] | None = None,
+    trunk: dict[str, Any] | None = None,
     dialing: dict[str, float] | None = None,
 ) -> dict[str, Any]:
     """Everything on loopback and on free ports, one trunk to each side's phone."""

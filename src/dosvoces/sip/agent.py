@@ -218,6 +218,15 @@ class Agent:
         return self._public
 
     @property
+    def session(self) -> SessionTerms:
+        """The session timer's intervals; set, they are those of calls from now on."""
+        return self._ua.session
+
+    @session.setter
+    def session(self, terms: SessionTerms) -> None:
+        self._ua.session = terms
+
+    @property
     def open_calls(self) -> int:
         """Calls that have begun and whose end has not been reported."""
         return self._ua.open_calls
