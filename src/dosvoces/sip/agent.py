@@ -68,7 +68,7 @@ class Agent:
         "_ua",
     )
 
-    transports: ClassVar[tuple[str, ...]] = ("udp",)
+    transports: ClassVar[tuple[str, ...]] = ("udp", "tcp", "tls")
     """What it speaks, the best first."""
 
     def __init__(self) -> None:
