@@ -26,6 +26,8 @@ _COMPACT = {short: name.lower() for short, name in COMPACT_FORMS.items()}
 _FOLD = re.compile(r"\r\n[ \t]+")  # without the blanks before: to look for them takes their number squared
 _TAG = re.compile(r";\s*tag\s*=\s*([^\s;,>]+)", re.IGNORECASE)
 _BRANCH = re.compile(r";\s*branch\s*=\s*([^\s;,]+)", re.IGNORECASE)
+_NOTHING_BETWEEN = re.compile(r"[;,]\s*(?:[;,]|$)")
+_QUOTED_PAIR = re.compile(r"\\.")
 _CSEQ = re.compile(r"([0-9]{1,10})[ \t]+([A-Za-z0-9\-.!%*_+`'~]+)$")
 _METHOD = re.compile(r"[A-Za-z0-9\-.!%*_+`'~]+$")
 _STATUS = re.compile(r"SIP/2\.0 ([1-6][0-9][0-9])(?: (.*))?$", re.IGNORECASE)
@@ -126,6 +128,8 @@ def _start_line(line: str) -> Request | Response:
     words = line.split(" ")
     if len(words) != 3 or words[2].upper() != "SIP/2.0" or not words[1] or not _METHOD.match(words[0]):
         raise MessageError("neither a request nor a response")
+    if "<" in words[1] or ">" in words[1] or '"' in words[1]:
+        raise MessageError("a Request-URI in brackets or quotes")
     request = Request()
     request.method, request.uri = words[0], words[1]
     return request
@@ -161,8 +165,14 @@ def _check_mandatory(message: Request | Response) -> None:
     if match is None or int(match[1]) >= 1 << 31:  # RFC 3261 §8.1.1.5
         raise MessageError("CSeq is not valid")
     message.cseq, message.cseq_method = int(match[1]), match[2]
-    if isinstance(message, Request) and message.cseq_method != message.method:
-        raise MessageError("the CSeq names another method")
+    if isinstance(message, Request):
+        if message.cseq_method != message.method:
+            raise MessageError("the CSeq names another method")
+        if _NOTHING_BETWEEN.search(headers["via"][0]):
+            raise MessageError("a Via with an empty parameter or value")
+        for name in ("from", "to"):
+            if '"' in (value := headers[name][0]) and _QUOTED_PAIR.sub("", value).count('"') % 2:
+                raise MessageError(f"a quote in {name} that doesn't end")
 
 
 def _body(message: Message, body: bytes) -> bytes:

@@ -29,6 +29,7 @@ PHRASES = {
     400: "Bad Request",
     405: "Method Not Allowed",
     415: "Unsupported Media Type",
+    416: "Unsupported URI Scheme",
     420: "Bad Extension",
     422: "Session Interval Too Small",
     480: "Temporarily Unavailable",
@@ -57,9 +58,9 @@ def server_key(request: Request, method: str = "") -> str:
     """
     method = method or ("INVITE" if request.method == "ACK" else request.method)
     made = branch(request)
-    if not made.startswith(MAGIC):
-        # A peer of RFC 2543: the branch says nothing, all that must be equal makes the key. An ACK's To has a tag
-        # that the INVITE's had not, so the To tag is left out.
+    if not made.startswith(MAGIC) or len(made) == len(MAGIC):
+        # A peer of RFC 2543, or the cookie alone (RFC 4475 §3.2.1): the branch says nothing, all that must be equal
+        # makes the key. An ACK's To has a tag that the INVITE's had not, so the To tag is left out.
         ids = (request.uri, request.header("call-id"), tag(request.header("from")), str(request.cseq))
         return " ".join((*ids, request.header("via"), method))
     sent_by = _SENT_BY.match(request.header("via"))
@@ -76,6 +77,27 @@ def unsupported(request: Request) -> list[str]:
         return []
     tags = [tag.strip() for value in required for tag in value.split(",")]
     return [tag for tag in tags if tag and tag.lower() not in SERVED_EXTENSIONS]
+
+
+def refusal(request: Request) -> tuple[int, tuple[str, ...]] | None:
+    """
+    Why a request outside of any dialog is refused, whoever it is for: status and headers, `None` if it isn't.
+
+    In the order of RFC 3261 §8.2: method, Request-URI, extensions, body.
+    """
+    method = request.method
+    if method in ("BYE", "INFO", "PRACK", "UPDATE"):
+        return 481, ()
+    if method not in ("INVITE", "OPTIONS"):
+        return (405 if method in KNOWN_METHODS else 501), (ALLOW,)  # 501 for what nobody knows
+    if request.uri.partition(":")[0].lower() not in ("sip", "sips", "tel"):
+        return 416, ()
+    unknown = unsupported(request)
+    if unknown:
+        return 420, (f"Unsupported: {', '.join(unknown)}",)
+    if method == "INVITE" and request.body and request.content_type != SDP:
+        return 415, (ACCEPT,)
+    return None
 
 
 class ReplyHead:

@@ -27,7 +27,7 @@ from .incoming import IncomingCall
 from .message import MessageError, Request, Response, branch, clean, parse, quoted_branch, tag
 from .orphan import OrphanedCall, StrayAnswer
 from .outgoing import OutgoingCall
-from .reply import ACCEPT, ALLOW, KNOWN_METHODS, SUPPORTED, ReplyHead, server_key, unsupported
+from .reply import ACCEPT, ALLOW, SUPPORTED, ReplyHead, refusal, server_key
 from .server_transaction import AnsweredRequest, InviteServer
 from .session_timer import DEFAULT_TERMS, SessionTerms, too_short
 from .transaction import CANCEL_SUFFIX, TIMEOUT, State, Wire
@@ -308,32 +308,23 @@ class UserAgent:
 
     def _begin(self, request: Request, source: Hop, key: str) -> None:
         """A request outside of any dialog."""
-        if not self._is_peer(source.host):
+        if request.method == "ACK" or not self._is_peer(source.host):
             return
-        if request.method == "OPTIONS":
+        refused = refusal(request)
+        if refused is not None:
+            self.reply(request, source, key, *refused)
+        elif request.method == "OPTIONS":
             self.reply(request, source, key, 200, (ALLOW, ACCEPT))
-        elif request.method == "INVITE" and self._on_invite is not None:
-            if len(self.calls) >= MAX_INCOMING:
-                self.reply(request, source, key, 503)
-                return
-            unknown = unsupported(request)
-            if unknown:
-                self.reply(request, source, key, 420, (f"Unsupported: {', '.join(unknown)}",))
-                return
-            if "replaces" in request.headers:
-                self.reply(request, source, key, 481)  # RFC 3891 §3: no call of ours is given to another
-                return
-            if "session-expires" in request.headers and too_short(request, self.session):
-                self.reply(request, source, key, 422, (f"Min-SE: {self.session.min_s}",))
-                return
-            self._ring(self._on_invite, request, source, key)
-        elif request.method == "INVITE":
+        elif self._on_invite is None:
             self.reply(request, source, key, 480)  # nobody takes calls here; silence would leave the caller waiting
-        elif request.method in ("BYE", "INFO", "PRACK", "UPDATE"):
-            self.reply(request, source, key, 481)
-        elif request.method != "ACK":
-            # RFC 3261 §8.2.1; 501 for what nobody knows.
-            self.reply(request, source, key, 405 if request.method in KNOWN_METHODS else 501, (ALLOW,))
+        elif len(self.calls) >= MAX_INCOMING:
+            self.reply(request, source, key, 503)
+        elif "replaces" in request.headers:
+            self.reply(request, source, key, 481)  # RFC 3891 §3: no call of ours is given to another
+        elif "session-expires" in request.headers and too_short(request, self.session):
+            self.reply(request, source, key, 422, (f"Min-SE: {self.session.min_s}",))
+        else:
+            self._ring(self._on_invite, request, source, key)
 
     def _ring(
         self, on_invite: Callable[[IncomingCall], CallHandler | None], request: Request, source: Hop, key: str

@@ -27,9 +27,11 @@ def literal(host: str) -> str | None:
 @lru_cache(maxsize=1024)
 def _literal(host: str) -> str | None:
     try:
-        return str(ipaddress.ip_address(host.strip("[]")))
+        address = ipaddress.ip_address(host.strip("[]"))
     except ValueError:
         return None
+    # RFC 5118 §4.9: an IPv4 address in IPv6 dress is the same machine, and reached by IPv4.
+    return str(getattr(address, "ipv4_mapped", None) or address)
 
 
 def split_host_port(text: str) -> tuple[str, int | None]:
