@@ -124,6 +124,16 @@ def test_the_round_trip_is_what_is_left_of_the_time() -> None:
     assert desk.a.reports.lost_there == 2, "never more than was sent"
 
 
+def test_a_delay_that_was_rounded_up_gives_no_round_trip_below_zero() -> None:
+    desk = Desk()
+    desk.say(Side.B, 1)
+    (sender, _) = desk.report()
+    assert isinstance(sender, SenderReport)
+    desk.now += 1.0
+    desk.take(ReceiverReport(7, (ReportBlock(sender.ssrc, 0, 0, 1, 0, sender.ntp >> 16 & 0xFFFFFFFF, 65536 + 300),)))
+    assert desk.a.reports.round_trip_ms == 0.0
+
+
 def test_what_can_t_be_about_us_tells_nothing() -> None:
     desk = Desk()
     desk.say(Side.B, 1)

@@ -69,9 +69,13 @@ class Baresip:
     @classmethod
     @asynccontextmanager
     async def start(
-        cls, folder: Path, *, number: str, speaks_hz: int, name: str = "baresip"
+        cls, folder: Path, *, number: str, speaks_hz: int, name: str = "baresip", encryption: str = ""
     ) -> "AsyncIterator[Baresip]":
-        """A phone for `number`. The process is ended, by its own id, when the block is left."""
+        """
+        A phone for `number`. The process is ended, by its own id, when the block is left.
+
+        `encryption` is its `mediaenc`: `srtp` takes it where it is offered, `srtp-mand` nothing else.
+        """
         folder = folder / name
         folder.mkdir()
         # It takes the port above its own for TLS.
@@ -86,11 +90,13 @@ class Baresip:
                 speech=write_tone(folder / "speech.wav", hertz=speaks_hz),
                 folder=folder,
                 modules=MODULES_FOLDER,
-                loads="\n".join(f"module {module}.so" for module in MODULES),
+                loads="\n".join(f"module {module}.so" for module in (*MODULES, *(["srtp"] if encryption else []))),
             )
         )
-        account = f"<sip:{number}@{HOST}:{port}>;regint=0;answermode=manual;audio_codecs=PCMA/8000/1,PCMU/8000/1\n"
-        (folder / "accounts").write_text(account)
+        account = f"<sip:{number}@{HOST}:{port}>;regint=0;answermode=manual;audio_codecs=PCMA/8000/1,PCMU/8000/1"
+        if encryption:
+            account += f";mediaenc={encryption}"
+        (folder / "accounts").write_text(account + "\n")
         (folder / "contacts").write_text("")
         with (folder / "output.txt").open("wb") as output:
             process = await asyncio.create_subprocess_exec(

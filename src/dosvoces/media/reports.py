@@ -26,6 +26,7 @@ INTERVAL_S = 5.0  # RFC 3550 §6.2: the least; a voice's 5 % of bandwidth would 
 COMPENSATION = math.e - 1.5  # RFC 3550 §6.3.1
 KEPT_REPORTS = 8  # sender reports of ours that an answer may speak of
 LONGEST_ROUND_TRIP_S = 30.0  # beyond it a report is made up or its clock jumped
+ROUNDING_S = 0.02
 _UNITS = 65536  # of the delays in reports, in a second
 _MOST_LOST = 0x7FFFFF  # RFC 3550 §A.3: 24 bits with a sign
 
@@ -94,10 +95,11 @@ class Reports:
         if block.last_report not in self._sent_at:
             return  # none of ours, or none yet
         # RFC 3550 §6.4.1, figure 2.
-        units = (_middle(now) - block.last_report - block.delay) & 0xFFFFFFFF
-        if units < LONGEST_ROUND_TRIP_S * _UNITS:
+        units = (_middle(now) - block.last_report - block.delay + 0x80000000) % 0x100000000 - 0x80000000
+        # A peer that rounds its delay up comes out a little below 0 where the round trip is short.
+        if -ROUNDING_S * _UNITS < units < LONGEST_ROUND_TRIP_S * _UNITS:
             self._round_trips += 1
-            self._sum_of_round_trips += units / _UNITS
+            self._sum_of_round_trips += max(0, units) / _UNITS
 
     @property
     def round_trip_ms(self) -> float | None:
