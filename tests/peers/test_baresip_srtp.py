@@ -55,7 +55,8 @@ def assert_both_heard(t: BaresipTrial) -> None:
         assert level_dbm0(heard, SPEAKS_HZ[side]) < -40
         figures = t.statistics(side)
         assert figures["received"] >= 50
-        assert (figures["lost"], figures["refused"]) == (0, 0)
+        assert figures["lost"] == 0
+        assert figures["refused"] <= 5, "what overtakes the answer comes from a stranger still"
 
 
 def suites(t: BaresipTrial) -> list[object]:
