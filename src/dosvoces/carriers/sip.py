@@ -17,7 +17,7 @@ from dosvoces.carriers import Call, Listener, sip_codecs
 from dosvoces.carriers.dns import Dns
 from dosvoces.carriers.sip_leg import Session, SipLeg, detail_of, facts_of
 from dosvoces.carriers.trunks import Trunk, Trunks, learn, reached_nobody
-from dosvoces.carriers.upkeep import Upkeep
+from dosvoces.carriers.upkeep import USUAL, Times, Upkeep
 from dosvoces.errors import CarrierError, MediaError
 from dosvoces.events import Dialed, Ended, Event, Unjoined, Unreached
 from dosvoces.media import Digit, Heard, Lost, MediaRelay, RelayEvent, Silent, Statistics
@@ -46,16 +46,15 @@ class SipCarrier:
         hang_up_silent: bool = False,
         capture: bool = True,
         dns: Dns | None = None,
-        min_ttl_s: float = 5.0,
+        times: Times = USUAL,
         on_public_address: Callable[[str, int], None] | None = None,
     ) -> None:
         """
         `close_timeout_s`: how long `close` waits for the far ends to confirm; the switchboard has waited before it.
 
         `hang_up_silent`: whether a leg whose silence the relay tells is ended as failed, or only noted. `capture`:
-        whether the legs' messages are kept and given to the listener at the end. `dns` is the system's unless given,
-        `min_ttl_s` the least time that its answers are good. `on_public_address` is told our address as a registrar saw
-        it.
+        whether the legs' messages are kept and given to the listener at the end. `dns` is the system's unless given.
+        `on_public_address` is told our address as a registrar saw it.
         """
         self._trunks = Trunks(trunks, lambda most: random.randint(0, most))
         self._upkeep = Upkeep(
@@ -63,7 +62,7 @@ class SipCarrier:
             dns or Dns(),
             families=("AAAA",) if ":" in bind[0] else ("A",),
             on_public_address=on_public_address,
-            min_ttl_s=min_ttl_s,
+            times=times,
         )
         self._relay = relay
         self._bind = bind

@@ -9,6 +9,7 @@ import asyncio
 import random
 from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -25,16 +26,28 @@ from dosvoces.sip.transaction import Failure
 
 log = structlog.get_logger(__name__)
 
-FIRST_LOOK_S = 2.0  # how long a start waits for the DNS, and for the first registrations
-MIN_TTL_S = 5.0
-MAX_TTL_S = 3600.0
 REFRESH_AT = 0.8  # of the TTL
-MIN_BACKOFF_S = 1.0
-MAX_BACKOFF_S = 60.0
-PING_LIMIT_S = 4.0
-PING_AGAIN_S = 2.0  # after an unanswered one, or a call that failed
-REGISTER_LIMIT_S = 8.0
-LEAVE_LIMIT_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """How long things take, in seconds."""
+
+    first_look_s: float = 2.0
+    """How long a start waits for the DNS, and again for the first registrations."""
+    min_ttl_s: float = 5.0
+    max_ttl_s: float = 3600.0
+    min_backoff_s: float = 1.0
+    """After a failed question to the DNS; doubled up to `max_backoff_s`."""
+    max_backoff_s: float = 60.0
+    ping_limit_s: float = 4.0
+    ping_again_s: float = 2.0
+    """After an unanswered ping."""
+    register_limit_s: float = 8.0
+    leave_limit_s: float = 2.0
+
+
+USUAL = Times()
 
 
 class Upkeep:
@@ -47,28 +60,28 @@ class Upkeep:
         *,
         families: Iterable[str],
         on_public_address: Callable[[str, int], None] | None = None,
-        min_ttl_s: float = MIN_TTL_S,
+        times: Times = USUAL,
     ) -> None:
         """`on_public_address` is told our address as a registrar saw it, at each REGISTER that it granted."""
         self._lines = [_Care(line) for line in trunks.lines]
         self._dns = dns
         self._families = tuple(families)
         self._on_public_address = on_public_address
-        self._min_ttl_s = min_ttl_s
+        self._times = times
         self._agent: Agent | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
     async def look(self) -> None:
-        """Begin to find the trunks; returns when all are found, after `FIRST_LOOK_S` at most."""
+        """Begin to find the trunks; returns when all are found, after `first_look_s` at most."""
         for care in self._lines:
             self._begin(care, self._keep_located(care), "locate")
         with suppress(TimeoutError):
-            async with asyncio.timeout(FIRST_LOOK_S):
+            async with asyncio.timeout(self._times.first_look_s):
                 for care in self._lines:
                     await care.looked.wait()
 
     async def start(self, agent: Agent) -> None:
-        """Begin to ping and to register; returns when all are registered, after `FIRST_LOOK_S` at most."""
+        """Begin to ping and to register; returns when all are registered, after `first_look_s` at most."""
         self._agent = agent
         self._trust()
         for care in self._lines:
@@ -77,7 +90,7 @@ class Upkeep:
             if care.line.trunk.register:
                 self._begin(care, self._keep_registered(care, agent), "register")
         with suppress(TimeoutError):
-            async with asyncio.timeout(FIRST_LOOK_S):
+            async with asyncio.timeout(self._times.first_look_s):
                 for care in self._lines:
                     if care.line.trunk.register:
                         await care.registered.wait()
@@ -94,7 +107,7 @@ class Upkeep:
                 care.nudged.set()
 
     async def close(self) -> None:
-        """End the tasks and tell the registrars that we are gone, each within `LEAVE_LIMIT_S`; idempotent."""
+        """End the tasks and tell the registrars that we are gone, each within `leave_limit_s`; idempotent."""
         tasks, self._tasks = self._tasks, []
         for task in tasks:
             task.cancel()
@@ -114,17 +127,17 @@ class Upkeep:
     # --- where it is ---
 
     async def _keep_located(self, care: "_Care") -> None:
-        backoff_s = MIN_BACKOFF_S
+        backoff_s = self._times.min_backoff_s
         while True:
             pause_s = await self._locate(care)
             care.looked.set()
             if pause_s is None:
                 return  # a literal address stays where it is
             if pause_s > 0:
-                backoff_s = MIN_BACKOFF_S
+                backoff_s = self._times.min_backoff_s
             else:
                 pause_s = backoff_s * random.uniform(0.75, 1.0)
-                backoff_s = min(2 * backoff_s, MAX_BACKOFF_S)
+                backoff_s = min(2 * backoff_s, self._times.max_backoff_s)
             await asyncio.sleep(pause_s)
 
     async def _locate(self, care: "_Care") -> float | None:
@@ -143,7 +156,7 @@ class Upkeep:
             line.found(located.places, None)
             self._trust()
             return None
-        ttl_s = min(max(located.ttl_s, self._min_ttl_s), MAX_TTL_S)
+        ttl_s = min(max(located.ttl_s, self._times.min_ttl_s), self._times.max_ttl_s)
         line.found(located.places, self._now() + ttl_s)
         self._trust()
         return ttl_s * REFRESH_AT
@@ -158,7 +171,7 @@ class Upkeep:
             await asyncio.gather(*(self._ping(care, agent, hop) for hop in hops))
             care.nudged.clear()
             suspect = any(line.circuit(hop).suspect for hop in hops)
-            pause_s = PING_AGAIN_S if suspect else line.trunk.options_interval_s * random.uniform(0.9, 1.0)
+            pause_s = self._times.ping_again_s if suspect else line.trunk.options_interval_s * random.uniform(0.9, 1.0)
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause_s):
                     await care.nudged.wait()
@@ -168,7 +181,7 @@ class Upkeep:
         trunk, circuit = care.line.trunk, care.line.circuit(hop)
         from_uri = trunk.uri(trunk.username or "dosvoces")
         answer = await agent.request(
-            "OPTIONS", trunk.uri(), hop, from_uri=from_uri, to_uri=trunk.uri(), limit_s=PING_LIMIT_S
+            "OPTIONS", trunk.uri(), hop, from_uri=from_uri, to_uri=trunk.uri(), limit_s=self._times.ping_limit_s
         )
         was_closed, now = circuit.closed, self._now()
         if answer is Failure.TIMEOUT:
@@ -198,7 +211,7 @@ class Upkeep:
             hop = self._registrar(care, skip)
             if hop is None:
                 care.line.registration_trouble = care.line.trouble or "it has no address"
-                await asyncio.sleep(MIN_BACKOFF_S)
+                await asyncio.sleep(self._times.min_backoff_s)
                 continue
             answer = await self._register(care, care.series, machine, agent, hop)
             if isinstance(answer, Failure) or answer.code == 503:
@@ -224,7 +237,9 @@ class Upkeep:
         self, care: "_Care", series: Series, machine: Registration, agent: Agent, hop: Hop
     ) -> Response | Failure:
         contact = agent.contact(hop.transport)
-        answer = await agent.ask(series, "REGISTER", hop, headers=machine.headers(contact), limit_s=REGISTER_LIMIT_S)
+        answer = await agent.ask(
+            series, "REGISTER", hop, headers=machine.headers(contact), limit_s=self._times.register_limit_s
+        )
         machine.answered(answer, contact, self._now())
         granted = isinstance(answer, Response) and 200 <= answer.code < 300
         care.registrar = hop if granted else None
@@ -254,7 +269,7 @@ class Upkeep:
             return
         headers = machine.leave(agent.contact(hop.transport))
         machine.good_until = None
-        await agent.ask(series, "REGISTER", hop, headers=headers, limit_s=LEAVE_LIMIT_S)
+        await agent.ask(series, "REGISTER", hop, headers=headers, limit_s=self._times.leave_limit_s)
 
 
 class _Care:
