@@ -66,6 +66,31 @@ def test_trusted_later() -> None:
     everybody.ua.trust(STRANGER[0])
 
 
+def test_a_peer_that_is_no_longer_one_is_heard_out_and_by_its_calls() -> None:
+    stage = Stage()
+    stage.talking()
+    stage.ua.trust_only([STRANGER[0]])
+    stage.ask("OPTIONS", local_tag="", source=STRANGER)
+    stage.ask("OPTIONS", local_tag="")
+    assert stage.sent() == [200, 200]
+    stage.wait(70)
+    stage.ask("OPTIONS", local_tag="")
+    assert stage.sent() == []
+    (call,) = stage.ua.calls.values()
+    stage.ask("BYE", local_tag=call.local_tag)
+    assert stage.sent() == [200]
+    stage.rest()
+
+
+def test_a_peer_that_comes_back_is_kept() -> None:
+    stage = Stage()
+    stage.ua.trust_only([])
+    stage.ua.trust_only([TRUNK[0]])
+    stage.wait(200)
+    stage.ask("OPTIONS", local_tag="")
+    assert stage.sent() == [200]
+
+
 def invitation(peers: tuple[str, ...] = ()) -> Invitation:
     return Invitation(
         request_uri="sip:1@example.com",

@@ -65,6 +65,11 @@ class Call(Offering):
         return self._dialog.destination
 
     @property
+    def hosts(self) -> list[str]:
+        """The addresses that this call goes to: its requests may come from there."""
+        return [self._dialog.fallback.host, *self._dialog.hosts()]
+
+    @property
     def over(self) -> bool:
         """Whether the end has been reported."""
         return self._phase is Phase.OVER

@@ -53,6 +53,7 @@ class UserAgent:
         "_heard",
         "_on_invite",
         "_peers",
+        "_wanted",
         "calls",
         "contacts",
         "discarded",
@@ -116,6 +117,8 @@ class UserAgent:
         self.session = session
         self._clock = clock
         self._peers = None if peers is None else frozenset(peers)
+        self._wanted = self._peers or frozenset()
+        """The peers as they will be when those before have been heard out."""
         self._heard: dict[str, int] = {}
         """How many calls brought each address that isn't a peer."""
         self._on_invite = on_invite
@@ -164,11 +167,29 @@ class UserAgent:
         """Hear the literal address `host` as a configured peer."""
         if self._peers is not None:
             self._peers |= {host}
+            self._wanted |= {host}
 
     def trust_only(self, hosts: Iterable[str]) -> None:
-        """Hear these literal addresses as configured peers in place of those before; open calls keep their own."""
-        if self._peers is not None:
-            self._peers = frozenset(hosts)
+        """
+        Hear these literal addresses as configured peers in place of those before.
+
+        Open calls keep hearing the addresses that they go to, and what lingers of ended ones is heard out.
+        """
+        if self._peers is None:
+            return
+        self.enter()
+        wanted = self._wanted = frozenset(hosts)
+        gone = self._peers - wanted
+        self._peers |= wanted
+        if gone:
+            # A BYE to a late answer may itself take 64*T1.
+            self.wire.after(2 * TIMEOUT, self._forget_peers)
+            self.wake()
+
+    def _forget_peers(self) -> None:
+        self._peers = self._wanted
+        for call in self.calls.values():
+            self.learn(call, call.hosts)
 
     def invite(self, invitation: Invitation, handler: CallHandler) -> OutgoingCall:
         """Begin a call; its INVITE is the last in `outbox`. Raises `MessageError` for a line break in a text."""
