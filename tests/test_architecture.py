@@ -16,7 +16,19 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"", "model", "errors"}),
     frozenset({"core", "events", "states", "testing", "dialplan"}),
     frozenset(
-        {"carriers", "store", "mail", "media", "sip", "settings", "settings_load", "telemetry", "timeline", "capture"}
+        {
+            "carriers",
+            "store",
+            "mail",
+            "media",
+            "sip",
+            "settings",
+            "settings_load",
+            "settings_values",
+            "telemetry",
+            "timeline",
+            "capture",
+        }
     ),
     frozenset({"journal", "recovery", "switchboard", "phone", "phone_call", "client"}),
     frozenset({"web"}),

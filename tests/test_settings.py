@@ -83,6 +83,43 @@ def test_a_complete_file_is_read(tmp_path: Path) -> None:
     assert trunk.prefixes == ("+34", "+351")
 
 
+@pytest.mark.parametrize(
+    ("uri", "proxy", "shown"),
+    [
+        ("sip:sip.example.com", Proxy("sip.example.com"), "sip:sip.example.com"),
+        ("SIP:192.0.2.1:5070;Transport=TCP", Proxy("192.0.2.1", 5070, "tcp"), "sip:192.0.2.1:5070;transport=tcp"),
+        ("sip:[2001:db8::1];transport=tls", Proxy("2001:db8::1", None, "tls"), "sip:[2001:db8::1];transport=tls"),
+        ("sips:example.com;transport=tls", Proxy("example.com", None, "tls", True), "sips:example.com;transport=tls"),
+    ],
+)
+def test_proxies_of_all_transports(tmp_path: Path, uri: str, proxy: Proxy, shown: str) -> None:
+    (trunk,) = load(written(tmp_path, f'[[trunks]]\nname = "main"\nproxy = "{uri}"'), {}).trunks
+    assert (trunk.proxy, str(trunk.proxy)) == (proxy, shown)
+    assert proxy.may_use("tls") == ("udp" not in shown and "tcp" not in shown)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ('[[trunks]]\nname = "a"\nproxy = "sips:a;transport=tcp"', "sips: is TLS; write sip: with ;transport=tcp"),
+        ('[sip]\ntls_key_file = "key.pem"', "there is a `tls_key_file` and no `tls_certificate_file`"),
+        ('[media]\nadvertised = "auto"', '[media] `advertised = "auto"` needs somebody who tells the address'),
+        ('[sip]\nadvertised = "auto"', '[sip] `advertised = "auto"` needs somebody who tells the address'),
+        ('[nat]\nstun = "a b"', "write it as host:port, an IPv6 address in brackets"),
+    ],
+)
+def test_transports_that_can_not_be(tmp_path: Path, text: str, why: str) -> None:
+    (problem,) = problems(tmp_path, text)
+    assert why in problem
+
+
+def test_the_public_address_may_be_learned(tmp_path: Path) -> None:
+    text = '[sip]\nadvertised = "auto"\n[nat]\nstun = "stun.example.com"\n[media]\naddress = "0.0.0.0"\n'
+    settings = load(written(tmp_path, text + 'advertised = "auto"'), {})
+    assert (settings.sip.advertised, settings.media.advertised) == ("auto", "auto")
+    assert settings.nat.stun == HostPort("stun.example.com", 3478)
+
+
 def test_the_file_in_this_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written(tmp_path, "[http]\nport = 9001")
     monkeypatch.chdir(tmp_path)
@@ -184,7 +221,7 @@ def test_every_problem_is_listed_with_its_remedy(tmp_path: Path) -> None:
     countries = ["ES", "ZZ"]
     [[trunks]]
     name = "main"
-    proxy = "sip:foo;transport=tls"
+    proxy = "sip:foo;transport=ws"
     caller_id = "0034910000000"
     passwort = "hello"
     [[trunks]]
@@ -201,14 +238,13 @@ def test_every_problem_is_listed_with_its_remedy(tmp_path: Path) -> None:
         '[media] ports = "20001-29999": begin with an even port and end with an odd one '
         "(RTP is even, its RTCP the odd one above)",
         '[dialing] countries[1] = "ZZ": a country is two letters of ISO 3166, for instance "ES"',
-        '[[trunks]] proxy (trunk "main") = "sip:foo;transport=tls": '
-        "SIP over TCP or TLS is not spoken yet; use ;transport=udp",
+        '[[trunks]] proxy (trunk "main") = "sip:foo;transport=ws": the only parameter is ;transport=udp, tcp or tls',
         '[[trunks]] caller_id (trunk "main") = "0034910000000": write it in E.164: "+", the country code and the '
         'number, without spaces ("+34910000000")',
         '[[trunks]] passwort (trunk "main"): there is no such key; did you mean password?',
         "[[trunks]] name (the second): it is missing",
         "[[trunks]] carrier (the second) = \"twilio\": it should be 'sip' or 'fake'",
-        "bogus: there is no such key; there are http, database, mail, sip, media, dialing, log, trunks",
+        "bogus: there is no such key; there are http, database, mail, sip, nat, media, dialing, log, trunks",
     ]
 
 

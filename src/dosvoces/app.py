@@ -14,12 +14,14 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
+from typing import Literal
 
 import structlog
 
 from dosvoces import telemetry
 from dosvoces.carriers import Carrier
 from dosvoces.carriers.fake import FakeCarrier
+from dosvoces.carriers.public import Nat
 from dosvoces.carriers.sip import SipCarrier
 from dosvoces.carriers.sip_codecs import CODECS
 from dosvoces.carriers.trunks import Trunk
@@ -34,6 +36,8 @@ from dosvoces.media.relay import MediaSettings, WorkerRelay
 from dosvoces.settings import Settings, is_loopback
 from dosvoces.settings import Trunk as TrunkSettings
 from dosvoces.sip.sdp import Security
+from dosvoces.sip.tls import Tls
+from dosvoces.sip.transport import reachable_address
 from dosvoces.store import Store
 from dosvoces.store.sql import open_store
 from dosvoces.switchboard import Limits, Switchboard
@@ -193,6 +197,7 @@ def _carrier(settings: Settings) -> Carrier:
                 register=trunk.register_,
                 register_expires_s=trunk.register_expires_s,
                 options_interval_s=_ping_interval_s(trunk),
+                large_over_tcp=trunk.large_over_tcp,
             )
             for trunk in settings.trunks
             if trunk.proxy is not None
@@ -200,7 +205,7 @@ def _carrier(settings: Settings) -> Carrier:
         relay=WorkerRelay(
             MediaSettings(
                 bind_host=settings.media.address,
-                advertised_host=settings.media.advertised or settings.media.address,
+                advertised_host=_media_host(settings),
                 port_range=settings.media.ports,
                 workers=_cores() if settings.media.workers == "auto" else settings.media.workers,
                 silence_s=settings.media.silence_s,
@@ -208,10 +213,42 @@ def _carrier(settings: Settings) -> Carrier:
         ),
         hang_up_silent=settings.media.silence_action == "hangup",
         bind=settings.sip.bind,
-        advertised=settings.sip.advertised,
+        advertised=None if settings.sip.advertised == "auto" else settings.sip.advertised,
+        tcp=any(trunk.large_over_tcp or _may_use(trunk, "tcp") for trunk in settings.trunks),
+        tls=tls_of(settings),
+        nat=Nat(
+            stun=settings.nat.stun,
+            signalling=settings.sip.advertised == "auto",
+            media=settings.media.advertised == "auto",
+        ),
         user_agent=settings.sip.user_agent,
         capture=settings.sip.capture,
     )
+
+
+def tls_of(settings: Settings) -> Tls:
+    """How TLS is spoken; its port is only taken where a trunk surely needs it, or we have a certificate to show."""
+    sip = settings.sip
+    return Tls(
+        ca_file="" if sip.tls_ca_file == "system" else sip.tls_ca_file,
+        certificate_file=sip.tls_certificate_file or "",
+        key_file=sip.tls_key_file or "",
+        port=sip.tls_port,
+        listen=sip.tls_certificate_file is not None or any(trunk.surely_tls for trunk in settings.trunks),
+        unverified=frozenset(t.proxy.host for t in settings.trunks if t.proxy is not None and not t.tls_verify),
+    )
+
+
+def _may_use(trunk: TrunkSettings, transport: Literal["tcp", "tls"]) -> bool:
+    return trunk.proxy is not None and trunk.proxy.may_use(transport)
+
+
+def _media_host(settings: Settings) -> str:
+    """What SDP says until more is learned."""
+    media = settings.media
+    if media.advertised not in (None, "auto"):
+        return str(media.advertised)
+    return reachable_address(media.address, "2001:db8::1" if ":" in media.address else "192.0.2.1")
 
 
 def _cores() -> int:

@@ -194,14 +194,17 @@ def _addresses(settings: Settings) -> Iterator[Finding]:
             f"bound to {settings.sip.bind} it can't reach {far.proxy.host} (trunk {far.name})",
             f'[sip] bind = "0.0.0.0:{settings.sip.bind.port}"',
         )
-    if is_loopback(settings.media.advertised or settings.media.address):
+    said = settings.media.advertised or settings.media.address
+    if said == "auto":
+        return  # what will be learned, nobody knows yet
+    if is_loopback(said):
         yield Finding(
             Level.ERROR,
             "media",
-            f"audio of trunk {far.name} can't come to {settings.media.advertised or settings.media.address}",
+            f"audio of trunk {far.name} can't come to {said}",
             '[media] address = "0.0.0.0" and advertised = the IP address that the trunk shall send audio to',
         )
-    if _private(settings.media.advertised or settings.media.address) and _public_literal(far.proxy.host):
+    if _private(said) and _public_literal(far.proxy.host):
         yield Finding(
             Level.WARNING,
             "media",

@@ -8,230 +8,45 @@ values is `settings_load.py`; `load` is here because it is what callers want. Kn
 import functools
 import ipaddress
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 
 from dosvoces import __version__
+from dosvoces import settings_values as values
 from dosvoces.errors import SettingsError
-
-PORTS_PER_CONNECTION = 4  # RTP and RTCP for each of two sides (RFC 3550 §11)
-MIN_MEDIA_PORTS = 8  # two connections: a range below that is a slip of the pen
-NO_PORT = 0
-DEFAULT_SIP_PORT = 5060  # RFC 3261 §19.1.2
-
-
-class HostPort(NamedTuple):
-    """Where a socket is bound or reached."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-    @property
-    def loopback(self) -> bool:
-        """Whether only this machine can reach it, or be reached from it."""
-        return is_loopback(self.host)
-
-
-class PortRange(NamedTuple):
-    """UDP ports from `low` to `high`, both included."""
-
-    low: int
-    high: int
-
-    def __str__(self) -> str:
-        return f"{self.low}-{self.high}"
-
-    @property
-    def connections(self) -> int:
-        """How many connections find room in it at once."""
-        return (self.high - self.low + 1) // PORTS_PER_CONNECTION
-
-
-class Proxy(NamedTuple):
-    """A trunk's SIP address."""
-
-    host: str
-    port: int | None = None
-    """`None`: the DNS tells it (RFC 3263)."""
-    transport: Literal["", "udp", "tcp", "tls"] = ""
-    """Empty: the DNS tells it, and it is UDP where the DNS says nothing."""
-    secure: bool = False
-    """Whether it is a `sips:` URI."""
-
-    def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        port = "" if self.port is None else f":{self.port}"
-        transport = f";transport={self.transport}" if self.transport else ""
-        return f"{'sips' if self.secure else 'sip'}:{host}{port}{transport}"
-
-
-def is_loopback(host: str) -> bool:
-    """Whether `host` (a literal address or a name) is this machine by its very spelling."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
-
-
-# --- how a text becomes a value; each raises ValueError with the remedy ---
-
-_HOST_PORT = re.compile(
-    r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*\.?))(?::(?P<port>\d{1,5}))?"
+from dosvoces.settings_values import (
+    DEFAULT_SIP_PORT,
+    DEFAULT_SIPS_PORT,
+    PORTS_PER_CONNECTION,
+    HostPort,
+    PortRange,
+    Proxy,
+    is_loopback,
 )
-_PROXY = re.compile(r"(?P<scheme>sips?):(?P<address>[^;?@]+)(?P<parameters>(?:;[^;?]+)*)", re.IGNORECASE)
-_E164 = re.compile(r"\+[1-9]\d{6,14}")
 
-
-def _port(text: str) -> int:
-    if not 1 <= int(text) <= 65535:
-        raise ValueError("a port is 1 to 65535")
-    return int(text)
-
-
-def _host_port(value: object, *, default_port: int | None = None, any_port: bool = False) -> object:
-    if not isinstance(value, str):
-        return value
-    match = _HOST_PORT.fullmatch(value)
-    if match is None or (match["port"] is None and default_port is None):
-        raise ValueError("write it as host:port, an IPv6 address in brackets")
-    if match["v6"]:
-        _literal(match["v6"])
-    port = match["port"] or str(default_port)
-    if port == "0" and (any_port or (match["port"] is None and default_port == NO_PORT)):
-        return HostPort(match["v6"] or match["host"], 0)
-    return HostPort(match["v6"] or match["host"], _port(port))
-
-
-def _advertised_host_port(value: object) -> object:
-    return _host_port(value, default_port=DEFAULT_SIP_PORT)
-
-
-def _literal(value: str) -> str:
-    try:
-        ipaddress.ip_address(value)
-    except ValueError:
-        raise ValueError("an IP address is meant (media goes to addresses, not to names)") from None
-    return value
-
-
-def _advertised_literal(value: str) -> str:
-    if ipaddress.ip_address(_literal(value)).is_unspecified:
-        raise ValueError("it is what others send to: an address of this machine as they see it")
-    return value
-
-
-def _port_range(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    match = re.fullmatch(r"(\d{1,5})\s*-\s*(\d{1,5})", value.strip())
-    if match is None:
-        raise ValueError('write it as "low-high", for instance "20000-29999"')
-    low, high = _port(match[1]), _port(match[2])
-    if low < 1024:
-        raise ValueError("ports below 1024 belong to the system; begin at 1024 or above")
-    if low % 2 or not high % 2:
-        raise ValueError("begin with an even port and end with an odd one (RTP is even, its RTCP the odd one above)")
-    if high - low + 1 < MIN_MEDIA_PORTS:
-        raise ValueError(f"at least {MIN_MEDIA_PORTS} ports are needed, {PORTS_PER_CONNECTION} a connection")
-    return PortRange(low, high)
-
-
-def _proxy(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    match = _PROXY.fullmatch(value.strip())
-    if match is None:
-        raise ValueError('write it as "sip:host:5060;transport=udp"')
-    parameters = dict(p.lower().partition("=")[::2] for p in match["parameters"].split(";") if p)
-    transport = parameters.pop("transport", "")
-    secure = match["scheme"].lower() == "sips"
-    if secure or transport in ("tcp", "tls"):
-        raise ValueError("SIP over TCP or TLS is not spoken yet; use ;transport=udp")
-    if transport not in ("", "udp") or parameters:
-        raise ValueError("the only parameter is ;transport=udp")
-    try:
-        address = _host_port(match["address"], default_port=NO_PORT)
-    except ValueError as error:
-        raise ValueError(f'write it as "sip:host:5060;transport=udp" ({error})') from None
-    assert isinstance(address, HostPort)
-    # RFC 3263 §4.2: a port, where there is one, ends the search; without one the DNS may name another.
-    port = None if address.port == NO_PORT else address.port
-    return Proxy(address.host, port, "udp" if transport == "udp" else "", secure)
-
-
-def _country(value: str) -> str:
-    # phonenumbers is what the dial plan goes by; a region it doesn't know has no numbering plan.
-    from phonenumbers import SUPPORTED_REGIONS
-
-    if value.upper() not in SUPPORTED_REGIONS:
-        raise ValueError('a country is two letters of ISO 3166, for instance "ES"')
-    return value.upper()
-
-
-def _caller_id(value: str) -> str:
-    if not _E164.fullmatch(value):
-        raise ValueError('write it in E.164: "+", the country code and the number, without spaces ("+34910000000")')
-    return value
-
-
-def _prefix(value: str) -> str:
-    if not re.fullmatch(r"\+\d{0,15}", value):
-        raise ValueError('a prefix is "+" and the first digits of the numbers meant; "+" alone is every number')
-    return value
-
-
-def _mail_from(value: str) -> str:
-    from dosvoces.mail.address import parse_sender
-
-    try:
-        parse_sender(value)
-    except SettingsError:
-        raise ValueError('write it as "Dosvoces <leads@example.com>"') from None
-    return value
-
-
-def _mail_url(value: SecretStr) -> SecretStr:
-    from dosvoces.mail.smtp_url import parse_mail_url
-
-    url = value.get_secret_value()
-    if url in ("inbox:", "inbox"):
-        return SecretStr("inbox:")
-    if re.search(r"[?&]timeout=", url):
-        raise ValueError("write the time limit as [mail] timeout_s")
-    try:
-        parse_mail_url(url)
-    except SettingsError as error:  # Its text begins with the key, which the problem's line names already.
-        raise ValueError(str(error).removeprefix("mail.url: ").replace("mail.url ", "it ")) from None
-    return value
-
-
-def _database_url(value: SecretStr) -> SecretStr:
-    url = value.get_secret_value()
-    if url.startswith(("postgresql:", "postgres:", "postgresql+")):
-        raise ValueError("PostgreSQL is not supported yet; use sqlite:///path")
-    if not re.fullmatch(r"sqlite:///[^?#]+", url):
-        raise ValueError(
-            "write it as sqlite:///dosvoces.db, or sqlite:////var/lib/dosvoces/dosvoces.db for a full path"
-        )
-    return value
-
-
-def _comma_separated(value: object) -> object:
-    """A list as an environment variable says it: `ES,PT`."""
-    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
-
+__all__ = [
+    "PORTS_PER_CONNECTION",
+    "Bind",
+    "HostPort",
+    "InvalidSettings",
+    "Log",
+    "PortRange",
+    "Proxy",
+    "Settings",
+    "Trunk",
+    "is_loopback",
+    "load",
+]
 
 ListenPort = Annotated[int, Field(ge=0, le=65535)]
-Country = Annotated[str, AfterValidator(_country)]
-Bind = Annotated[HostPort, BeforeValidator(functools.partial(_host_port, any_port=True))]
-AdvertisedBind = Annotated[HostPort, BeforeValidator(_advertised_host_port)]
+Country = Annotated[str, AfterValidator(values.country)]
+Bind = Annotated[HostPort, BeforeValidator(functools.partial(values.host_port, any_port=True))]
+Listed = BeforeValidator(values.comma_separated)
+Sender = Annotated[str, AfterValidator(values.mail_from)]
+AdvertisedBind = Annotated[HostPort | Literal["auto"], BeforeValidator(values.advertised_host_port)]
 
 
 # --- the sections ---
@@ -253,18 +68,18 @@ class Http(_Section):
 class Database(_Section):
     """Where the record is kept."""
 
-    url: Annotated[SecretStr, AfterValidator(_database_url)] = SecretStr("sqlite:///dosvoces.db")
+    url: Annotated[SecretStr, AfterValidator(values.database_url)] = SecretStr("sqlite:///dosvoces.db")
     """`sqlite:///file`, relative to where the service starts; four slashes begin a full path. Or `url_file`."""
 
 
 class Mail(_Section):
     """Who takes the mails."""
 
-    url: Annotated[SecretStr, AfterValidator(_mail_url)] = SecretStr("inbox:")
+    url: Annotated[SecretStr, AfterValidator(values.mail_url)] = SecretStr("inbox:")
     """`inbox:` keeps mails in the record (`dosvoces mail list`). `smtp://user:password@host:587?tls=starttls` submits
     them; `tls=implicit` (port 465, the same as `smtps://`) and `tls=none` too; further options are `ca`, `connections`,
     `ehlo`, `allow_plain_login=1`. In user and password `@` is written `%40`. Or `url_file`."""
-    from_: Annotated[str, AfterValidator(_mail_from)] = Field(default="Dosvoces <dosvoces@localhost>", alias="from")
+    from_: Sender = Field(default="Dosvoces <dosvoces@localhost>", alias="from")
     """The sender, `Name <local@domain>`. A real mail server wants an address of yours."""
     locale: Literal["es", "en"] = "es"
     """Language of the mails."""
@@ -276,11 +91,19 @@ class Sip(_Section):
     """Our end of the signalling."""
 
     bind: Bind = HostPort("127.0.0.1", DEFAULT_SIP_PORT)
-    """UDP address to send from and listen on. A trunk on another machine needs `0.0.0.0:5060`. Port 0 lets the system
-    choose."""
+    """Address to send from and listen on, for UDP and TCP. A trunk on another machine needs `0.0.0.0:5060`, or
+    `[::]:5060` for IPv6: all trunks are reached by one of both. Port 0 lets the system choose."""
     advertised: AdvertisedBind | None = None
     """What the far end shall send to, if it isn't the bound address: the public side of a NAT. The port may be left out
-    when it is 5060."""
+    when it is 5060. `"auto"`: as learned, see [NAT](../howto/nat.md)."""
+    tls_port: ListenPort = DEFAULT_SIPS_PORT
+    """TCP port for TLS; 0 lets the system choose. It is only taken when a trunk is spoken to by TLS."""
+    tls_ca_file: Annotated[str, Field(min_length=1)] = "system"
+    """The authorities whose certificates are believed (PEM), or `system` for those of this machine."""
+    tls_certificate_file: Annotated[str, Field(min_length=1)] | None = None
+    """Our own certificate with its chain (PEM). Needed where a carrier asks for it, or opens TLS connections to us."""
+    tls_key_file: Annotated[str, Field(min_length=1)] | None = None
+    """Its key (PEM). Not needed if it is in `tls_certificate_file`."""
     user_agent: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[\x20-\x7e]+$")] = (
         f"Dosvoces/{__version__}"
     )
@@ -288,15 +111,30 @@ class Sip(_Section):
     capture: bool = True
     """Whether a connection's SIP messages are kept in the record, for `dosvoces show ID --ladder` and `--pcap`."""
 
+    @model_validator(mode="after")
+    def _key_has_certificate(self) -> Self:
+        if self.tls_key_file is not None and self.tls_certificate_file is None:
+            raise ValueError("there is a `tls_key_file` and no `tls_certificate_file`")
+        return self
+
+
+class Nat(_Section):
+    """How our public address is learned behind a NAT, for `advertised = "auto"`."""
+
+    stun: Annotated[HostPort, BeforeValidator(values.stun_server)] | None = None
+    """A STUN server, `host` or `host:port` (3478); asked from the SIP socket every 25 s. Without one the address is
+    taken from the answers of a registrar (`register = true`)."""
+
 
 class Media(_Section):
     """Our end of the audio."""
 
-    address: Annotated[str, AfterValidator(_literal)] = "127.0.0.1"
+    address: Annotated[str, AfterValidator(values.literal)] = "127.0.0.1"
     """IP address to receive audio on. A trunk on another machine needs `0.0.0.0`."""
-    advertised: Annotated[str, AfterValidator(_advertised_literal)] | None = None
-    """The IP address that SDP names: this machine as the trunk sees it. Needed when `address` is `0.0.0.0`."""
-    ports: Annotated[PortRange, BeforeValidator(_port_range)] = PortRange(20000, 29999)
+    advertised: Annotated[str, AfterValidator(values.advertised_literal)] | None = None
+    """The IP address that SDP names: this machine as the trunk sees it. Needed when `address` is `0.0.0.0`. `"auto"`:
+    as learned, see [NAT](../howto/nat.md)."""
+    ports: Annotated[PortRange, BeforeValidator(values.port_range)] = PortRange(20000, 29999)
     """UDP ports for audio, four a connection, given back 30 s after use."""
     workers: Annotated[int, Field(ge=1, le=64)] | Literal["auto"] = 1
     """Processes that move audio; `"auto"`: one per core. One carries some hundred conversations, a second one makes
@@ -330,7 +168,7 @@ class Dialing(_Section):
     """Longest conversation, in seconds."""
     max_connections: Annotated[int, Field(ge=1, le=100_000)] = 100
     """Open connections at once; a request beyond is answered 503 and may be repeated."""
-    countries: Annotated[tuple[Country, ...] | None, BeforeValidator(_comma_separated), Field(min_length=1)] = None
+    countries: Annotated[tuple[Country, ...] | None, Listed, Field(min_length=1)] = None
     """Countries whose numbers may be dialled (ISO 3166). Without it: those of the trunks, or `["ES"]`."""
 
 
@@ -341,8 +179,14 @@ class Trunk(_Section):
     """Ours, for logs and the record: small letters, digits, `-` and `_`."""
     carrier: Literal["sip", "fake"] = "sip"
     """The kind of driver: `sip`, or `fake`, which rings nobody and answers everything, for trials."""
-    proxy: Annotated[Proxy, BeforeValidator(_proxy)] | None = None
-    """Where calls are sent: `sip:host`, found by the DNS's NAPTR and SRV records, or `sip:host:5060;transport=udp`."""
+    proxy: Annotated[Proxy, BeforeValidator(values.proxy)] | None = None
+    """Where calls are sent: `sip:host`, found by the DNS's NAPTR and SRV records, or `sip:host:5060;transport=udp`, or
+    `tcp`, or `tls`; `sips:host` is TLS too. See [TLS trunks](../howto/tls.md)."""
+    tls_verify: bool = True
+    """Whether the trunk must show a certificate for the proxy's host. `false` lets whoever sits between listen in, and
+    take the calls: for a trial on a network of your own only."""
+    large_over_tcp: bool = False
+    """Of a UDP trunk: whether messages over 1,300 bytes go to the same port by TCP, as RFC 3261 wants it."""
     username: Annotated[str, Field(min_length=1)] | None = None
     """Account for the digest challenge. None where the carrier knows us by our address."""
     password: SecretStr | None = None
@@ -357,22 +201,31 @@ class Trunk(_Section):
     """How long a registration is asked for, in seconds; it is renewed in time."""
     options_interval_s: Annotated[float, Field(ge=0, le=3600)] | None = None
     """Seconds from one OPTIONS ping to the next; 0 sends none. Without it: 30, and none to this machine itself."""
-    caller_id: Annotated[str, AfterValidator(_caller_id)] | None = None
+    caller_id: Annotated[str, AfterValidator(values.caller_id)] | None = None
     """The number that both parties see, in E.164; carriers refuse numbers that aren't yours."""
     country: Country = "ES"
     """Where the trunk is: its ringing tone, and the country of the numbers that it dials by default."""
     prefixes: Annotated[
-        tuple[Annotated[str, AfterValidator(_prefix)], ...], BeforeValidator(_comma_separated), Field(min_length=1)
+        tuple[Annotated[str, AfterValidator(values.prefix)], ...],
+        Listed,
+        Field(min_length=1),
     ] = ("+",)
     """First digits of the numbers that go this way, in E.164."""
     codecs: Annotated[
-        tuple[Literal["PCMA", "PCMU", "G722", "opus"], ...], BeforeValidator(_comma_separated), Field(min_length=1)
+        tuple[Literal["PCMA", "PCMU", "G722", "opus"], ...],
+        Listed,
+        Field(min_length=1),
     ] = ("PCMA", "PCMU")
     """What may be spoken, the preferred one first: `PCMA`, `PCMU`, `G722`, `opus`. PCMA or PCMU must be among them: the
     first party begins with one, for the ringing tone. See [codecs](../howto/codecs.md)."""
     srtp: Literal["off", "optional", "required"] = "off"
     """Whether the audio is encrypted, with SRTP and keys in the signalling (SDES). `optional` offers it and takes what
     is answered; `required` hangs up at once on an answer without. Who can read the signalling can read the keys."""
+
+    @property
+    def surely_tls(self) -> bool:
+        """Whether it is spoken to by TLS, whatever the DNS says."""
+        return self.proxy is not None and (self.proxy.secure or self.proxy.transport == "tls")
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -403,6 +256,7 @@ class Settings(_Section):
     database: Database = Database()
     mail: Mail = Mail()
     sip: Sip = Sip()
+    nat: Nat = Nat()
     media: Media = Media()
     dialing: Dialing = Dialing()
     log: Log = Log()
@@ -413,6 +267,16 @@ class Settings(_Section):
         names = [trunk.name for trunk in self.trunks]
         if doubled := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"two trunks are called {doubled[0]!r}; names must differ")
+        return self
+
+    @model_validator(mode="after")
+    def _public_address_is_learned(self) -> Self:
+        wanted = [name for name, part in (("sip", self.sip), ("media", self.media)) if part.advertised == "auto"]
+        if wanted and self.nat.stun is None and not any(trunk.register_ for trunk in self.trunks):
+            raise ValueError(
+                f'[{wanted[0]}] `advertised = "auto"` needs somebody who tells the address: `stun` in [nat], '
+                "or a trunk with `register = true`"
+            )
         return self
 
     @property
@@ -443,5 +307,5 @@ def load(config: Path | None = None, environ: Mapping[str, str] = os.environ) ->
     """
     from dosvoces import settings_load
 
-    values, origin = settings_load.gather(config, environ)
-    return settings_load.validate(values, origin)
+    read, origin = settings_load.gather(config, environ)
+    return settings_load.validate(read, origin)

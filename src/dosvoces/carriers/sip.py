@@ -8,13 +8,14 @@ import asyncio
 import random
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import structlog
 
 from dosvoces.capture.recorder import Recorder
 from dosvoces.carriers import Call, Listener, sip_codecs
 from dosvoces.carriers.dns import Dns
+from dosvoces.carriers.public import NOTHING_LEARNED, Nat, PublicSide
 from dosvoces.carriers.sip_leg import Session, SipLeg, detail_of, facts_of
 from dosvoces.carriers.trunks import Trunk, Trunks, learn, reached_nobody
 from dosvoces.carriers.upkeep import USUAL, Times, Upkeep
@@ -25,6 +26,7 @@ from dosvoces.model import ConnectionId, EndReason, LegId, Note, PhoneNumber, Si
 from dosvoces.sip import sdp
 from dosvoces.sip.agent import Agent, SipTransportError
 from dosvoces.sip.api import CallEnd, Hop, Invitation
+from dosvoces.sip.tls import Tls, TlsError
 
 log = structlog.get_logger(__name__)
 
@@ -47,23 +49,29 @@ class SipCarrier:
         capture: bool = True,
         dns: Dns | None = None,
         times: Times = USUAL,
-        on_public_address: Callable[[str, int], None] | None = None,
+        tcp: bool = False,
+        tls: Tls | None = None,
+        nat: Nat = NOTHING_LEARNED,
     ) -> None:
         """
         `close_timeout_s`: how long `close` waits for the far ends to confirm; the switchboard has waited before it.
 
         `hang_up_silent`: whether a leg whose silence the relay tells is ended as failed, or only noted. `capture`:
         whether the legs' messages are kept and given to the listener at the end. `dns` is the system's unless given.
-        `on_public_address` is told our address as a registrar saw it.
+        `tcp`: whether peers may connect to `bind` by TCP, `tls`: how TLS is spoken. `nat`: how our public address is
+        learned.
         """
         self._trunks = Trunks(trunks, lambda most: random.randint(0, most))
         self._upkeep = Upkeep(
             self._trunks,
             dns or Dns(),
             families=("AAAA",) if ":" in bind[0] else ("A",),
-            on_public_address=on_public_address,
+            on_public_address=lambda host, port: self._public.seen(host, port),
             times=times,
         )
+        self._public = PublicSide(nat, changed=self._upkeep.renew)
+        self._tcp = tcp
+        self._tls = tls
         self._relay = relay
         self._bind = bind
         self._advertised = advertised
@@ -98,10 +106,14 @@ class SipCarrier:
             self._agent = await Agent.open(
                 bind=self._bind,
                 advertised=self._advertised,
+                tcp=self._tcp,
+                tls=self._tls,
                 user_agent=self._user_agent,
                 peers=self._upkeep.hosts(),
                 tap=self._tap if self._capture else None,
             )
+        except TlsError as error:
+            raise CarrierError(f"{error}; see tls_ca_file, tls_certificate_file and tls_key_file in [sip]") from error
         except OSError as error:
             host, port = self._bind
             raise CarrierError(
@@ -111,6 +123,7 @@ class SipCarrier:
             await self._relay.start(self._media_happened)
         except MediaError as error:
             raise CarrierError(str(error)) from error
+        await self._public.start(self._agent)
         await self._upkeep.start(self._agent)
 
     async def dial(self, call: Call) -> None:
@@ -173,7 +186,7 @@ class SipCarrier:
         return self._trunks.problems(numbers, self._now())
 
     def warnings(self) -> list[str]:
-        return self._trunks.warnings(self._now())
+        return [*self._trunks.warnings(self._now()), *self._public.warnings()]
 
     async def close(self) -> None:
         await self._upkeep.close()
@@ -218,7 +231,7 @@ class SipCarrier:
     def unreached(self, leg: SipLeg, end: CallEnd) -> Unreached | None:
         """What a dial's end means for its way; the event to tell, if nobody was rung and another way is left."""
         way, now = leg.way, self._now()
-        learn(way.circuit, end, now)
+        learn(way.circuit, end, now, self.agent.why_unreachable(way.hop))
         if not way.circuit.closed or way.circuit.suspect:
             self._upkeep.nudge(way.line)
         avoid = (*leg.dialed.avoid, str(way))
@@ -238,7 +251,7 @@ class SipCarrier:
                 addresses = await self._relay.allocate(call.connection_id, country=trunk.country)
             except MediaError as error:
                 raise CarrierError(f"no media for the call: {error}") from error
-            session = self._sessions[call.connection_id] = Session(call.connection_id, addresses)
+            session = self._sessions[call.connection_id] = Session(call.connection_id, self._public.media(addresses))
             if self._capture:
                 self._recorder.begin(call.connection_id)
         return session

@@ -15,7 +15,7 @@ from dosvoces.media import Address, Format, MediaRelay, Srtp
 from dosvoces.model import ConnectionId, EndReason, Note, Side
 from dosvoces.sip import sdp
 from dosvoces.sip.agent import OutgoingCall
-from dosvoces.sip.api import CallEnd, CallHandler, CallStateError, DialogFacts, EndCause, Later
+from dosvoces.sip.api import CallEnd, CallHandler, CallStateError, DialogFacts, EndCause, Hop, Later
 
 REOFFER_PAUSE_S = 0.3  # before an offer is tried again that met one of the peer's
 REOFFER_TRIES = 10
@@ -394,14 +394,19 @@ def _dialog_facts(facts: DialogFacts) -> dict[str, str | int | float | None]:
         "local_cseq": facts.local_cseq,
         "remote_target": facts.remote_target,
         "route_set": "\n".join(facts.route_set),
-        "destination": f"{facts.destination[0]} {facts.destination[1]}",
+        "destination": _written(Hop(*facts.destination)),
     }
+
+
+def _written(hop: Hop) -> str:
+    """The hop as a word or more; of UDP the address alone."""
+    return f"{hop.host} {hop.port}" if hop.transport == "udp" else " ".join(map(str, hop[:4])).strip()
 
 
 def facts_of(dialog: Note) -> DialogFacts:
     """What a `dialog` note of ours says. Raises `KeyError` or `ValueError` if it isn't one."""
     facts = dialog.facts
-    host, port = str(facts["destination"]).rsplit(" ", 1)
+    host, port, *how = str(facts["destination"]).split(" ")
     return DialogFacts(
         call_id=str(facts["call_id"]),
         local=str(facts["local"]),
@@ -412,5 +417,5 @@ def facts_of(dialog: Note) -> DialogFacts:
         local_cseq=int(facts["local_cseq"] or 0),
         remote_target=str(facts["remote_target"]),
         route_set=tuple(str(facts["route_set"]).splitlines()),
-        destination=(host, int(port)),
+        destination=Hop(host, int(port), how[0] if how else "udp", "".join(how[1:2])),
     )

@@ -6,7 +6,7 @@ and the carrier's calls add what they meet; nothing here waits or sends.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from dosvoces.carriers import sip_codecs
@@ -57,6 +57,8 @@ class Trunk:
     register_expires_s: int = 600
     options_interval_s: float = 0.0
     """From one OPTIONS ping to the next; 0: none."""
+    large_over_tcp: bool = False
+    """Whether messages over 1,300 bytes go to a UDP hop's port by TCP."""
 
     @property
     def credentials(self) -> Credentials | None:
@@ -70,7 +72,9 @@ class Trunk:
         return host if self.port in (None, 5060) else f"{host}:{self.port}"
 
     def uri(self, user: str = "") -> str:
-        return f"{'sips' if self.secure else 'sip'}:{user}{'@' if user else ''}{self.domain}"
+        # Never `sips:`, whatever the proxy's URI: that would promise TLS up to the phone that rings (RFC 5630 §3.1.3),
+        # which no trunk can keep, and Asterisk and Kamailio refuse as they are delivered.
+        return f"sip:{user}{'@' if user else ''}{self.domain}"
 
     @property
     def target(self) -> Target:
@@ -187,6 +191,8 @@ class Line:
     def found(self, places: tuple[Place, ...], good_until: float | None) -> None:
         """The DNS said where it is; `None`: for ever. What is known of hops that stay is kept."""
         self.trouble = ""
+        if self.trunk.large_over_tcp:
+            places = tuple(_with_tcp(place) for place in places)
         self._places, self._good_until = places, good_until
         self._circuits = {hop: self.circuit(hop) for place in places for hop in place.hops}
 
@@ -224,6 +230,10 @@ class Line:
             for hop, circuit in circuits.items()
             if not circuit.usable(now)
         ]
+
+
+def _with_tcp(place: Place) -> Place:
+    return replace(place, hops=tuple(hop._replace(tcp_too=True) for hop in place.hops))
 
 
 class Way(NamedTuple):
@@ -325,11 +335,11 @@ def reached_nobody(end: CallEnd) -> bool:
     return 500 <= end.status <= 599
 
 
-def learn(circuit: Circuit, end: CallEnd, now: float) -> None:
-    """What the end of a call tells of the hop that it took."""
+def learn(circuit: Circuit, end: CallEnd, now: float, why: str = "") -> None:
+    """What the end of a call tells of the hop that it took; `why` no connection could be made, where that is known."""
     if end.cause is EndCause.REJECTED and end.status == 503 and end.heard <= 100:
         circuit.refused(now, end.retry_after_s)
     elif end.status is not None or end.heard:
         circuit.answered()
     elif end.cause in (EndCause.TRANSPORT, EndCause.TIMEOUT):
-        circuit.failed(now, "nobody is there" if end.cause is EndCause.TRANSPORT else "no answer")
+        circuit.failed(now, (why or "nobody is there") if end.cause is EndCause.TRANSPORT else "no answer")

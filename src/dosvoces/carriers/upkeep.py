@@ -62,7 +62,7 @@ class Upkeep:
         on_public_address: Callable[[str, int], None] | None = None,
         times: Times = USUAL,
     ) -> None:
-        """`on_public_address` is told our address as a registrar saw it, at each REGISTER that it granted."""
+        """`on_public_address` is told where a registrar saw us, at each REGISTER that it granted; port 0: unknown."""
         self._lines = [_Care(line) for line in trunks.lines]
         self._dns = dns
         self._families = tuple(families)
@@ -105,6 +105,11 @@ class Upkeep:
         for care in self._lines:
             if care.line is line:
                 care.nudged.set()
+
+    def renew(self) -> None:
+        """Register anew at once: our Contact has changed."""
+        for care in self._lines:
+            care.renew.set()
 
     async def close(self) -> None:
         """End the tasks and tell the registrars that we are gone, each within `leave_limit_s`; idempotent."""
@@ -187,7 +192,7 @@ class Upkeep:
         if answer is Failure.TIMEOUT:
             circuit.ping_unanswered(now)
         elif isinstance(answer, Failure):
-            circuit.failed(now, "nobody is there")
+            circuit.failed(now, agent.why_unreachable(hop) or "nobody is there")
         elif answer.code == 503:
             circuit.ping_refused(now, seconds(answer.header("retry-after")))
         else:
@@ -219,10 +224,15 @@ class Upkeep:
                 if self._registrar(care, skip) is not None:
                     continue  # RFC 3263 §4.3: the next address at once
             skip.clear()
-            while (wait_s := machine.due - self._now()) > 0:
+            care.renew.clear()
+            while (wait_s := machine.due - self._now()) > 0 and not care.renew.is_set():
                 # A lapse in the meantime is noticed when it happens.
                 lapse_s = None if machine.good_until is None else machine.good_until - self._now()
-                await asyncio.sleep(wait_s if lapse_s is None or lapse_s <= 0 else min(wait_s, lapse_s + 0.001))
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(
+                        wait_s if lapse_s is None or lapse_s <= 0 else min(wait_s, lapse_s + 0.001)
+                    ):
+                        await care.renew.wait()
                 self._tell_registration(care, machine)
 
     def _registrar(self, care: "_Care", skip: list[Hop]) -> Hop | None:
@@ -247,7 +257,8 @@ class Upkeep:
             care.line.circuit(hop).answered()
         self._tell_registration(care, machine)
         if granted and self._on_public_address is not None and (seen := _public(answer)) is not None:
-            self._on_public_address(*seen)
+            # Of a connection the port is its own, not the one that we listen on.
+            self._on_public_address(seen[0], seen[1] if hop.transport == "udp" else 0)
         return answer
 
     def _tell_registration(self, care: "_Care", machine: Registration) -> None:
@@ -280,6 +291,7 @@ class _Care:
         self.looked = asyncio.Event()
         """Set when the DNS was asked once."""
         self.nudged = asyncio.Event()
+        self.renew = asyncio.Event()
         self.registered = asyncio.Event()
         """Set when it was registered once."""
         self.registration: Registration | None = None

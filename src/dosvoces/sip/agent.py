@@ -23,6 +23,7 @@ from .outgoing import OutgoingCall
 from .public_address import INTERVAL_S, PublicAddress
 from .request import Series
 from .session_timer import DEFAULT_TERMS, SessionTerms
+from .sockets import open_sockets
 from .tls import Tls
 from .transaction import TIMEOUT, Failure
 from .transport import UdpTransport, reachable_address
@@ -34,7 +35,6 @@ __all__ = ["Agent", "IncomingCall", "OutgoingCall", "SipTransportError"]
 log = logging.getLogger(__name__)
 
 CLOSE_TIMEOUT_S = 5.0
-PORT_ATTEMPTS = 20  # to find a port that is free for UDP and TCP
 
 
 Tap = Callable[[bool, bytes, Hop], None]
@@ -113,9 +113,19 @@ class Agent:
         agent._tap = tap
         family = socket.AF_INET6 if ":" in bind[0] else socket.AF_INET
         known = None if peers is None else [(await _resolve(host, 5060, family))[0] for host in peers]
-        transport, connections = agent._bind(bind, tcp=tcp, tls=tls or Tls())
+        transport, connections = open_sockets(
+            bind,
+            tcp=tcp,
+            tls=tls or Tls(),
+            receiver=agent._receive,
+            unreachable=agent._unreachable,
+            lost=agent._lost,
+            settled=agent._settle,
+            admits=agent._admits,
+            in_use=agent._in_use,
+        )
         try:
-            tls_port = connections.listen("tls") if tls is not None else DEFAULT_TLS_PORT
+            tls_port = connections.listen("tls") if tls is not None and tls.listen else DEFAULT_TLS_PORT
         except BaseException:
             transport.close()
             await connections.close()
@@ -137,35 +147,6 @@ class Agent:
             session=session,
         )
         return agent
-
-    def _bind(self, bind: Address, *, tcp: bool, tls: Tls) -> tuple[UdpTransport, Connections]:
-        """A UDP socket and what makes connections; where any port will do, one that is free for both."""
-        for attempt in range(PORT_ATTEMPTS):
-            transport = UdpTransport(bind, receiver=self._receive, unreachable=self._unreachable, settled=self._settle)
-            try:
-                connections = Connections(
-                    bind_host=bind[0],
-                    port=transport.local[1],
-                    tls=tls,
-                    receiver=self._receive,
-                    unreachable=self._unreachable,
-                    lost=self._lost,
-                    settled=self._settle,
-                    admits=self._admits,
-                    in_use=self._in_use,
-                )
-                if tcp:
-                    connections.listen("tcp")
-            except OSError:
-                transport.close()
-                if bind[1] or attempt + 1 == PORT_ATTEMPTS:
-                    raise
-            except BaseException:
-                transport.close()
-                raise
-            else:
-                return transport, connections
-        raise AssertionError("the last attempt returns or raises")
 
     @property
     def local(self) -> Address:
@@ -200,16 +181,22 @@ class Agent:
         self._ua.advertise((host, port or self._ua.local[1]), self._ua.tls_port)
 
     def learn_public_address(
-        self, server: Address, changed: Callable[[Address], None], interval_s: float = INTERVAL_S
+        self,
+        server: Address,
+        changed: Callable[[Address], None],
+        *,
+        advertise: bool = True,
+        interval_s: float = INTERVAL_S,
     ) -> PublicAddress:
         """
-        Ask the STUN server, a name or an address, from the SIP socket from now on; what it says is advertised.
+        Ask the STUN server, a name or an address, from the SIP socket from now on; with `advertise`, say what it says.
 
         `changed` is told of the first address and of each other one.
         """
 
         def learned(address: Address) -> None:
-            self.set_advertised(*address)
+            if advertise:
+                self.set_advertised(*address)
             changed(address)
 
         self._public = PublicAddress(

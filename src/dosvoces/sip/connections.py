@@ -107,6 +107,8 @@ class Connections:
         self._tls = tls
         self._contexts: dict[bool, ssl.SSLContext] = {}
         self._server_context = tls.server_context()
+        if tls.ca_file or tls.certificate_file:
+            self._context(verified=True)  # files that can't be used are told now, not at the first call
         self._listeners: list[socket.socket] = []
         self._open: dict[_Key, Connection] = {}
         self._all: set[Connection] = set()

@@ -28,6 +28,8 @@ class Tls:
     """PEM; may be in `certificate_file`."""
     port: int = DEFAULT_TLS_PORT
     """TCP port of ours; 0 lets the system choose."""
+    listen: bool = True
+    """Whether the port is taken; without it connections leave from any port."""
     unverified: frozenset[str] = frozenset()
     """Hosts whose certificate is not looked at: whoever sits between can listen and speak for them."""
 
