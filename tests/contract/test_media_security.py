@@ -11,7 +11,7 @@ from dosvoces.media.rtcp import Goodbye, ReportBlock, SenderReport, SourceName
 from dosvoces.media.rtp import Packet
 from dosvoces.media.srtp import Shield
 from dosvoces.model import Side
-from tests.contract.test_media_relay import HOST, ID, PCMA, STRANGER_HOST, Bench, Party, follows, within, worker_relay
+from tests.contract.test_media_relay import HOST, ID, PCMA, STRANGER_HOST, Bench, Party, follows, within, worker_bench
 
 SUITES = sorted(SRTP_KEY_BYTES)
 OPUS = Format("opus", 96, 48000)
@@ -65,14 +65,8 @@ class Reporter(asyncio.DatagramProtocol):
 
 @pytest.fixture
 async def bench() -> AsyncIterator[Bench]:
-    bench = Bench(worker_relay())
-    await bench.relay.start(bench.events.put_nowait)
-    yield bench
-    await bench.relay.close()
-    for party in bench.parties:
-        assert party.transport is not None
-        party.transport.close()
-    await asyncio.sleep(0)
+    async with worker_bench(30.0) as bench:
+        yield bench
 
 
 async def joined(bench: Bench, a: Srtp | None, b: Srtp | None) -> tuple[Party, Party]:

@@ -141,6 +141,21 @@ class MediaRelay(Protocol):
       stay bound and are drained for 30 s.
     - *loss is told*: if the worker dies, each of its connections gets exactly one `Lost`; later calls for it do nothing
       (`join` raises `MediaError`).
+
+    Where rtpengine can't do as the worker does, it may differ, and the tests say so by these names:
+
+    - *its own streams*: a side hears each source (the tone, the other side) with that source's own SSRC, sequence and
+      timestamp; rtpengine rewrites only what it transcodes. Receivers take a new SSRC for a new source (RFC 3550 §8.2).
+    - *no learning*: media are taken from the signalled address and port only. rtpengine's learning would take whoever
+      sends first, from any host.
+    - *no reading of packets*: what comes from the right address is passed on and counted, RTP or not, and no gap in it
+      is counted. Payload types go on as they are: a codec that the sides number differently can't be joined
+      (`MediaError`), and keys that they number differently may not be understood or told.
+    - *looked at*: who is heard and who is silent is told when it is looked for, up to 10 s later; the packets of a tone
+      aren't counted.
+    - *no keys of ours*: `srtp` raises `MediaError`, as rtpengine makes its own keys; RTCP is passed on.
+    - *not ours to start*: a daemon that died takes connections again when its keeper has started it; what ports rest
+      then, it doesn't know. `close` leaves it running.
     """
 
     async def start(self, report: Callable[[RelayEvent], None]) -> None:
