@@ -49,6 +49,7 @@ CONCRETE = frozenset(
         "mail.inbox",
         "mail.smtp",
         "media.relay",
+        "media.rtpengine",
         "media.worker",
         "store.sql",
         "store.sqlite",

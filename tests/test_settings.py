@@ -157,6 +157,15 @@ def test_workers_are_a_number_or_one_per_core(value: str, expected: object) -> N
     assert load(None, {"DOSVOCES_MEDIA__WORKERS": value}).media.workers == expected
 
 
+def test_rtpengines_are_a_list_with_their_usual_port(tmp_path: Path) -> None:
+    text = '[media]\nrelay = "rtpengine"\nrtpengine = ["192.0.2.1", "[2001:db8::1]:9999"]'
+    assert load(written(tmp_path, text), {}).media.rtpengine == (("192.0.2.1", 2223), ("2001:db8::1", 9999))
+    assert load(None, {"DOSVOCES_MEDIA__RTPENGINE": "media1,media2:1"}).media.rtpengine == (
+        ("media1", 2223),
+        ("media2", 1),
+    )
+
+
 def test_countries_are_those_of_the_trunks(tmp_path: Path) -> None:
     trunk = '[[trunks]]\nname = "{}"\nproxy = "sip:127.0.0.1"\ncountry = "{}"\n'
     file = written(tmp_path, trunk.format("a", "PT") + trunk.format("b", "fr") + trunk.format("c", "PT"))
@@ -327,6 +336,8 @@ TRUNK = '[[trunks]]\nname = "main"\nproxy = "sip:127.0.0.1"\n'
         ('[[trunks]]\nname = "main"\nproxy = "tel:1"', 'write it as "sip:host:5060;transport=udp"'),
         ('[[trunks]]\nname = "main"\nproxy = "sip:h;lr"', "the only parameter is ;transport=udp"),
         ('[[trunks]]\nname = "main"\nproxy = "sip:u@h"', 'write it as "sip:host:5060;transport=udp"'),
+        ('[media]\nrelay = "rtpengine"', '`relay = "rtpengine"` needs `rtpengine ='),
+        ('[media]\nrelay = "rtpengine"\nrtpengine = ["h"]\n' + TRUNK + 'srtp = "optional"', "has srtp: that takes"),
         (TRUNK + 'codecs = ["G722"]', "`codecs` needs PCMA or PCMU"),
         (TRUNK + 'codecs = ["G729"]', "codecs"),
         ('[trunks]\nname = "main"', "write every trunk as a section of its own, [[trunks]]"),

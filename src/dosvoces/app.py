@@ -32,7 +32,9 @@ from dosvoces.mail.inbox import Inbox
 from dosvoces.mail.messages import compose_lead
 from dosvoces.mail.smtp import SmtpMailbox
 from dosvoces.mail.smtp_url import parse_mail_url
+from dosvoces.media import MediaRelay
 from dosvoces.media.relay import MediaSettings, WorkerRelay
+from dosvoces.media.rtpengine import RtpengineRelay, RtpengineSettings
 from dosvoces.settings import Settings, is_loopback
 from dosvoces.settings import Trunk as TrunkSettings
 from dosvoces.sip.sdp import Security
@@ -202,15 +204,7 @@ def _carrier(settings: Settings) -> Carrier:
             for trunk in settings.trunks
             if trunk.proxy is not None
         ],
-        relay=WorkerRelay(
-            MediaSettings(
-                bind_host=settings.media.address,
-                advertised_host=_media_host(settings),
-                port_range=settings.media.ports,
-                workers=_cores() if settings.media.workers == "auto" else settings.media.workers,
-                silence_s=settings.media.silence_s,
-            )
-        ),
+        relay=_relay(settings),
         hang_up_silent=settings.media.silence_action == "hangup",
         bind=settings.sip.bind,
         advertised=None if settings.sip.advertised == "auto" else settings.sip.advertised,
@@ -219,7 +213,7 @@ def _carrier(settings: Settings) -> Carrier:
         nat=Nat(
             stun=settings.nat.stun,
             signalling=settings.sip.advertised == "auto",
-            media=settings.media.advertised == "auto",
+            media=settings.media.advertised == "auto" and settings.media.relay == "worker",
         ),
         user_agent=settings.sip.user_agent,
         capture=settings.sip.capture,
@@ -249,6 +243,23 @@ def _media_host(settings: Settings) -> str:
     if media.advertised not in (None, "auto"):
         return str(media.advertised)
     return reachable_address(media.address, "2001:db8::1" if ":" in media.address else "192.0.2.1")
+
+
+def _relay(settings: Settings) -> MediaRelay:
+    media = settings.media
+    if media.relay == "rtpengine":
+        return RtpengineRelay(
+            RtpengineSettings(media.rtpengine, digits=media.rtpengine_digits, silence_s=media.silence_s)
+        )
+    return WorkerRelay(
+        MediaSettings(
+            bind_host=media.address,
+            advertised_host=_media_host(settings),
+            port_range=media.ports,
+            workers=_cores() if media.workers == "auto" else media.workers,
+            silence_s=media.silence_s,
+        )
+    )
 
 
 def _cores() -> int:

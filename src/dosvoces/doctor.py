@@ -5,6 +5,7 @@ Every check is a small function that yields findings; none changes anything, rin
 and the mailbox are given, so that this module knows no adapter.
 """
 
+import asyncio
 import errno
 import ipaddress
 import os
@@ -19,8 +20,9 @@ from pathlib import Path
 from dosvoces.doctor_trunks import Finding as Finding
 from dosvoces.doctor_trunks import Level as Level
 from dosvoces.doctor_trunks import examine_trunk
-from dosvoces.errors import MailError, StoreError
+from dosvoces.errors import MailError, MediaError, StoreError
 from dosvoces.mail import Mailbox
+from dosvoces.media import ng
 from dosvoces.settings import PORTS_PER_CONNECTION, HostPort, Settings, is_loopback
 from dosvoces.store import Store
 
@@ -42,7 +44,7 @@ async def examine(settings: Settings, *, file: Path | None, store: Store, mailbo
         *_http(settings),
         *offline(settings),
         *_sip_socket(settings),
-        *_media_ports(settings),
+        *(_media_ports(settings) if settings.media.relay == "worker" else await _rtpengines(settings)),
         *_descriptors(settings, *resource.getrlimit(resource.RLIMIT_NOFILE)),
     ]
     for trunk in settings.trunks:
@@ -194,6 +196,8 @@ def _addresses(settings: Settings) -> Iterator[Finding]:
             f"bound to {settings.sip.bind} it can't reach {far.proxy.host} (trunk {far.name})",
             f'[sip] bind = "0.0.0.0:{settings.sip.bind.port}"',
         )
+    if settings.media.relay == "rtpengine":
+        return  # What its daemons advertise is in their own configuration.
     said = settings.media.advertised or settings.media.address
     if said == "auto":
         return  # what will be learned, nobody knows yet
@@ -267,6 +271,19 @@ def _media_ports(settings: Settings) -> Iterator[Finding]:
         )
     else:
         yield Finding(Level.OK, "media", f"UDP ports {ports} have room for {ports.connections} connections")
+
+
+async def _rtpengines(settings: Settings) -> list[Finding]:
+    nodes = settings.media.rtpengine
+    answers = await asyncio.gather(*(ng.ping(*node) for node in nodes), return_exceptions=True)
+    dead = Level.ERROR if all(isinstance(answer, MediaError) for answer in answers) else Level.WARNING
+    remedy = "start it, or see [media] rtpengine: host and port of its listen-ng"
+    return [
+        Finding(dead, "rtpengine", str(answer), remedy)
+        if isinstance(answer, MediaError)
+        else Finding(Level.OK, "rtpengine", f"{node} answers")
+        for node, answer in zip(nodes, answers, strict=True)
+    ]
 
 
 def _bind_error(address: HostPort, kind: socket.SocketKind) -> OSError | None:

@@ -129,6 +129,15 @@ class Nat(_Section):
 class Media(_Section):
     """Our end of the audio."""
 
+    relay: Literal["worker", "rtpengine"] = "worker"
+    """What moves it: `worker`, processes of our own, or `rtpengine`, daemons that you run (see
+    [rtpengine](../howto/rtpengine.md)), where `address`, `advertised`, `ports` and `workers` mean nothing."""
+    rtpengine: Annotated[tuple[HostPort, ...], BeforeValidator(values.rtpengine_nodes)] = ()
+    """Each daemon's `listen-ng`, `host:port`; the port may be left out when it is 2223. One that doesn't answer is left
+    out until it does."""
+    rtpengine_digits: Annotated[HostPort, BeforeValidator(values.host_port)] | None = None
+    """UDP address to listen on for the keys that the daemons see: their `dtmf-log-dest`. Without it no key is
+    recorded."""
     address: Annotated[str, AfterValidator(values.literal)] = "127.0.0.1"
     """IP address to receive audio on. A trunk on another machine needs `0.0.0.0`."""
     advertised: Annotated[str, AfterValidator(values.advertised_literal)] | None = None
@@ -145,6 +154,12 @@ class Media(_Section):
     silence_action: Literal["note", "hangup"] = "note"
     """What is done about a silent leg: `note` records it, `hangup` ends the leg as failed. Phones that send nothing
     while nobody speaks look silent."""
+
+    @model_validator(mode="after")
+    def _has_daemons(self) -> Self:
+        if self.relay == "rtpengine" and not self.rtpengine:
+            raise ValueError('`relay = "rtpengine"` needs `rtpengine = ["127.0.0.1:2223"]`, where it listens')
+        return self
 
     @model_validator(mode="after")
     def _sendable(self) -> Self:
@@ -261,6 +276,13 @@ class Settings(_Section):
     dialing: Dialing = Dialing()
     log: Log = Log()
     trunks: tuple[Trunk, ...] = ()
+
+    @model_validator(mode="after")
+    def _encrypts(self) -> Self:
+        secured = next((trunk.name for trunk in self.trunks if trunk.srtp != "off"), None)
+        if self.media.relay == "rtpengine" and secured is not None:
+            raise ValueError(f'trunk {secured!r} has srtp: that takes [media] relay = "worker"')
+        return self
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:

@@ -15,6 +15,7 @@ PORTS_PER_CONNECTION = 4  # RTP and RTCP for each of two sides (RFC 3550 §11)
 MIN_MEDIA_PORTS = 8  # two connections: a range below that is a slip of the pen
 NO_PORT = 0
 DEFAULT_SIP_PORT = 5060  # RFC 3261 §19.1.2
+DEFAULT_NG_PORT = 2223  # of rtpengine's listen-ng in the configuration that it ships
 DEFAULT_SIPS_PORT = 5061  # RFC 3261 §19.1.2
 DEFAULT_STUN_PORT = 3478  # RFC 8489 §8
 
@@ -116,6 +117,11 @@ def host_port(value: object, *, default_port: int | None = None, any_port: bool 
     if port == "0" and (any_port or (match["port"] is None and default_port == NO_PORT)):
         return HostPort(match["v6"] or match["host"], 0)
     return HostPort(match["v6"] or match["host"], _port(port))
+
+
+def rtpengine_nodes(value: object) -> object:
+    value = comma_separated(value)
+    return [host_port(each, default_port=DEFAULT_NG_PORT) for each in value] if isinstance(value, list) else value
 
 
 def stun_server(value: object) -> object:

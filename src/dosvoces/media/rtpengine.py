@@ -7,18 +7,18 @@ The contract's tests name where it differs from the worker; `docs/howto/rtpengin
 """
 
 import asyncio
-import ipaddress
 import json
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from dosvoces.errors import MediaError, NotAllowed
 from dosvoces.media import Address, Digit, Format, Heard, Lost, MediaRelay, RelayEvent, Silent, Srtp, Statistics
 from dosvoces.media.g711 import SILENCE
 from dosvoces.media.ng import NgError, Node
+from dosvoces.media.ng_call import Call, check_host, hears, statistics
 from dosvoces.media.ng_session import Traffic, describe, local_address, traffic
 from dosvoces.media.rtp import KEYS
 from dosvoces.media.wav import ringing_wav
@@ -50,45 +50,6 @@ class RtpengineSettings:
     """How long a side that should send may be quiet before that is told; 0: for ever."""
 
 
-@dataclass(slots=True, eq=False)
-class _Line:
-    """What is known of one side."""
-
-    format: Format | None = None
-    remote: Address | None = None
-    """Where it was last; kept while it is on hold."""
-    rtcp_port: int | None = None
-    held: bool = False
-    sends: bool = True
-    ringing: bool = False
-    passed: bool = False
-    """Whether what it says goes to the other side."""
-    heard: bool = False
-    received: int = 0
-    refused: int = 0
-    sent: int = 0
-    """What the other side said while that was passed on."""
-    quiet_since: float | None = None
-    """When it was last heard; None: it needn't send, or its silence was told."""
-
-
-@dataclass(slots=True, eq=False)
-class _Call:
-    """A connection and the daemon that has it."""
-
-    id: ConnectionId
-    node: Node
-    number: str
-    """Its call-id there: never used again, as rtpengine drains the call under it."""
-    country: str
-    ports: dict[Side, Address]
-    lines: dict[Side, _Line] = field(default_factory=lambda: {side: _Line() for side in Side})
-    joined: bool = False
-    tail: "asyncio.Task[None] | None" = None
-    """The last thing that was ordered; what follows waits for it."""
-    look_at: float = 0.0
-
-
 class RtpengineRelay(MediaRelay):
     """Spreads connections over the daemons that are alive; a connection stays with the one that it began with."""
 
@@ -98,7 +59,7 @@ class RtpengineRelay(MediaRelay):
         self._nodes: list[Node] = []
         self._leftovers: dict[Node, set[str]] = {}
         """Calls that a lost daemon may still have; deleted when it comes back."""
-        self._calls: dict[ConnectionId, _Call] = {}
+        self._calls: dict[ConnectionId, Call] = {}
         self._allocating: set[ConnectionId] = set()
         self._up = asyncio.Event()
         self._watching: asyncio.Task[None] | None = None
@@ -162,7 +123,7 @@ class RtpengineRelay(MediaRelay):
             raise MediaError('rtpengine makes SRTP keys of its own: use media.relay = "worker"', permanent=True)
         line = call.lines[side]
         if remote is not None:
-            _check_host(remote.host, call.ports[side].host)
+            check_host(remote.host, call.ports[side].host)
             line.remote, line.rtcp_port = remote, rtcp_port
         line.held, line.format = remote is None, format
         watched = sends and not line.held
@@ -213,7 +174,7 @@ class RtpengineRelay(MediaRelay):
             self._leftovers[call.node].add(call.number)
             _log.warning("no statistics of connection %s: %s", connection_id, error)
             return {side: Statistics() for side in Side}
-        return {side: _statistics(line) for side, line in call.lines.items()}
+        return {side: statistics(line) for side, line in call.lines.items()}
 
     async def close(self) -> None:
         if self._closed:
@@ -239,7 +200,7 @@ class RtpengineRelay(MediaRelay):
     # --- one thing after the other ---
 
     def _order(
-        self, call: _Call, action: Callable[[], Awaitable[None]], done: "asyncio.Future[None] | None" = None
+        self, call: Call, action: Callable[[], Awaitable[None]], done: "asyncio.Future[None] | None" = None
     ) -> None:
         """Do `action` when all that was ordered for the call before is done; `done` gets its end."""
         before = call.tail
@@ -262,10 +223,10 @@ class RtpengineRelay(MediaRelay):
 
         call.tail = asyncio.create_task(act())
 
-    def _ask(self, call: _Call, command: str, **fields: Any) -> Awaitable[dict[str, Any]]:
+    def _ask(self, call: Call, command: str, **fields: Any) -> Awaitable[dict[str, Any]]:
         return call.node.ask(command, call_id=call.number, **fields)
 
-    async def _describe(self, call: _Call, command: str, offerer: Side, whose: Side) -> dict[str, Any]:
+    async def _describe(self, call: Call, command: str, offerer: Side, whose: Side) -> dict[str, Any]:
         """Tell the daemon of `whose` side within an exchange that `offerer` begins."""
         line, other = call.lines[whose], call.lines[whose.other]
         # A side that is not connected yet is described in the other one's codec, with media nowhere.
@@ -273,7 +234,7 @@ class RtpengineRelay(MediaRelay):
         tags = {"from_tag": offerer.value, "to_tag": offerer.other.value}
         return await self._ask(call, command, **tags, sdp=body, flags=FLAGS, ICE="remove")
 
-    async def _place(self, connection_id: ConnectionId, country: str) -> _Call:
+    async def _place(self, connection_id: ConnectionId, country: str) -> Call:
         if not self._up.is_set() and not self._closed:
             try:
                 async with asyncio.timeout(PATIENCE_S):
@@ -283,7 +244,7 @@ class RtpengineRelay(MediaRelay):
         loads = {node: sum(call.node is node for call in self._calls.values()) for node in self._nodes if node.up}
         refusal = MediaError("no rtpengine answers: see media.rtpengine")
         for node in sorted(loads, key=lambda node: loads[node]):
-            call = _Call(connection_id, node, f"{connection_id}-{secrets.token_hex(4)}", country, {})
+            call = Call(connection_id, node, f"{connection_id}-{secrets.token_hex(4)}", country, {})
             try:
                 offered = await self._describe(call, "offer", Side.A, Side.A)
                 answered = await self._describe(call, "answer", Side.A, Side.B)
@@ -301,7 +262,7 @@ class RtpengineRelay(MediaRelay):
                 return call
         raise refusal
 
-    async def _connect(self, call: _Call, side: Side) -> None:
+    async def _connect(self, call: Call, side: Side) -> None:
         await self._describe(call, "offer", side, side)
         await self._describe(call, "answer", side, side.other)
         if call.lines[side].ringing:
@@ -309,7 +270,7 @@ class RtpengineRelay(MediaRelay):
             await self._play(call, side)
         await self._flow(call)
 
-    async def _play(self, call: _Call, side: Side) -> None:
+    async def _play(self, call: Call, side: Side) -> None:
         line = call.lines[side]
         if line.format is None or line.format.name not in SILENCE or line.held or line.ringing or call.joined:
             return
@@ -317,30 +278,30 @@ class RtpengineRelay(MediaRelay):
         await self._ask(call, "play media", from_tag=side.value, blob=wav, repeat_times=1_000_000)
         line.ringing = True
 
-    async def _stop(self, call: _Call, side: Side) -> None:
+    async def _stop(self, call: Call, side: Side) -> None:
         if call.lines[side].ringing:
             call.lines[side].ringing = False
             await self._ask(call, "stop media", from_tag=side.value)
 
-    async def _join(self, call: _Call) -> None:
+    async def _join(self, call: Call) -> None:
         call.joined = True
-        self._count(call, await self._look(call))  # also where nothing changes: whoever joins hears that it is lost
+        call.count(await self._look(call))  # also where nothing changes: whoever joins hears that it is lost
         for side in Side:
             await self._stop(call, side)
         await self._flow(call)
 
-    async def _flow(self, call: _Call) -> None:
+    async def _flow(self, call: Call) -> None:
         """Pass on what each side says if it should be, and block it if not."""
-        wanted = {side: call.joined and _hears(call.lines[side.other], call.lines[side]) for side in Side}
+        wanted = {side: call.joined and hears(call.lines[side.other], call.lines[side]) for side in Side}
         changing = [side for side in Side if wanted[side] is not call.lines[side].passed]
         if changing:
-            self._count(call, await self._look(call))
+            call.count(await self._look(call))
         for side in changing:
             await self._ask(call, "unblock media" if wanted[side] else "block media", from_tag=side.value)
             call.lines[side].passed = wanted[side]
 
-    async def _delete(self, call: _Call, rest_s: int) -> None:
-        self._count(call, await self._look(call))
+    async def _delete(self, call: Call, rest_s: int) -> None:
+        call.count(await self._look(call))
         for side in Side:
             await self._ask(call, "block media", from_tag=side.value)
         # Until then rtpengine keeps the ports, and drops what comes.
@@ -348,15 +309,8 @@ class RtpengineRelay(MediaRelay):
 
     # --- what the daemons see ---
 
-    async def _look(self, call: _Call) -> dict[Side, Traffic]:
+    async def _look(self, call: Call) -> dict[Side, Traffic]:
         return traffic(await self._ask(call, "query"))
-
-    def _count(self, call: _Call, seen: dict[Side, Traffic]) -> None:
-        for side, counted in seen.items():
-            line = call.lines[side]
-            if line.passed:
-                call.lines[side.other].sent += max(0, counted.accepted - line.received)
-            line.received, line.refused = counted.accepted, counted.refused
 
     async def _watch(self) -> None:
         loop = asyncio.get_running_loop()
@@ -372,10 +326,10 @@ class RtpengineRelay(MediaRelay):
                 except MediaError as error:
                     _log.debug("connection %s can't be looked at: %s", call.id, error)
 
-    def _notice(self, call: _Call, seen: dict[Side, Traffic], now: float) -> None:
+    def _notice(self, call: Call, seen: dict[Side, Traffic], now: float) -> None:
         """Tell who is heard for the first time, and who is silent."""
         before = {side: line.received for side, line in call.lines.items()}
-        self._count(call, seen)
+        call.count(seen)
         silence_s = self._settings.silence_s
         for side, line in call.lines.items():
             if line.received and not line.heard and line.remote is not None:
@@ -418,7 +372,7 @@ class RtpengineRelay(MediaRelay):
             self._leftovers[node].add(call.number)
             self._lose(call, f"rtpengine {node} is gone")
 
-    async def _lose_if_unknown(self, call: _Call) -> None:
+    async def _lose_if_unknown(self, call: Call) -> None:
         """A daemon that was started again answers, but knows nothing of the connection."""
         try:
             await self._look(call)
@@ -428,7 +382,7 @@ class RtpengineRelay(MediaRelay):
         except MediaError:
             return  # The node's own watch decides.
 
-    def _lose(self, call: _Call, why: str) -> None:
+    def _lose(self, call: Call, why: str) -> None:
         del self._calls[call.id]
         self._report(Lost(call.id, why))
 
@@ -442,27 +396,6 @@ class _Digits(asyncio.DatagramProtocol):
     def datagram_received(self, data: bytes, addr: object) -> None:
         if len(data) <= MAX_DIGIT_BYTES:
             self._heard(data)
-
-
-def _hears(ear: _Line, mouth: _Line) -> bool:
-    """Whether `ear` may be sent what `mouth` says."""
-    one, other = ear.format, mouth.format
-    alike = one is not None and other is not None and (one.name, one.clock_rate) == (other.name, other.clock_rate)
-    return alike and ear.remote is not None and not ear.held
-
-
-def _statistics(line: _Line) -> Statistics:
-    return Statistics(packets_received=line.received, packets_sent=line.sent, packets_refused=line.refused)
-
-
-def _check_host(host: str, ours: str) -> None:
-    """Raises `MediaError` on what is no literal address of the family that the daemon gave us."""
-    try:
-        same = ipaddress.ip_address(host).version == ipaddress.ip_address(ours).version
-    except ValueError:
-        same = False
-    if not same:
-        raise MediaError(f"media can't go to {host!r}: no address of the family of rtpengine's interface")
 
 
 def _unheard(event: RelayEvent) -> None:
