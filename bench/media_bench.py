@@ -108,7 +108,9 @@ class Talkers:
             for fd, _ in epoll.poll(0, len(sockets)):
                 packet, (stamp, *_), _, _ = sockets[fd].recvmsg(2048, 64)
                 if fd in shields:
-                    packet = shields[fd].open(packet) or bytes(PACKET.size)
+                    packet = shields[fd].open(packet) or b""
+                if len(packet) != PACKET.size:
+                    continue  # a stranger's: other programs run here too
                 self.received += 1
                 (sent_at,) = struct.unpack_from("!d", packet, 12)
                 seconds, nanoseconds = struct.unpack("qq", stamp[2])  # when the kernel had it, not when we look

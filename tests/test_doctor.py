@@ -187,6 +187,17 @@ def test_a_trunk_without_caller_id_or_with_a_script_is_a_warning() -> None:
     ]
 
 
+def test_keys_of_srtp_in_clear_are_a_warning() -> None:
+    subject = settings(trunks=[trunk(srtp="optional"), trunk(name="plain")])
+    (finding,) = [finding for finding in offline(subject) if "srtp" in finding.text]
+    assert finding == Finding(
+        Level.WARNING,
+        "trunk main",
+        'srtp = "optional", and its keys go to sip:127.0.0.1:5060 in clear: who reads them can listen in',
+        "a proxy with ;transport=tls, if the carrier has one",
+    )
+
+
 def test_too_few_open_files_are_an_error() -> None:
     (finding,) = doctor._descriptors(settings(), 256, 512)
     assert (finding.level, finding.text) == (Level.ERROR, "256 open files are allowed, 100 connections need 600")

@@ -175,11 +175,12 @@ def _dialing(settings: Settings) -> Iterator[Finding]:
                 "no caller_id: what both parties see is up to the carrier, and some refuse the call",
                 'caller_id = "+34910000000", a number of this account',
             )
-        if trunk.srtp != "off" and trunk.proxy is not None and trunk.proxy.transport in ("udp", "tcp"):
+        proxy = trunk.proxy
+        if trunk.srtp != "off" and proxy is not None and not (proxy.secure or proxy.transport == "tls"):
             yield Finding(
                 Level.WARNING,
                 f"trunk {trunk.name}",
-                f'srtp = "{trunk.srtp}", and its keys go over {trunk.proxy.transport}: who reads those can listen in',
+                f'srtp = "{trunk.srtp}", and its keys go to {proxy} in clear: who reads them can listen in',
                 "a proxy with ;transport=tls, if the carrier has one",
             )
 

@@ -6,10 +6,13 @@ with no, and takes the packet all the way itself. So a plain voice pays nothing 
 """
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from dosvoces.media.session import Line
 from dosvoces.media.source import SocketAddress
-from dosvoces.media.srtp import Shield
+
+if TYPE_CHECKING:
+    from dosvoces.media.srtp import Shield
 
 Send = Callable[[bytes | memoryview, SocketAddress], int]
 Clock = Callable[[], float]
@@ -54,7 +57,7 @@ class RtcpGate:
         return False
 
 
-def sealing(shield: Shield, send: Send) -> Send:
+def sealing(shield: "Shield", send: Send) -> Send:
     """`send` for a party that wants its packets encrypted."""
 
     def seal_and_send(packet: bytes | memoryview, to: SocketAddress) -> int:

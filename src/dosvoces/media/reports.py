@@ -5,7 +5,6 @@ Pure; the other side's address and the socket are `worker.py`'s. Nothing here ra
 """
 
 import math
-from collections import deque
 from collections.abc import Callable
 
 from dosvoces.media.incoming import Incoming
@@ -56,8 +55,8 @@ class Reports:
         self._expected = self._received = 0  # at the report before
         self._last_report, self._last_report_at = 0, 0.0
         # what we sent
-        self._sent_before = deque([0, 0], maxlen=2)  # packets, at the last two reports
-        self._sent_at: deque[int] = deque(maxlen=KEPT_REPORTS)  # the middle of the NTP times of our sender reports
+        self._sent_before = (0, 0)  # packets, at the last two reports
+        self._sent_at: tuple[int, ...] = ()  # the middle of the NTP times of our sender reports
         # what the party tells of ours
         self._lost_there: int | None = None
         self._jitter_there: int | None = None
@@ -138,7 +137,7 @@ class Reports:
         # RFC 3550 §6.4: a sender is who sent since the report before the last one.
         if out.sent > self._sent_before[0] and out.format is not None:
             ntp = int(now * 0x100000000)
-            self._sent_at.append(ntp >> 16 & 0xFFFFFFFF)
+            self._sent_at = (*self._sent_at[1 - KEPT_REPORTS :], ntp >> 16 & 0xFFFFFFFF)
             timestamp = out.timestamp + round((now - out.at) * out.format.clock_rate)
             report = SenderReport(
                 ssrc=out.ssrc,
@@ -150,7 +149,7 @@ class Reports:
             )
         else:
             report = ReceiverReport(out.ssrc, blocks)
-        self._sent_before.append(out.sent)
+        self._sent_before = (self._sent_before[1], out.sent)
         self.sent += 1
         # RFC 7022 §4.2: a name of this session alone, so that nobody can tell from it who calls whom.
         self._cname = self._cname or f"{self._entropy(96):024x}"

@@ -7,6 +7,7 @@ that the party hears (`Outgoing`).
 
 import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from dosvoces.media import Address, Digit, Format, Heard, Silent, Srtp, Statistics, quality, tones
 from dosvoces.media.dtmf import KeyPress
@@ -16,8 +17,10 @@ from dosvoces.media.outgoing import Outgoing
 from dosvoces.media.reports import Reports
 from dosvoces.media.rtcp import is_report
 from dosvoces.media.source import SocketAddress, SourceLock
-from dosvoces.media.srtp import Shield
 from dosvoces.model import ConnectionId, Side
+
+if TYPE_CHECKING:
+    from dosvoces.media.srtp import Shield
 
 Report = Callable[[Digit | Heard | Silent], None]
 Entropy = Callable[[int], int]
@@ -62,7 +65,7 @@ class Line:
             self.lock.expect(remote)
             self.rtcp_lock.expect((remote[0], rtcp_port or remote[1] + 1))
         if srtp != (self.shield.srtp if self.shield is not None else None):
-            self.shield = None if srtp is None else Shield(srtp, before=self.shield)
+            self.shield = None if srtp is None else _shield(srtp, self.shield)
         self.on_hold = remote is None
         watched = sends and not self.on_hold
         if watched and not self._watched:
@@ -247,6 +250,13 @@ class Session:
         for line in self.lines.values():
             line.incoming.stop()
         return {side: line.statistics for side, line in self.lines.items()}
+
+
+def _shield(srtp: Srtp, before: "Shield | None") -> "Shield":
+    # libsrtp and its OpenSSL are 5 MB and 10 ms, for the first one who wants them.
+    from dosvoces.media.srtp import Shield
+
+    return Shield(srtp, before)
 
 
 def _alike(one: Format | None, other: Format | None) -> bool:

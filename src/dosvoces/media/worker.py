@@ -18,11 +18,11 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable
-from dataclasses import astuple
+from dataclasses import fields
 from typing import Any
 
 from dosvoces.errors import MediaError
-from dosvoces.media import Digit, Format, Heard, Silent, Srtp
+from dosvoces.media import Digit, Format, Heard, Silent, Srtp, Statistics
 from dosvoces.media.gate import RtcpGate, SecureGate, Send, sealing
 from dosvoces.media.incoming import MAX_PACKET
 from dosvoces.media.ports import PortPair, PortPool
@@ -41,6 +41,8 @@ MAX_COMMANDS = 64  # commands served before packets are again
 MAX_LATE_TICKS = 5  # frames of tone made up for after a stall; beyond it the tone goes on later
 MAX_OUTBOX = 10_000  # messages the server has not read; beyond it what is told is lost
 MAX_TROUBLES = 20  # tracebacks told to the server
+
+_FIGURES = tuple(field.name for field in fields(Statistics))  # `astuple` would copy each of them deeply
 
 _Socket = tuple[
     SourceLock | SecureGate | RtcpGate,
@@ -320,7 +322,7 @@ class Worker:
                 del self._sockets[opened.fileno()]
             self._pool.rest(pair, now)
         sides = call.session.end()
-        self._done(number, *(astuple(sides[side]) for side in Side))
+        self._done(number, *([getattr(sides[side], name) for name in _FIGURES] for side in Side))
 
     def _watch_ringing(self, id: ConnectionId, call: Call) -> None:
         if any(line.out.ringing for line in call.session.lines.values()):
