@@ -45,6 +45,8 @@ class Does(enum.Enum):
     """Rings, and answers in the moment in which it is told to."""
     GONE = "+34608000001"
     """Nobody listens where the call goes."""
+    DETOUR = "+34606000001"
+    """The first way leads to nobody, the second one to somebody who answers."""
     NO_WAY = "+34607000001"
     """No call to this number can leave the machine."""
 
@@ -131,6 +133,7 @@ _SCRIPTS = {
     # The fake's answer is on a timer that is due in the same turn of the loop as the hang-up.
     Does.CROSSES: Script(answers_after_s=0.005),
     Does.GONE: Script(rings_after_s=None, fails_after_s=0.0, reason=EndReason.UNREACHABLE),
+    Does.DETOUR: Script(dead_ways=1),
     Does.NO_WAY: Script(unreachable=True),
 }
 
@@ -166,6 +169,7 @@ _BEHAVIOURS = {
     Does.BUSY: PhoneBehaviour(reject=BUSY),
     Does.DECLINES: PhoneBehaviour(reject=DECLINE),
     Does.LEAVES: PhoneBehaviour(answer_after_s=0.0, hangup_after_s=0.05),
+    Does.DETOUR: PhoneBehaviour(answer_after_s=0.0),
 }
 
 
@@ -263,7 +267,8 @@ class SipFarEnd:
             trunks=[
                 Trunk("phone", *phone.address, caller_id="+34910000000", prefixes=("+34600",)),
                 Trunk("exchange", *exchange.agent.local, prefixes=("+34609",)),
-                Trunk("gone", HOST, gone_port, prefixes=("+34608",)),
+                Trunk("gone", HOST, gone_port, prefixes=("+34608", "+34606")),
+                Trunk("detour", *phone.address, prefixes=("+34606",)),
             ],
             relay=self.relay,
             bind=(HOST, 0),

@@ -8,13 +8,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
+import pytest
+
 from dosvoces import doctor
 from dosvoces.doctor import Finding, Level, examine, offline
 from dosvoces.doctor_trunks import examine_trunk
 from dosvoces.errors import MailError, StoreError
 from dosvoces.mail import Mail, Mailbox
 from dosvoces.settings import Settings
+from dosvoces.sip.digest import Credentials
 from dosvoces.store import Store
+from tests.trunk_server import TrunkServer
 
 
 class AStore:
@@ -251,6 +255,23 @@ async def test_a_trunk_where_nothing_listens_is_an_error() -> None:
     subject = settings(trunks=[trunk(proxy=f"sip:127.0.0.1:{port}")])
     (finding,) = [finding async for finding in examine_trunk(subject, subject.trunks[0])]
     assert (finding.level, finding.text) == (Level.ERROR, f"127.0.0.1:{port} can't be reached: Connection refused")
+
+
+@pytest.mark.parametrize(
+    ("password", "level", "text"),
+    [
+        ("secret", Level.OK, "the registrar takes us; nobody registered there now"),
+        ("wrong", Level.ERROR, "the registrar refuses us: 401 said"),
+    ],
+)
+async def test_an_account_is_tried_without_registering(password: str, level: Level, text: str) -> None:
+    async with TrunkServer.open() as server:
+        server.account = Credentials("us", "secret")
+        account = {"username": "us", "password": password, "register": True}
+        subject = settings(trunks=[trunk(proxy=f"sip:127.0.0.1:{server.port}", **account)])
+        findings = [finding async for finding in examine_trunk(subject, subject.trunks[0])]
+        assert (findings[-1].level, findings[-1].thing, findings[-1].text) == (level, "trunk main", text)
+        assert server.bound == {}
 
 
 async def test_an_unknown_name_is_an_error() -> None:

@@ -73,10 +73,12 @@ class TrunkServer(asyncio.DatagramProtocol):
             request.header("authorization"), self.account, method="REGISTER", realm=REALM, nonce=NONCE
         ):
             return 401, [("WWW-Authenticate", f'Digest realm="{REALM}", nonce="{NONCE}", qop="auth", algorithm=MD5')]
+        contact = request.header("contact")
+        if not contact:
+            return 200, [("Contact", f"{known};expires={left_s}") for known, left_s in self.bound.items()]
         asked_s = int(request.header("expires"))
         if 0 < asked_s < self.min_expires_s:
             return 423, [("Min-Expires", str(self.min_expires_s))]
-        contact = request.header("contact")
         granted_s = asked_s if self.grant_s is None or asked_s == 0 else self.grant_s
         self.bound[contact] = granted_s
         return 200, [("Contact", f"{contact};expires={granted_s}")]

@@ -3,13 +3,13 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
 from dosvoces.carriers import Carrier
 from dosvoces.errors import CarrierError
-from dosvoces.events import Answered, Dialed, Ended, Event, Ringing, Unjoined
+from dosvoces.events import Answered, Dialed, Ended, Event, Ringing, Unjoined, Unreached
 from dosvoces.model import ConnectionId, EndReason, LegId, Note, Side
 from dosvoces.testing import A, B, until
 from tests.far_ends import FAR_ENDS, Does, FarEnd, Recorder, a_call
@@ -177,6 +177,38 @@ async def test_each_leg_has_its_own_end(bench: Bench) -> None:
     bench.carrier.hangup(b)
     await bench.over(B)
     assert bench.told.of(ONE)[-2:] == [Ended(A, EndReason.HANGUP), Ended(B, EndReason.HANGUP)]
+
+
+# --- unreached is certain, ways are not repeated ---
+
+
+async def test_unreached_is_told_where_another_way_is_left_and_that_is_taken(bench: Bench) -> None:
+    call = a_call(1, A, Does.DETOUR)
+    await bench.carrier.dial(call)
+    await bench.told.until(lambda: any(isinstance(event, Unreached) for event in bench.told.of(ONE)))
+    first, unreached = bench.told.of(ONE)
+    assert isinstance(unreached, Unreached)
+    assert (first, bench.far.up()) == (Dialed(A), 0)
+    await bench.carrier.dial(replace(call, attempt=2, avoid=(unreached.way,)))
+    await bench.told.saw(ONE, Answered(A))
+    assert bench.told.of(ONE)[2:] == [Dialed(A), Ringing(A), Answered(A)]
+    bench.carrier.hangup(call.id)
+    await bench.over()
+
+
+async def test_ways_are_not_repeated_and_the_last_one_is_the_end(bench: Bench) -> None:
+    """Where nobody is and no other way is left, the leg ends like any other."""
+    await bench.dial(Does.GONE)
+    await bench.over()
+    assert bench.told.of(ONE) == [Dialed(A), Ended(A, EndReason.UNREACHABLE)]
+
+
+async def test_unreached_never_follows_a_hang_up(bench: Bench) -> None:
+    call = a_call(1, A, Does.DETOUR)
+    bench.told.reaction = lambda _connection, event: bench.carrier.hangup(call.id) if event == Dialed(A) else None
+    await bench.carrier.dial(call)
+    await bench.over()
+    assert bench.told.of(ONE) == [Dialed(A), Ended(A, EndReason.CANCELLED)]
 
 
 # --- hang-up in any state ---
