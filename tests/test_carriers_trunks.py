@@ -124,7 +124,7 @@ def test_the_trunk_at_an_address_is_known() -> None:
         (Trunk("a", "sip.example.com"), "sip:+34@sip.example.com"),
         (Trunk("a", "sip.example.com", 5060), "sip:+34@sip.example.com"),
         (Trunk("a", "2001:db8::1", 5070), "sip:+34@[2001:db8::1]:5070"),
-        (Trunk("a", "sip.example.com", secure=True), "sips:+34@sip.example.com"),
+        (Trunk("a", "sip.example.com", secure=True), "sip:+34@sip.example.com"),
     ],
 )
 def test_uris_say_the_proxy_as_it_is_configured(trunk: Trunk, expected: str) -> None:
