@@ -65,12 +65,7 @@ class Dialog:
 
     def refresh_target(self, message: Message) -> None:
         """Take the peer's Contact as the new target (RFC 3261 §12.2.1.2, §12.2.2); one that can't be used is left."""
-        contacts = message.headers.get("contact")
-        if contacts:
-            values = split_values(contacts)
-            uri = without_headers(address_uri(values[0])) if values else ""
-            if is_request_uri(uri):
-                self.remote_target = uri
+        self.remote_target = target_of(message) or self.remote_target
 
     @property
     def destination(self) -> Hop:
@@ -128,3 +123,10 @@ class Dialog:
         made.invite_cseq = facts.invite_cseq
         made.local_cseq = facts.local_cseq
         return made
+
+
+def target_of(message: Message) -> str:
+    """The URI of the peer's Contact, `""` if there is none that can be a Request-URI."""
+    values = split_values(message.values("contact"))
+    uri = without_headers(address_uri(values[0])) if values else ""
+    return uri if is_request_uri(uri) else ""

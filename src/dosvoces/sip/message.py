@@ -170,9 +170,10 @@ def _check_mandatory(message: Request | Response) -> None:
             raise MessageError("the CSeq names another method")
         if _NOTHING_BETWEEN.search(headers["via"][0]):
             raise MessageError("a Via with an empty parameter or value")
-        for name in ("from", "to"):
-            if '"' in (value := headers[name][0]) and _QUOTED_PAIR.sub("", value).count('"') % 2:
-                raise MessageError(f"a quote in {name} that doesn't end")
+    for name in ("from", "to"):
+        # They go back to the peer as they came, with a tag behind.
+        if '"' in (value := headers[name][0]) and _QUOTED_PAIR.sub("", value).count('"') % 2:
+            raise MessageError(f"a quote in {name} that doesn't end")
 
 
 def _body(message: Message, body: bytes) -> bytes:

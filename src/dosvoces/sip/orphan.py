@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from .api import CallEnd, DialogFacts, EndCause, Hop
-from .dialog import Dialog
+from .dialog import Dialog, target_of
 from .digest import Credentials
 from .exchange import Account, Exchange, ack
 from .message import Response, clean, tag
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from .ua import UserAgent
 
 CSEQ_LEAP = 100  # requests that the earlier process may have sent since it wrote the facts; CSeq may leave gaps
+
+MAX_STRAY_CSEQ = 1 << 30
 
 
 class OrphanedCall:
@@ -91,9 +93,10 @@ class StrayAnswer:
     @staticmethod
     def is_ours(ua: "UserAgent", response: Response) -> bool:
         """Whether the answer is to an INVITE that this address sent, as far as it can tell, and can be hung up."""
-        vias, contact = response.values("via"), response.header("contact")
+        vias = response.values("via")
         ours = tuple(prefix.partition(";")[0] for prefix in ua.via_prefixes.values())
-        return len(vias) == 1 and vias[0].startswith(ours) and bool(contact)
+        # A number near the end of CSeq's range is none of ours, and would leave none for the BYE.
+        return response.cseq < MAX_STRAY_CSEQ and len(vias) == 1 and vias[0].startswith(ours) and bool(target_of(response))
 
     def takes(self, response: Response) -> bool:
         return 200 <= response.code < 300

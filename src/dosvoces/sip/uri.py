@@ -125,4 +125,5 @@ def is_request_uri(uri: str) -> bool:
         and " " not in uri
         and "<" not in uri
         and ">" not in uri
+        and '"' not in uri
     )
