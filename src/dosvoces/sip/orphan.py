@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 CSEQ_LEAP = 100  # requests that the earlier process may have sent since it wrote the facts; CSeq may leave gaps
 
-MAX_STRAY_CSEQ = 1 << 30
+MAX_STRAY_CSEQ = 1 << 30  # we count from 1; near the end of the range there would be no number left for the BYE
 
 
 class OrphanedCall:
@@ -95,8 +95,9 @@ class StrayAnswer:
         """Whether the answer is to an INVITE that this address sent, as far as it can tell, and can be hung up."""
         vias = response.values("via")
         ours = tuple(prefix.partition(";")[0] for prefix in ua.via_prefixes.values())
-        # A number near the end of CSeq's range is none of ours, and would leave none for the BYE.
-        return response.cseq < MAX_STRAY_CSEQ and len(vias) == 1 and vias[0].startswith(ours) and bool(target_of(response))
+        if response.cseq >= MAX_STRAY_CSEQ:
+            return False
+        return len(vias) == 1 and vias[0].startswith(ours) and bool(target_of(response))
 
     def takes(self, response: Response) -> bool:
         return 200 <= response.code < 300
