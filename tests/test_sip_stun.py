@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import struct
-from collections.abc import AsyncIterator
 
 import pytest
 from hypothesis import given
@@ -13,9 +12,9 @@ from dosvoces.sip import stun
 from dosvoces.sip.agent import Agent
 from dosvoces.sip.api import Address
 from dosvoces.sip.stun import StunError, binding_request, mapped_address, transaction_of
+from tests.stun_server import ID, StunServer, answer, xored
 
 HOST = "127.0.0.1"
-ID = bytes.fromhex("b7e7a701bc34d686fa87dfae")
 # RFC 5769 §2.2 and §2.3, sample answers over IPv4 and IPv6.
 IPV4 = bytes.fromhex(
     "0101003c2112a442b7e7a701bc34d686fa87dfae8022000b7465737420766563746f7220002000080001a147e112a643"
@@ -25,17 +24,6 @@ IPV6 = bytes.fromhex(
     "010100482112a442b7e7a701bc34d686fa87dfae8022000b7465737420766563746f7220002000140002a147"
     "0113a9faa5d3f179bc25f4b5bed2b9d900080014a382954e4be67bf11784c97c8292c275bfe3ed4180280004c8fb0b4c"
 )
-
-
-def answer(*attributes: tuple[int, bytes], kind: int = 0x0101, transaction: bytes = ID) -> bytes:
-    body = b"".join(struct.pack("!HH", name, len(value)) + value + bytes(-len(value) % 4) for name, value in attributes)
-    return struct.pack("!HHI", kind, len(body), stun.MAGIC) + transaction + body
-
-
-def xored(host: bytes, port: int) -> bytes:
-    return struct.pack("!BBH", 0, 1, port ^ 0x2112) + bytes(
-        a ^ b for a, b in zip(host, b"\x21\x12\xa4\x42", strict=True)
-    )
 
 
 def without_integrity(sample: bytes) -> bytes:
@@ -87,43 +75,9 @@ def test_nothing_else_is_raised(data: bytes) -> None:
             mapped_address(data)
 
 
-class Server(asyncio.DatagramProtocol):
-    """A STUN server that says what it is told to say."""
-
-    def __init__(self) -> None:
-        self.says: Address | None = ("203.0.113.7", 40_000)
-        self.asked = asyncio.Event()
-        self.from_port = 0
-        self._transport: asyncio.DatagramTransport
-
-    @classmethod
-    @contextlib.asynccontextmanager
-    async def open(cls) -> AsyncIterator["Server"]:
-        made = cls()
-        transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(lambda: made, (HOST, 0))
-        made._transport = transport
-        try:
-            yield made
-        finally:
-            transport.close()
-
-    @property
-    def address(self) -> Address:
-        host, port = self._transport.get_extra_info("sockname")
-        return host, port
-
-    def datagram_received(self, data: bytes, addr: Address) -> None:
-        self.from_port = addr[1]
-        self.asked.set()
-        if self.says is not None:
-            host = bytes(int(part) for part in self.says[0].split("."))
-            self._transport.sendto(answer((0x20, xored(host, self.says[1])), transaction=b"x" * 12), addr)
-            self._transport.sendto(answer((0x20, xored(host, self.says[1])), transaction=data[8:20]), addr)
-
-
 async def test_the_agent_learns_its_public_address_and_notices_a_change() -> None:
     told: asyncio.Queue[Address] = asyncio.Queue()
-    async with Server.open() as server:
+    async with StunServer.open() as server:
         agent = await Agent.open(bind=(HOST, 0))
         public = agent.learn_public_address(server.address, told.put_nowait, interval_s=0.02)
         assert await public.first(5) == ("203.0.113.7", 40_000)
@@ -139,7 +93,7 @@ async def test_the_agent_learns_its_public_address_and_notices_a_change() -> Non
 
 async def test_a_silent_server_leaves_the_address_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stun, "RETRIES_S", (0.01, 0.01))
-    async with Server.open() as server:
+    async with StunServer.open() as server:
         server.says = None
         agent = await Agent.open(bind=(HOST, 0))
         before = agent.advertised

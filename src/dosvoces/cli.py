@@ -260,7 +260,7 @@ CONTRACT_FIELDS = frozenset(
 
 @app.command()
 def phone(
-    bind: Annotated[str, typer.Option(help="UDP address to listen on.")] = "127.0.0.1:5070",
+    bind: Annotated[str, typer.Option(help="Address to listen on, UDP and TCP.")] = "127.0.0.1:5070",
     answer_after: Annotated[float, typer.Option(min=0, help="Seconds of ringing before it answers.")] = 1.0,
     ring: Annotated[bool, typer.Option("--ring", help="Ring for ever.")] = False,
     busy: Annotated[bool, typer.Option("--busy", help="Be busy (486).")] = False,
@@ -270,6 +270,8 @@ def phone(
     tone: Annotated[int | None, typer.Option(min=1, max=3999, help="Play a tone of so many Hz.")] = None,
     keys: Annotated[str, typer.Option(help="Press these after answering: 0-9 * # A-D.")] = "",
     calls: Annotated[int | None, typer.Option(min=1, help="End after so many calls.")] = None,
+    certificate: Annotated[Path | None, typer.Option(help="Listen for TLS on the next port, with this (PEM).")] = None,
+    key: Annotated[Path | None, typer.Option(help="The certificate's key, if it isn't in the same file.")] = None,
 ) -> None:
     """A small SIP phone for trials: answers, plays a tone, tells what it hears."""
     from dosvoces import phone as phones
@@ -288,9 +290,13 @@ def phone(
         address = _parsed(Bind, bind)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
+    tls = None
+    if certificate is not None:
+        port = address.port and address.port + 1
+        tls = phones.Tls(certificate_file=str(certificate), key_file=str(key or ""), port=port)
     with _socket_errors(f"can't listen on {bind}"):
         names = {425: "ringing tone"}
-        asyncio.run(phones.run_phone(behaviour, bind=address, say=typer.echo, calls=calls, names=names))
+        asyncio.run(phones.run_phone(behaviour, bind=address, tls=tls, say=typer.echo, calls=calls, names=names))
 
 
 def _parsed(kind: Any, text: str) -> Any:
@@ -307,6 +313,8 @@ def _parsed(kind: Any, text: str) -> Any:
 def _socket_errors(what: str) -> Iterator[None]:
     try:
         yield
+    except ValueError as error:  # a certificate that can't be used says so by itself
+        raise DosvocesError(str(error)) from error
     except OSError as error:
         raise DosvocesError(f"{what}: {error.strerror or error}; choose another address") from error
 

@@ -23,6 +23,7 @@ from dosvoces.phone_call import (
 )
 from dosvoces.sip.agent import Agent, IncomingCall
 from dosvoces.sip.api import Address, CallHandler
+from dosvoces.sip.tls import Tls
 
 __all__ = [
     "BUSY",
@@ -35,6 +36,7 @@ __all__ = [
     "PhoneEvent",
     "PhoneEventKind",
     "Span",
+    "Tls",
     "Window",
     "run_phone",
 ]
@@ -66,12 +68,14 @@ class Phone:
         behaviour: PhoneBehaviour | Choose | None = None,
         *,
         bind: Address = ("127.0.0.1", 0),
+        tls: Tls | None = None,
         on_event: Callable[[PhoneEvent], None] | None = None,
     ) -> AsyncIterator["Phone"]:
         """
         Listen on `bind` (port 0: any free one) until the block is left; then what is still up is hung up.
 
-        `on_event` is told of everything, from the loop. Raises `OSError` when the port is taken.
+        On UDP and TCP, and with `tls` on its port too. `on_event` is told of everything, from the loop. Raises
+        `OSError` when a port is taken, `TlsError` when a certificate can't be used.
         """
         if behaviour is None or isinstance(behaviour, PhoneBehaviour):
             always = behaviour or PhoneBehaviour()
@@ -79,7 +83,9 @@ class Phone:
         else:
             phone = cls(behaviour, on_event)
         phone._bind_host = bind[0]
-        phone._agent = await Agent.open(bind=bind, user_agent="Dosvoces phone", peers=None, on_invite=phone._on_invite)
+        phone._agent = await Agent.open(
+            bind=bind, tcp=True, tls=tls, user_agent="Dosvoces phone", peers=None, on_invite=phone._on_invite
+        )
         try:
             yield phone
         finally:
@@ -89,6 +95,11 @@ class Phone:
     def address(self) -> Address:
         """Where it listens for SIP."""
         return self._agent.local
+
+    @property
+    def tls_port(self) -> int:
+        """Where it listens for TLS, if it does."""
+        return self._agent.tls_port
 
     @property
     def calls(self) -> tuple[PhoneCall, ...]:
@@ -140,6 +151,7 @@ async def run_phone(
     behaviour: PhoneBehaviour | Choose | None = None,
     *,
     bind: Address,
+    tls: Tls | None = None,
     say: Callable[[str], None],
     calls: int | None = None,
     names: Mapping[int, str] | None = None,
@@ -147,8 +159,8 @@ async def run_phone(
     """
     Run a phone that says a line for everything that happens, until cancelled or `calls` calls are over.
 
-    `names` are put behind the frequencies in what was heard (`{425: "ringing"}`). Raises `OSError` when the port is
-    taken.
+    `names` are put behind the frequencies in what was heard (`{425: "ringing"}`). Raises `OSError` when a port is
+    taken, `TlsError` when a certificate can't be used.
     """
     over = asyncio.Event()
     ended = 0
@@ -164,7 +176,8 @@ async def run_phone(
             if ended == calls:
                 over.set()
 
-    async with Phone.open(behaviour, bind=bind, on_event=tell) as phone:
+    async with Phone.open(behaviour, bind=bind, tls=tls, on_event=tell) as phone:
         host, port = phone.address
-        say(f"listening on sip:{f'[{host}]' if ':' in host else host}:{port} (UDP); Ctrl-C ends it")
+        secured = f", TLS on {phone.tls_port}" if tls is not None else ""
+        say(f"listening on sip:{f'[{host}]' if ':' in host else host}:{port} (UDP, TCP{secured}); Ctrl-C ends it")
         await over.wait()

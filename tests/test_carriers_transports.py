@@ -1,0 +1,147 @@
+"""Whole calls with sound over each transport and both families; dead and untrusted trunks; our address behind a NAT."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from dosvoces.carriers.public import Nat
+from dosvoces.carriers.sip import SipCarrier
+from dosvoces.carriers.sip_leg import facts_of
+from dosvoces.carriers.trunks import Trunk
+from dosvoces.errors import CarrierError
+from dosvoces.events import Answered, Ended
+from dosvoces.media.relay import MediaSettings, WorkerRelay
+from dosvoces.model import EndReason, Side
+from dosvoces.phone import Phone, PhoneBehaviour
+from dosvoces.sip import sdp
+from dosvoces.sip.api import Address, Hop
+from dosvoces.sip.tls import Tls
+from dosvoces.testing import A, B
+from tests.certificates import Authority, Files
+from tests.far_ends import LIMIT_S, Recorder, media_ports
+from tests.stun_server import StunServer
+from tests.test_carriers_sip import ONE, to
+
+NUMBERS = {A: "+34601000001", B: "+34602000001"}
+TONES = {A: 440, B: 1000}
+NAME = "sip.example.com"
+
+
+def a_trunk(side: Side, phone: Phone, transport: str, *, host: str, name: str = "", **others: bool) -> Trunk:
+    port = phone.tls_port if transport == "tls" else phone.address[1]
+    prefixes = (NUMBERS[side][:6],)
+    return Trunk(name or side.name, host, port, transport=transport, prefixes=prefixes, **others)  # type: ignore[arg-type]
+
+
+@asynccontextmanager
+async def carried(
+    *trunks: Trunk, host: str, tls: Tls | None = None, nat: Nat | None = None, bind: Address | None = None
+) -> AsyncIterator[tuple[SipCarrier, Recorder]]:
+    relay = WorkerRelay(MediaSettings(bind_host=host, advertised_host=host, port_range=media_ports()))
+    carrier = SipCarrier(
+        trunks=trunks, relay=relay, bind=bind or (host, 0), tcp=True, tls=tls, close_timeout_s=1.0, nat=nat or Nat()
+    )
+    told = Recorder()
+    try:
+        await carrier.start(told)
+        yield carrier, told
+    finally:
+        await carrier.close()
+
+
+async def hear_each_other(phones: Mapping[Side, Phone]) -> None:
+    async with asyncio.timeout(LIMIT_S):
+        for side, phone in phones.items():
+            (call,) = phone.calls
+            while call.heard.dominant(call.heard.windows[-3:]) != TONES[side.other]:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+
+
+def shown(files: Files, ca_file: str = "") -> Tls:
+    return Tls(certificate_file=files.certificate, key_file=files.key, port=0, ca_file=ca_file)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "host"),
+    [
+        ("udp", "tcp", "127.0.0.1"),
+        ("tcp", "tls", "127.0.0.1"),
+        ("udp", "udp", "::1"),
+        ("tls", "tcp", "::1"),
+    ],
+)
+async def test_both_hear_each_other(tmp_path: Path, a: str, b: str, host: str) -> None:
+    authority = Authority(tmp_path)
+    certificate = shown(authority.certificate(host))
+    async with AsyncExitStack() as stack:
+        phones, trunks = {}, []
+        for side, transport in ((A, a), (B, b)):
+            behaviour = PhoneBehaviour(answer_after_s=0, tone_hz=TONES[side])
+            phones[side] = await stack.enter_async_context(Phone.open(behaviour, bind=(host, 0), tls=certificate))
+            trunks.append(a_trunk(side, phones[side], transport, host=host))
+        tls = Tls(ca_file=authority.ca_file, port=0)
+        carrier, told = await stack.enter_async_context(carried(*trunks, host=host, tls=tls))
+        for side in Side:
+            await carrier.dial(to(NUMBERS[side], side))
+            await told.saw(ONE, Answered(side))
+        await carrier.join(ONE)
+        await hear_each_other(phones)
+        facts = {side: facts_of(told.notes_of(ONE, "dialog", side)[0]) for side in Side}
+        assert [Hop(*facts[side].destination).transport for side in Side] == [a, b]
+        carrier.hangup(to("", A).id)
+        phones[B].calls[0].hang_up()
+        for side, reason in ((A, EndReason.HANGUP), (B, EndReason.HANGUP)):
+            await told.saw(ONE, Ended(side, reason))
+
+
+async def test_trunk_of_a_name_whose_certificate_is_another_s_takes_no_call(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    certificate = shown(authority.certificate("other.example.com"))
+    tls = Tls(ca_file=authority.ca_file, port=0)
+    async with Phone.open(bind=("127.0.0.1", 0), tls=certificate) as phone:
+        trunk = a_trunk(A, phone, "tls", host="127.0.0.1")
+        async with carried(trunk, host="127.0.0.1", tls=tls) as (carrier, told):
+            for _ in range(2):
+                await carrier.dial(to(NUMBERS[A], A))
+                await told.until(lambda: any(isinstance(event, Ended) for event in told.of(ONE)))
+                (end,) = told.of(ONE)[-1:]
+                assert isinstance(end, Ended)
+                assert end.reason is EndReason.UNREACHABLE
+                told.events.clear()
+            (problem,) = carrier.problems()[1:]
+            assert "its certificate is refused: IP address mismatch" in problem
+        assert phone.calls == ()
+
+
+async def test_files_of_certificates_are_looked_at_before_anything_starts(tmp_path: Path) -> None:
+    trunk = Trunk("main", "127.0.0.1", 5061, transport="tls")
+    with pytest.raises(CarrierError, match=r"none\.pem is no file of CA certificates.*see tls_ca_file"):
+        async with carried(trunk, host="127.0.0.1", tls=Tls(ca_file=str(tmp_path / "none.pem"), port=0)):
+            raise AssertionError
+
+
+async def test_learned_address_is_said_in_signalling_and_audio() -> None:
+    """What STUN says stands in Via, Contact and SDP; a change is for new calls."""
+    async with (
+        StunServer.open() as stun,
+        Phone.open(PhoneBehaviour(answer_after_s=None)) as phone,
+        carried(
+            a_trunk(A, phone, "udp", host="127.0.0.1"),
+            host="127.0.0.1",
+            nat=Nat(stun=stun.address, signalling=True, media=True),
+        ) as (carrier, told),
+    ):
+        await carrier.dial(to(NUMBERS[A], A))
+        async with asyncio.timeout(LIMIT_S):
+            while not phone.calls:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        (call,) = phone.calls
+        audio = sdp.parse(call._incoming.offer).audio
+        assert audio is not None
+        assert (audio.host, carrier.agent.advertised) == ("203.0.113.7", ("203.0.113.7", 40_000))
+        assert call._incoming.hop == Hop("203.0.113.7", 40_000)  # the Contact
+        assert carrier.warnings() == []
+        assert told.events
