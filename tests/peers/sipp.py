@@ -33,6 +33,8 @@ TEXTS: dict[str, str | int] = {
     "silent_ms": 1500,
     "contact_parameters": "",
     "record_route": "",
+    "read_second_via": "",
+    "second_via": "",
     "reason": "",
     "headers": "",
     "expires": 2,
@@ -108,7 +110,7 @@ class SipMessage:
 
 
 def _parameter(value: str, name: str) -> str:
-    match = re.search(rf";\s*{name}=([^;\s>]+)", value)
+    match = re.search(rf";\s*{name}=([^;,\s>]+)", value)
     return match[1] if match else ""
 
 

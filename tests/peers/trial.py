@@ -12,8 +12,8 @@ scenario was played to its end, what the phones saw agrees with our journal, and
 import asyncio
 import gc
 import os
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,10 @@ class Phone:
     or_fewer: bool = False
     """Whether some of the calls may never come here."""
     options: tuple[str, ...] = ()
+
+
+Between = Callable[[dict[Side, int]], AbstractAsyncContextManager[dict[str, Any]]]
+"""Given the phones' ports."""
 
 
 @dataclass(eq=False)
@@ -156,9 +160,14 @@ async def trial(
     calls: int = 1,
     trunk: dict[str, Any] | None = None,
     session: SessionTerms = DEFAULT_TERMS,
+    through: Between | None = None,
     **dialing: float,
 ) -> AsyncIterator[SippTrial]:
-    """A service with a trunk to each phone. `trunk` has more keys for both trunks, `dialing` the section's."""
+    """
+    A service with a trunk to each phone. `trunk` has more keys for both trunks, `dialing` the section's.
+
+    `through` opens what stands between the service and the phones, and gives the trunks' keys that lead there.
+    """
     async with AsyncExitStack() as stack:
         phones = {
             side: await stack.enter_async_context(
@@ -175,7 +184,10 @@ async def trial(
             for side, phone in ((Side.A, a), (Side.B, b))
         }
         ports = {side: phone.port for side, phone in phones.items()}
-        settings = make_settings(folder, ports, trunk=trunk or {}, dialing=dialing)
+        keys = dict(trunk or {})
+        if through is not None:
+            keys |= await stack.enter_async_context(through(ports))
+        settings = make_settings(folder, ports, trunk=keys, dialing=dialing)
         try:
             async with open_service(settings) as (service, client):
                 running = SippTrial(service, client, phones=phones)
