@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.peers.sipp import HOST, PROBE_S, START_LIMIT_S, free_ports, free_tcp_port
+from tests.peers.sipp import HOST, PROBE_S, START_LIMIT_S, free_port_of_both, free_ports, free_tcp_port
 
 MODULES = ("g711", "aufile", "aubridge", "sndfile")
 MODULES_FOLDER = "/usr/lib/baresip/modules"  # Debian's
@@ -69,17 +69,18 @@ class Baresip:
     @classmethod
     @asynccontextmanager
     async def start(
-        cls, folder: Path, *, number: str, speaks_hz: int, name: str = "baresip", encryption: str = ""
+        cls, folder: Path, *, number: str, speaks_hz: int, name: str = "baresip", encryption: str = "", pem: str = ""
     ) -> "AsyncIterator[Baresip]":
         """
         A phone for `number`. The process is ended, by its own id, when the block is left.
 
-        `encryption` is its `mediaenc`: `srtp` takes it where it is offered, `srtp-mand` nothing else.
+        `encryption` is its `mediaenc`: `srtp` takes it where it is offered, `srtp-mand` nothing else. With `pem`,
+        a file with a certificate and its key, it is called by TLS, at the port above its own.
         """
         folder = folder / name
         folder.mkdir()
         # It takes the port above its own for TLS.
-        port, control, media = free_ports(2)[0], free_tcp_port(), free_ports(20)
+        port, control, media = free_port_of_both(2), free_tcp_port(), free_ports(20)
         (folder / "config").write_text(
             CONFIG.format(
                 host=HOST,
@@ -94,6 +95,10 @@ class Baresip:
             )
         )
         account = f"<sip:{number}@{HOST}:{port}>;regint=0;answermode=manual;audio_codecs=PCMA/8000/1,PCMU/8000/1"
+        if pem:
+            with (folder / "config").open("a") as config:
+                config.write(f"sip_certificate {pem}\n")
+            account = account.replace(">", ";transport=tls>")
         if encryption:
             account += f";mediaenc={encryption}"
         (folder / "accounts").write_text(account + "\n")

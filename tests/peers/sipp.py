@@ -310,6 +310,19 @@ def free_ports(count: int) -> list[int]:
         return list(range(first, first + count))
 
 
+def free_port_of_both(count: int = 1) -> int:
+    """The first of `count` ports in a row that are free for UDP and for TCP."""
+    while True:
+        first = free_ports(count)[0]
+        try:
+            for port in range(first, first + count):
+                with socket.socket() as probe:
+                    probe.bind((HOST, port))
+        except OSError:
+            continue
+        return first
+
+
 def free_tcp_port() -> int:
     with socket.socket() as probe:
         probe.bind((HOST, 0))

@@ -1,17 +1,22 @@
 """Kamailio between us and the phones: it challenges, and every request of a dialog goes through it, both ways."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from dosvoces.model import Side
+from dosvoces.settings import Settings
+from tests.certificates import Authority, Files
+from tests.peers.baresip import Baresip
 from tests.peers.kamailio import Kamailio
-from tests.peers.sipp import HOST, SippPhone
-from tests.peers.trial import Between, Phone, trial
+from tests.peers.sipp import HOST, SippPhone, until
+from tests.peers.test_baresip import SPEAKS_HZ, BaresipTrial, passed
+from tests.peers.test_baresip_srtp import CM_80, NUMBERS, assert_both_heard
+from tests.peers.trial import Between, Phone, Way, open_service, settings_values, trial
 
-TRANSPORTS = ["udp"]
+TRANSPORTS = ["udp", "tcp", "tls"]
 READ_SECOND_VIA = '<ereg regexp=".*" search_in="hdr" header="Via:" occurrence="2" assign_to="via2"/>'
 
 
@@ -22,10 +27,15 @@ def behind(scenario: str, **texts: str) -> Phone:
 
 
 def through_kamailio(folder: Path, transport: str) -> Between:
+    """We speak `transport` with the proxy, and it speaks UDP with the phones."""
+
     @asynccontextmanager
-    async def between(ports: dict[Side, int]) -> AsyncIterator[dict[str, str]]:
-        async with Kamailio.start(folder, {side: f"{HOST}:{port}" for side, port in ports.items()}) as proxy:
-            yield {name: str(value) for name, value in proxy.trunk(transport).items()}
+    async def between(ports: dict[Side, int]) -> AsyncIterator[Way]:
+        authority = Authority(folder)
+        shown = authority.certificate(HOST)
+        phones = {side: f"{HOST}:{port}" for side, port in ports.items()}
+        async with Kamailio.start(folder, phones, certificate=shown.certificate, key=shown.key) as proxy:
+            yield Way(proxy.trunk(transport), {"tls_ca_file": authority.ca_file, "tls_port": 0})
 
     return between
 
@@ -41,8 +51,7 @@ def came_by_the_proxy(phone: SippPhone) -> None:
     assert len(invite.all("Record-Route")) >= 1
 
 
-@pytest.mark.parametrize("transport", TRANSPORTS)
-@pytest.mark.parametrize("who", Side)
+@pytest.mark.parametrize(("transport", "who"), [("udp", Side.A), ("udp", Side.B), ("tcp", Side.A), ("tls", Side.B)])
 async def test_a_phone_hangs_up(tmp_path: Path, transport: str, who: Side) -> None:
     phones = {who: behind("hang_up"), who.other: behind("answer")}
     between = through_kamailio(tmp_path, transport)
@@ -67,7 +76,7 @@ async def test_we_hang_up(tmp_path: Path, transport: str) -> None:
         assert len(phone.received("BYE")) == 1
 
 
-@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("transport", ["udp", "tls"])
 async def test_nobody_answers(tmp_path: Path, transport: str) -> None:
     """The CANCEL finds its way too."""
     between = through_kamailio(tmp_path, transport)
@@ -77,7 +86,7 @@ async def test_nobody_answers(tmp_path: Path, transport: str) -> None:
     assert len(t.b.received("CANCEL")) == 1
 
 
-@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("transport", ["udp", "tcp"])
 async def test_the_second_phone_is_busy(tmp_path: Path, transport: str) -> None:
     between = through_kamailio(tmp_path, transport)
     busy = behind("reject", status="486 Busy Here")
@@ -93,3 +102,43 @@ async def test_hold_and_resume(tmp_path: Path, transport: str) -> None:
         await t.post()
     assert t.outcome == "completed"
     assert [entry.side for entry in t.entries("hold") + t.entries("resume")] == [Side.B, Side.B]
+
+
+def joined(files: Files, path: Path) -> str:
+    """Certificate and key in one file, which baresip wants."""
+    path.write_text(Path(files.certificate).read_text() + Path(files.key).read_text())
+    return str(path)
+
+
+async def test_phones_by_tls_that_encrypt(tmp_path: Path) -> None:
+    """TLS from us to Kamailio and from there to baresip, and the voice in SRTP past it."""
+    authority = Authority(tmp_path)
+    shown = authority.certificate(HOST)
+    pem = joined(shown, tmp_path / "phone.pem")
+
+    def phone(side: Side) -> AbstractAsyncContextManager[Baresip]:
+        return Baresip.start(
+            tmp_path,
+            number=NUMBERS[side],
+            speaks_hz=SPEAKS_HZ[side],
+            name=f"phone-{side}",
+            encryption="srtp-mand",
+            pem=pem,
+        )
+
+    async with phone(Side.A) as a, phone(Side.B) as b:
+        phones = {Side.A: a, Side.B: b}
+        uris = {side: f"{HOST}:{phones[side].port + 1};transport=tls" for side in Side}
+        async with Kamailio.start(tmp_path, uris, certificate=shown.certificate, key=shown.key) as proxy:
+            keys = proxy.trunk("tls", srtp="required")
+            values = settings_values(tmp_path, {side: phones[side].port for side in Side}, trunk=keys)
+            values["sip"] |= {"tls_ca_file": authority.ca_file, "tls_port": 0}
+            async with open_service(Settings.model_validate(values)) as (service, client):
+                t = BaresipTrial(service, client, phones=phones)
+                await t.talk()
+                await until(passed(1.0), "a second of talk")
+                await b.command("hangup")
+                await t.over()
+    assert (t.outcome, t.ended_by) == ("completed", "b")
+    assert_both_heard(t)
+    assert {entry.facts["suite"] for entry in t.entries("encryption")} == {CM_80}

@@ -51,8 +51,16 @@ class Phone:
     options: tuple[str, ...] = ()
 
 
-Between = Callable[[dict[Side, int]], AbstractAsyncContextManager[dict[str, Any]]]
-"""Given the phones' ports."""
+@dataclass(frozen=True)
+class Way:
+    """What the settings say to go through something that stands between the service and the phones."""
+
+    trunk: dict[str, Any]
+    sip: dict[str, Any] = field(default_factory=dict)
+
+
+Between = Callable[[dict[Side, int]], AbstractAsyncContextManager[Way]]
+"""Opens it, given the phones' ports."""
 
 
 @dataclass(eq=False)
@@ -166,7 +174,7 @@ async def trial(
     """
     A service with a trunk to each phone. `trunk` has more keys for both trunks, `dialing` the section's.
 
-    `through` opens what stands between the service and the phones, and gives the trunks' keys that lead there.
+    `through` opens what stands between the service and the phones.
     """
     async with AsyncExitStack() as stack:
         phones = {
@@ -184,10 +192,10 @@ async def trial(
             for side, phone in ((Side.A, a), (Side.B, b))
         }
         ports = {side: phone.port for side, phone in phones.items()}
-        keys = dict(trunk or {})
-        if through is not None:
-            keys |= await stack.enter_async_context(through(ports))
-        settings = make_settings(folder, ports, trunk=keys, dialing=dialing)
+        way = Way({}) if through is None else await stack.enter_async_context(through(ports))
+        values = settings_values(folder, ports, trunk={**(trunk or {}), **way.trunk}, dialing=dialing)
+        values["sip"] |= way.sip
+        settings = Settings.model_validate(values)
         try:
             async with open_service(settings) as (service, client):
                 running = SippTrial(service, client, phones=phones)

@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.peers.sipp import HOST, PROBE_S, fill_in, free_ports, free_tcp_port, until
+from tests.peers.sipp import HOST, PROBE_S, fill_in, free_port_of_both, free_ports, free_tcp_port, until
 from tests.peers.unpacked import Unpacked, unpacked
 
 ETC = Path(__file__).parent / "etc"
@@ -66,7 +66,7 @@ class Asterisk:
         """
         program = await unpacked("asterisk")
         folder = folder / "asterisk"
-        sip_port, tls_port, http_port = free_ports(1)[0], free_tcp_port(), free_tcp_port()
+        sip_port, tls_port, http_port = free_port_of_both(), free_tcp_port(), free_tcp_port()
         low, high = rtp_ports or _rtp_range()
         _configure(
             folder,

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dosvoces.model import Side
-from tests.peers.sipp import HOST, PROBE_S, fill_in, free_ports, free_tcp_port, udp_port_taken
+from tests.peers.sipp import HOST, PROBE_S, fill_in, free_port_of_both, free_tcp_port, udp_port_taken
 from tests.peers.unpacked import unpacked
 
 HERE = Path(__file__).parent
@@ -69,7 +69,7 @@ class Kamailio:
         program = await unpacked("kamailio")
         folder = folder / name
         folder.mkdir()
-        port = port or free_ports(1)[0]
+        port = port or free_port_of_both()
         tls_port = free_tcp_port() if certificate else 0
         config = folder / "kamailio.cfg"
         (folder / "tls.cfg").write_text(
