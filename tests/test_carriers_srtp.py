@@ -251,5 +251,30 @@ async def test_a_reinvite_may_change_the_keys() -> None:
 
         status, _ = await changed(party, body("RTP/AVP", version=4))
         assert status == 488
-        assert [note.facts["suite"] for note in told.notes_of(ONE, "encryption", A)] == [CM_80, "AEAD_AES_128_GCM"]
+
+        status, answer = await changed(party, body("RTP/SAVP", crypto(1, CM_80, KEY), version=5))
+        (again,) = sdp.parse(answer).media[0].crypto
+        assert status == 200
+        assert again.key not in (first.key, new.key), "a key that was given up is never used again"
+        assert [note.facts["suite"] for note in told.notes_of(ONE, "encryption", A)] == [
+            CM_80,
+            "AEAD_AES_128_GCM",
+            CM_80,
+        ]
+        sip.hangup(to("").id)
+
+
+async def test_a_key_that_was_given_up_for_plain_audio_is_not_used_again() -> None:
+    """With it the stream would begin anew, and two packets be encrypted alike (RFC 3711 §9.1)."""
+    async with rung(Security.OPTIONAL) as (sip, told, party):
+        (first,) = [line for line in party.offer.media[0].crypto if line.tag == 1]
+        party.incoming.answer(body("RTP/AVP", crypto(1, CM_80, KEY)))
+        await told.saw(ONE, Answered(A))
+        await asyncio.wait_for(party.confirmed.wait(), LIMIT_S)
+        assert (await changed(party, body("RTP/AVP", version=2)))[0] == 200
+        status, answer = await changed(party, body("RTP/AVP", crypto(1, CM_80, KEY), version=3))
+        (again,) = sdp.parse(answer).media[0].crypto
+        assert status == 200
+        assert again.key != first.key
+        assert [note.facts["suite"] for note in told.notes_of(ONE, "encryption", A)] == [CM_80, "none", CM_80]
         sip.hangup(to("").id)

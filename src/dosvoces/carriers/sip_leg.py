@@ -295,6 +295,15 @@ class SipLeg(CallHandler):
     def _fresh_crypto(self) -> tuple[sdp.Crypto, ...]:
         return () if self.security is sdp.Security.OFF else sdp.new_crypto(secrets.token_bytes)
 
+    def _retire_key(self, before: sdp.Keys | None, now: sdp.Keys | None) -> None:
+        """A key of ours that is no longer in use is never used again: its stream would begin anew (RFC 3711 §9.1)."""
+        if before is not None and (now is None or now.ours != before.ours):
+            fresh = self._fresh_crypto()
+            self._crypto = tuple(
+                line if now is not None and line.key == now.ours else new
+                for line, new in zip(self._crypto, fresh, strict=True)
+            )
+
     def _crypto_for(self, offered: sdp.SessionDescription) -> tuple[sdp.Crypto, ...]:
         """
         Our keys for the answer: as before where the peer's key is as before, else new ones.
@@ -310,8 +319,10 @@ class SipLeg(CallHandler):
         if chosen.held != self.held:
             self.held = chosen.held
             self._note("hold" if chosen.held else "resume", {})
-        if self.chosen is not None and _suite(self.chosen) != _suite(chosen):
-            self._note("encryption", {"suite": _suite(chosen)})
+        if self.chosen is not None:
+            if _suite(self.chosen) != _suite(chosen):
+                self._note("encryption", {"suite": _suite(chosen)})
+            self._retire_key(self.chosen.keys, chosen.keys)
         self.chosen = chosen
         self._connect_media(chosen)
 
