@@ -269,6 +269,7 @@ def phone(
     hangup_after: Annotated[float | None, typer.Option(min=0, help="Hang up so many seconds after answering.")] = None,
     tone: Annotated[int | None, typer.Option(min=1, max=3999, help="Play a tone of so many Hz.")] = None,
     keys: Annotated[str, typer.Option(help="Press these after answering: 0-9 * # A-D.")] = "",
+    srtp: Annotated[bool, typer.Option("--srtp", help="Encrypt where that is offered.")] = False,
     calls: Annotated[int | None, typer.Option(min=1, help="End after so many calls.")] = None,
     certificate: Annotated[Path | None, typer.Option(help="Listen for TLS on the next port, with this (PEM).")] = None,
     key: Annotated[Path | None, typer.Option(help="The certificate's key, if it isn't in the same file.")] = None,
@@ -286,6 +287,7 @@ def phone(
             hangup_after_s=hangup_after,
             tone_hz=tone,
             keys=keys,
+            srtp=srtp,
         )
         address = _parsed(Bind, bind)
     except ValueError as error:
