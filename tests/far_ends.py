@@ -26,6 +26,7 @@ from dosvoces.phone import BUSY, DECLINE, Phone, PhoneBehaviour
 from dosvoces.sip import sdp
 from dosvoces.sip.agent import Agent, IncomingCall
 from dosvoces.sip.api import CallEnd, CallHandler
+from tests.ports import free_range
 
 HOST = "127.0.0.1"
 LIMIT_S = 5.0
@@ -312,11 +313,8 @@ FAR_ENDS: dict[str, Callable[[], AbstractAsyncContextManager[FarEnd]]] = {"fake"
 
 
 def media_ports() -> tuple[int, int]:
-    """A range of ports for a media worker that is free now: around one that the system gave."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind((HOST, 0))
-        low = min(probe.getsockname()[1] & ~1, 65_000)
-    return low, low + 399
+    """A range of ports for a media worker that is free now."""
+    return free_range(400)
 
 
 def a_call(number: int, side: Side, does: Does) -> Call:

@@ -22,6 +22,7 @@ from dosvoces.media.rtp import Packet, TelephoneEvent
 from dosvoces.media.rtpengine import RtpengineRelay, RtpengineSettings
 from dosvoces.model import ConnectionId, Side
 from tests.peers.rtpengine import Rtpengine
+from tests.ports import free_range
 
 HOST = "127.0.0.1"
 STRANGER_HOST = "127.0.0.2"
@@ -140,9 +141,7 @@ Open = Callable[[float], AbstractAsyncContextManager[Bench]]
 
 @asynccontextmanager
 async def worker_bench(silence_s: float) -> AsyncIterator[Bench]:
-    # A range that this process has to itself: the tests may run beside others.
-    low = 20000 + os.getpid() % 350 * 100
-    relay = WorkerRelay(MediaSettings(HOST, HOST, (low, low + 399), silence_s=silence_s))
+    relay = WorkerRelay(MediaSettings(HOST, HOST, free_range(400), silence_s=silence_s))
     async with started(Bench(relay, lambda: relay.worker_pids, Variations())) as bench:
         yield bench
 
@@ -492,8 +491,7 @@ async def test_close_leaves_nothing_running(bench: Bench) -> None:
 
 
 async def test_no_port_left_is_a_clear_error() -> None:
-    low = 20000 + os.getpid() % 350 * 100 + 400
-    relay = WorkerRelay(MediaSettings(HOST, HOST, (low, low + 5)))
+    relay = WorkerRelay(MediaSettings(HOST, HOST, free_range(6)))
     await relay.start(lambda event: None)
     try:
         await relay.allocate(ID, country="ES")
@@ -505,8 +503,8 @@ async def test_no_port_left_is_a_clear_error() -> None:
 
 
 async def test_an_allocation_that_is_cancelled_keeps_no_ports() -> None:
-    low = 20000 + os.getpid() % 350 * 100 + 450
-    relay = WorkerRelay(MediaSettings(HOST, HOST, (low, low + 3), rest_s=0))  # room for one connection
+    low, high = free_range(4)
+    relay = WorkerRelay(MediaSettings(HOST, HOST, (low, high), rest_s=0))  # room for one connection
     await relay.start(lambda event: None)
     try:
         allocating = asyncio.create_task(relay.allocate(ID, country="ES"))
@@ -521,8 +519,7 @@ async def test_an_allocation_that_is_cancelled_keeps_no_ports() -> None:
 
 
 async def test_connections_are_spread_over_the_workers() -> None:
-    low = 20000 + os.getpid() % 350 * 100 + 500
-    relay = WorkerRelay(MediaSettings(HOST, HOST, (low, low + 99), workers=2))
+    relay = WorkerRelay(MediaSettings(HOST, HOST, free_range(100), workers=2))
     await relay.start(lambda event: None)
     try:
         places = [await relay.allocate(ConnectionId(str(number)), country="ES") for number in range(4)]

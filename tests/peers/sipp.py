@@ -13,12 +13,14 @@ import re
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
+
+from tests.ports import free_range
 
 SCENARIOS = Path(__file__).parent / "scenarios"
 HOST = "127.0.0.1"
@@ -298,16 +300,8 @@ def udp_port_taken(port: int) -> bool:
 
 def free_ports(count: int) -> list[int]:
     """`count` free UDP ports in a row, the first of them even."""
-    while True:
-        with _bound(0) as probe:
-            first = probe.getsockname()[1] & ~1
-        try:
-            for port in range(first, first + count):
-                with _bound(port):
-                    pass
-        except OSError:
-            continue
-        return list(range(first, first + count))
+    low, high = free_range(count)
+    return list(range(low, high + 1))
 
 
 def free_port_of_both(count: int = 1) -> int:
@@ -327,13 +321,6 @@ def free_tcp_port() -> int:
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return int(probe.getsockname()[1])
-
-
-@contextmanager
-def _bound(port: int) -> Iterator[socket.socket]:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind((HOST, port))
-        yield probe
 
 
 async def until(true: Callable[[], bool], what: str, limit_s: float = 5.0) -> None:

@@ -150,9 +150,9 @@ class Asterisk:
 
 
 def _rtp_range() -> tuple[int, int]:
-    """Ports that are free now, around one that the system gave."""
-    low = min(free_ports(1)[0], 65_000 - RTP_PORTS)
-    return low, low + RTP_PORTS - 1
+    """Ports that are free now."""
+    ports = free_ports(RTP_PORTS)
+    return ports[0], ports[-1]
 
 
 def _configure(here: Path, program: Unpacked, **texts: str | int) -> None:
