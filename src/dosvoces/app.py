@@ -20,6 +20,7 @@ import structlog
 
 from dosvoces import telemetry
 from dosvoces.carriers import Carrier
+from dosvoces.carriers.caller_id import CallerIds, Identity
 from dosvoces.carriers.fake import FakeCarrier
 from dosvoces.carriers.public import Nat
 from dosvoces.carriers.sip import SipCarrier
@@ -38,6 +39,7 @@ from dosvoces.media.rtpengine import RtpengineRelay, RtpengineSettings
 from dosvoces.settings import Settings, is_loopback
 from dosvoces.settings import Trunk as TrunkSettings
 from dosvoces.sip.sdp import Security
+from dosvoces.sip.session_timer import SessionTerms
 from dosvoces.sip.tls import Tls
 from dosvoces.sip.transport import reachable_address
 from dosvoces.store import Store
@@ -133,7 +135,7 @@ class Service:
 
 def number_rules(settings: Settings) -> NumberRules:
     """Whom this installation may dial."""
-    own = frozenset(trunk.caller_id for trunk in settings.trunks if trunk.caller_id)
+    own = frozenset(number for trunk in settings.trunks for number in trunk.pool)
     return NumberRules(countries=frozenset(settings.countries), own_numbers=own)
 
 
@@ -176,7 +178,7 @@ def open_mailbox(settings: Settings, store: Store) -> Mailbox:
 def _carrier(settings: Settings) -> Carrier:
     kinds = {trunk.carrier for trunk in settings.trunks}
     if kinds == {"fake"}:
-        return FakeCarrier()
+        return FakeCarrier(caller_ids={number for trunk in settings.trunks for number in trunk.pool})
     if "fake" in kinds:
         raise SettingsError('trunks: a scripted trunk (carrier = "fake") can\'t stand beside a real one; remove one')
     return SipCarrier(
@@ -185,7 +187,6 @@ def _carrier(settings: Settings) -> Carrier:
                 name=trunk.name,
                 host=trunk.proxy.host,
                 port=trunk.proxy.port,
-                caller_id=trunk.caller_id or "",
                 username=trunk.username or "",
                 password=trunk.password.get_secret_value() if trunk.password else "",
                 country=trunk.country,
@@ -200,6 +201,7 @@ def _carrier(settings: Settings) -> Carrier:
                 register_expires_s=trunk.register_expires_s,
                 options_interval_s=_ping_interval_s(trunk),
                 large_over_tcp=trunk.large_over_tcp,
+                shows=_caller_ids(trunk),
             )
             for trunk in settings.trunks
             if trunk.proxy is not None
@@ -217,6 +219,18 @@ def _carrier(settings: Settings) -> Carrier:
         ),
         user_agent=settings.sip.user_agent,
         capture=settings.sip.capture,
+        session=SessionTerms(expires_s=settings.sip.session_expires_s),
+    )
+
+
+def _caller_ids(trunk: TrunkSettings) -> CallerIds:
+    default = trunk.caller_id or next(iter(trunk.pool), "")
+    return CallerIds(
+        pool=trunk.pool,
+        first=trunk.caller_id_first or default,
+        second=trunk.caller_id_second or default,
+        identity=Identity(trunk.identity),
+        hidden=trunk.privacy == "id",
     )
 
 

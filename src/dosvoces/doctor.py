@@ -168,7 +168,7 @@ def _dialing(settings: Settings) -> Iterator[Finding]:
     for trunk in settings.trunks:
         if trunk.carrier == "fake":
             yield Finding(Level.WARNING, f"trunk {trunk.name}", "it is a scripted one: nobody is rung")
-        elif trunk.caller_id is None:
+        elif not trunk.pool:
             yield Finding(
                 Level.WARNING,
                 f"trunk {trunk.name}",

@@ -123,6 +123,12 @@ class Order:
     idempotency_key: str | None = None
     fingerprint: str = ""
     """SHA-256 (hex) of the request's body: tells a repeat from another request under the same key."""
+    caller_id_first: str = ""
+    """What the first party sees, in E.164, of the trunk's `caller_ids`; empty: what the settings say."""
+    caller_id_second: str = ""
+
+    def caller_id(self, side: Side) -> str:
+        return self.caller_id_first if side is Side.A else self.caller_id_second
 
     def number(self, side: Side) -> PhoneNumber:
         return self.first if side is Side.A else self.second

@@ -41,10 +41,13 @@ __all__ = [
     "load",
 ]
 
+MIN_SESSION_S = 90  # RFC 4028 §5
+
 ListenPort = Annotated[int, Field(ge=0, le=65535)]
 Country = Annotated[str, AfterValidator(values.country)]
 Bind = Annotated[HostPort, BeforeValidator(functools.partial(values.host_port, any_port=True))]
 Listed = BeforeValidator(values.comma_separated)
+CallerId = Annotated[str, AfterValidator(values.caller_id)]
 Sender = Annotated[str, AfterValidator(values.mail_from)]
 AdvertisedBind = Annotated[HostPort | Literal["auto"], BeforeValidator(values.advertised_host_port)]
 
@@ -108,6 +111,10 @@ class Sip(_Section):
         f"Dosvoces/{__version__}"
     )
     """The User-Agent header."""
+    session_expires_s: Annotated[int, Field(ge=0, le=86_400)] = 1800
+    """After how many seconds without a sign of the far end a conversation is over, where the far end agrees to that
+    (RFC 4028): offered with each call, refreshed at half of it, 90 at least. 0 offers nothing; what a far end asks for
+    is kept either way. See [within a call](../howto/within_a_call.md)."""
     capture: bool = True
     """Whether a connection's SIP messages are kept in the record, for `dosvoces show ID --ladder` and `--pcap`."""
 
@@ -115,6 +122,12 @@ class Sip(_Section):
     def _key_has_certificate(self) -> Self:
         if self.tls_key_file is not None and self.tls_certificate_file is None:
             raise ValueError("there is a `tls_key_file` and no `tls_certificate_file`")
+        return self
+
+    @model_validator(mode="after")
+    def _session_long_enough(self) -> Self:
+        if 0 < self.session_expires_s < MIN_SESSION_S:
+            raise ValueError(f"`session_expires_s` is 0 or at least {MIN_SESSION_S} (RFC 4028 §5)")
         return self
 
 
@@ -216,8 +229,20 @@ class Trunk(_Section):
     """How long a registration is asked for, in seconds; it is renewed in time."""
     options_interval_s: Annotated[float, Field(ge=0, le=3600)] | None = None
     """Seconds from one OPTIONS ping to the next; 0 sends none. Without it: 30, and none to this machine itself."""
-    caller_id: Annotated[str, AfterValidator(values.caller_id)] | None = None
+    caller_id: CallerId | None = None
     """The number that both parties see, in E.164; carriers refuse numbers that aren't yours."""
+    caller_ids: Annotated[tuple[CallerId, ...], Listed] = ()
+    """All numbers of this account that may be shown: nothing else ever is. Without it: those named beside it.
+    See [caller ids](../howto/caller_ids.md)."""
+    caller_id_first: CallerId | None = None
+    """What the first party sees, if it isn't `caller_id`."""
+    caller_id_second: CallerId | None = None
+    """What the second party sees, if it isn't `caller_id`."""
+    identity: Literal["none", "pai", "ppi"] = "none"
+    """Where the trunk reads the caller's number beside From: `pai`, P-Asserted-Identity, for a carrier that trusts us;
+    `ppi`, P-Preferred-Identity; `none`, in From alone."""
+    privacy: Literal["none", "id"] = "none"
+    """`id`: the parties see no number (Privacy: id), only the carrier does, in the header that `identity` names."""
     country: Country = "ES"
     """Where the trunk is: its ringing tone, and the country of the numbers that it dials by default."""
     prefixes: Annotated[
@@ -253,6 +278,24 @@ class Trunk(_Section):
         if not {"PCMA", "PCMU"} & set(self.codecs):
             raise ValueError("`codecs` needs PCMA or PCMU: the ringing tone is made in them")
         return self
+
+    @model_validator(mode="after")
+    def _caller_ids_of_the_pool(self) -> Self:
+        for key in ("caller_id", "caller_id_first", "caller_id_second"):
+            number = getattr(self, key)
+            if number is not None and number not in self.pool:
+                raise ValueError(f'`{key} = "{number}"` is not among `caller_ids`; add it there, or choose one of them')
+        if self.privacy == "id" and self.identity == "none":
+            raise ValueError('`privacy = "id"` needs `identity`, "pai" or "ppi": else no carrier can tell who calls')
+        if self.identity != "none" and not self.pool:
+            raise ValueError("`identity` needs a number to tell: add `caller_id`")
+        return self
+
+    @property
+    def pool(self) -> tuple[str, ...]:
+        """The numbers that may be shown."""
+        named = (self.caller_id, self.caller_id_first, self.caller_id_second)
+        return self.caller_ids or tuple(dict.fromkeys(number for number in named if number is not None))
 
 
 class Log(_Section):

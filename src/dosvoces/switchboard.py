@@ -127,8 +127,8 @@ class Switchboard:
         """
         Do what was asked for; returns when both calls were made or something failed.
 
-        The connection goes on without the caller. Raises `NotNow` if nothing was tried, and `AlreadyRecorded` if the
-        order's idempotency key is taken.
+        The connection goes on without the caller. Raises `NotNow` if nothing was tried, `NotAllowed` if a caller id is
+        not ours to show (nothing was tried either), and `AlreadyRecorded` if the order's idempotency key is taken.
         """
         self._admit(order)
         # Counted before the first await: parallel requests see each other.
@@ -347,6 +347,7 @@ class Switchboard:
             attempt=attempt,
             avoid=live.state.leg(side).tried,
             silence_limit_s=self._limits.trunk_timeout_s,
+            caller_id=order.caller_id(side),
         )
         try:
             await self._store.intend_dial(order, side, attempt=attempt, at=self._now())

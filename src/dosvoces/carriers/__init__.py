@@ -25,6 +25,8 @@ class Call:
     """Ways that reached nobody in earlier attempts (`Unreached.way`)."""
     silence_limit_s: float | None = None
     """How long the far end may give no sign at all before the dial is given up; `None`: the protocol's own limit."""
+    caller_id: str = ""
+    """The number that this party sees, in E.164; empty: what the settings say."""
 
     @property
     def id(self) -> LegId:
@@ -66,6 +68,8 @@ class Carrier(Protocol):
     - *unjoined is told*: media lost after the join is one `Unjoined`; the legs stay up until they are hung up.
     - *leftovers are released*: `hangup_leftover` releases a leg that an earlier process left up, by the `dialog` note
       that was given before the leg's `Answered`; no event follows, and what can't be used does nothing.
+    - *caller ids are ours*: `check_caller_id` raises `NotAllowed` for a number that the way to a party may not show,
+      and no call shows such a number.
     - *no policy*: no retry, no time-out but the protocol's and the one that the call brings; a leg without
       audio is ended only if the settings say so.
     """
@@ -94,6 +98,9 @@ class Carrier(Protocol):
 
     def problems(self, *numbers: PhoneNumber) -> list[str]:
         """Why no call could be placed now, to any of `numbers` where they are given, in words; empty if one could."""
+
+    def check_caller_id(self, number: PhoneNumber, caller_id: str) -> None:
+        """Raises `NotAllowed` if a call to `number` can't show `caller_id` (E.164) to whoever answers it."""
 
     def warnings(self) -> list[str]:
         """What an operator should know though calls can be placed: a trunk that is down beside one that is up."""

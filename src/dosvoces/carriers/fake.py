@@ -5,13 +5,13 @@ For dry runs, for tests of what stands above the carriers, and as the smallest e
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from dosvoces.carriers import Call, Listener
-from dosvoces.errors import CarrierError
+from dosvoces.errors import CarrierError, NotAllowed
 from dosvoces.events import Answered, Dialed, Ended, Event, Ringing, Unjoined, Unreached
-from dosvoces.model import ConnectionId, EndReason, LegId, Note, PhoneNumber, Side, leg_id
+from dosvoces.model import ConnectionId, EndReason, LegId, Note, PhoneNumber, Side, leg_id, mask_number
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +46,12 @@ class _FakeLeg:
 class FakeCarrier:
     """Plays `script(call)` for each leg; keeps in `dialed` what was dialled."""
 
-    def __init__(self, script: Callable[[Call], Script] = lambda _call: ANSWERS) -> None:
+    def __init__(
+        self, script: Callable[[Call], Script] = lambda _call: ANSWERS, *, caller_ids: Collection[str] = ()
+    ) -> None:
+        """`caller_ids` are the numbers that a call may ask to show."""
         self._script = script
+        self._caller_ids = caller_ids
         self._legs: dict[LegId, _FakeLeg] = {}
         self._joined: set[ConnectionId] = set()
         self._listener: Listener | None = None
@@ -105,6 +109,10 @@ class FakeCarrier:
 
     def problems(self, *numbers: PhoneNumber) -> list[str]:
         return []
+
+    def check_caller_id(self, number: PhoneNumber, caller_id: str) -> None:
+        if caller_id not in self._caller_ids:
+            raise NotAllowed(f"{mask_number(caller_id)} is not among the trunk's caller_ids")
 
     def warnings(self) -> list[str]:
         return []

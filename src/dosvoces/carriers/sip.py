@@ -15,8 +15,9 @@ import structlog
 from dosvoces.capture.recorder import Recorder
 from dosvoces.carriers import Call, Listener, sip_codecs
 from dosvoces.carriers.dns import Dns
+from dosvoces.carriers.end_reasons import NORMAL_CLEARING, detail_of
 from dosvoces.carriers.public import NOTHING_LEARNED, Nat, PublicSide
-from dosvoces.carriers.sip_leg import Session, SipLeg, detail_of, facts_of
+from dosvoces.carriers.sip_leg import Session, SipLeg, facts_of
 from dosvoces.carriers.trunks import Trunk, Trunks, learn, reached_nobody
 from dosvoces.carriers.upkeep import USUAL, Times, Upkeep
 from dosvoces.errors import CarrierError, MediaError
@@ -26,6 +27,7 @@ from dosvoces.model import ConnectionId, EndReason, LegId, Note, PhoneNumber, Si
 from dosvoces.sip import sdp
 from dosvoces.sip.agent import Agent, SipTransportError
 from dosvoces.sip.api import CallEnd, Hop, Invitation
+from dosvoces.sip.session_timer import DEFAULT_TERMS, SessionTerms
 from dosvoces.sip.tls import Tls, TlsError
 
 log = structlog.get_logger(__name__)
@@ -47,6 +49,7 @@ class SipCarrier:
         close_timeout_s: float = 2.0,
         hang_up_silent: bool = False,
         capture: bool = True,
+        session: SessionTerms = DEFAULT_TERMS,
         dns: Dns | None = None,
         times: Times = USUAL,
         tcp: bool = False,
@@ -57,9 +60,9 @@ class SipCarrier:
         `close_timeout_s`: how long `close` waits for the far ends to confirm; the switchboard has waited before it.
 
         `hang_up_silent`: whether a leg whose silence the relay tells is ended as failed, or only noted. `capture`:
-        whether the legs' messages are kept and given to the listener at the end. `dns` is the system's unless given.
-        `tcp`: whether peers may connect to `bind` by TCP, `tls`: how TLS is spoken. `nat`: how our public address is
-        learned.
+        whether the legs' messages are kept and given to the listener at the end. `session`: the session timer's
+        intervals. `dns` is the system's unless given. `tcp`: whether peers may connect to `bind` by TCP, `tls`: how TLS
+        is spoken. `nat`: how our public address is learned.
         """
         self._trunks = Trunks(trunks, lambda most: random.randint(0, most))
         self._upkeep = Upkeep(
@@ -83,6 +86,7 @@ class SipCarrier:
         self._sessions: dict[ConnectionId, Session] = {}
         self._recorder = Recorder()
         self._capture = capture
+        self._session_terms = session
         self._releases: set[asyncio.Task[None]] = set()
 
     @property
@@ -111,6 +115,7 @@ class SipCarrier:
                 user_agent=self._user_agent,
                 peers=self._upkeep.hosts(),
                 tap=self._tap if self._capture else None,
+                session=self._session_terms,
             )
         except TlsError as error:
             raise CarrierError(f"{error}; see tls_ca_file, tls_certificate_file and tls_key_file in [sip]") from error
@@ -127,15 +132,19 @@ class SipCarrier:
         await self._upkeep.start(self._agent)
 
     async def dial(self, call: Call) -> None:
-        way = self._trunks.way(call.number, self._now(), call.avoid)
+        way = self._trunks.way(call.number, self._now(), call.avoid, call.caller_id)
         trunk = way.trunk
+        number = trunk.callers.number(call.side, call.caller_id)
+        shown = trunk.callers.shown(number, trunk.uri(number or trunk.username or "anonymous"))
         session = await self._session(call, trunk)
         way.circuit.take(self._now())
         leg = SipLeg(self, session, call, *self._codecs(session, call.side, trunk), way)
         invitation = Invitation(
             request_uri=trunk.uri(call.number.e164),
             to_uri=trunk.uri(call.number.e164),
-            from_uri=trunk.uri(trunk.caller_id or trunk.username or "anonymous"),
+            from_uri=shown.from_uri,
+            from_name=shown.from_name,
+            headers=shown.headers,
             destination=way.hop,
             # RFC 3261 §8.1.1.4: unique for ever, so the leg's id is not enough for a second attempt.
             call_id=f"{call.id}-{secrets.token_hex(6)}",
@@ -151,13 +160,13 @@ class SipCarrier:
             self._release_if_over(session)
             way.circuit.failed(self._now(), str(error))
             self._upkeep.nudge(way.line)
-            another = self._trunks.another(call.number, self._now(), (*call.avoid, str(way)))
+            another = self._trunks.another(call.number, self._now(), (*call.avoid, str(way)), call.caller_id)
             raise CarrierError(f"trunk {trunk.name}: {error}", way=str(way) if another else "") from error
         self.tell(call.connection_id, Dialed(call.side, str(way)))
 
     def hangup(self, leg: LegId) -> None:
         if (known := self._leg(leg)) is not None and known.call is not None:
-            known.call.hangup()
+            known.call.hangup(NORMAL_CLEARING)
 
     def hangup_leftover(self, connection_id: ConnectionId, dialog: Note) -> None:
         try:
@@ -184,6 +193,9 @@ class SipCarrier:
 
     def problems(self, *numbers: PhoneNumber) -> list[str]:
         return self._trunks.problems(numbers, self._now())
+
+    def check_caller_id(self, number: PhoneNumber, caller_id: str) -> None:
+        self._trunks.check_caller_id(number, caller_id)
 
     def warnings(self) -> list[str]:
         return [*self._trunks.warnings(self._now()), *self._public.warnings()]
@@ -235,7 +247,7 @@ class SipCarrier:
         if not way.circuit.closed or way.circuit.suspect:
             self._upkeep.nudge(way.line)
         avoid = (*leg.dialed.avoid, str(way))
-        if not reached_nobody(end) or not self._trunks.another(leg.dialed.number, now, avoid):
+        if not reached_nobody(end) or not self._trunks.another(leg.dialed.number, now, avoid, leg.dialed.caller_id):
             return None
         return Unreached(leg.side, str(way), detail_of(end))
 

@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from dosvoces.carriers import Call, sip_codecs
+from dosvoces.carriers.end_reasons import TEMPORARY_FAILURE, detail_of, reason_of
 from dosvoces.carriers.trunks import Way
 from dosvoces.events import Answered, Ended, Event, Ringing, Unreached
 from dosvoces.media import Address, Format, MediaRelay, Srtp
 from dosvoces.model import ConnectionId, EndReason, Note, Side
 from dosvoces.sip import sdp
 from dosvoces.sip.agent import OutgoingCall
-from dosvoces.sip.api import CallEnd, CallHandler, CallStateError, DialogFacts, EndCause, Hop, Later
+from dosvoces.sip.api import CallEnd, CallHandler, CallStateError, DialogFacts, Hop, Later
 
 REOFFER_PAUSE_S = 0.3  # before an offer is tried again that met one of the peer's
 REOFFER_TRIES = 10
@@ -210,7 +211,9 @@ class SipLeg(CallHandler):
     # --- what the peer changes ---
 
     def on_offer(self, body: bytes | None) -> bytes | Later | None:
-        if self.chosen is None or (not self.answered and self.session.legs.get(self.side.other) is not None):
+        if self.chosen is None:
+            return self._early_answer(body)
+        if not self.answered and self.session.legs.get(self.side.other) is not None:
             return None  # the two legs have no codec in common yet, and that is being settled
         if body is None:
             fresh = self._offer(sdp.pass_through(self.chosen))
@@ -228,6 +231,27 @@ class SipLeg(CallHandler):
         if wanted is not None:
             return Later(lambda: self._pass_on(other, offer, wanted))
         return self._answer_to(offer, [self.chosen.codec])
+
+    def _early_answer(self, body: bytes | None) -> bytes | None:
+        """
+        The peer offers anew before it has answered (RFC 3311 §5.1); its media are connected with the answer.
+
+        Not with keys: which of them would hold then is more than any trunk needs.
+        """
+        if body is None or self.security is not sdp.Security.OFF:
+            return None
+        here = self.session.addresses[self.side]
+        try:
+            answer = sdp.answer_to(
+                *(sdp.parse(body), here.host, here.port, self._offered),
+                session_id=self._session_id,
+                previous=self.local_sdp,
+            )
+        except sdp.SdpError as error:
+            self._note("offer_refused", {"why": str(error)})
+            return None
+        self.local_sdp = answer.body
+        return answer.body
 
     def _wanted(self, offer: sdp.SessionDescription, other: "SipLeg") -> sdp.Codec | None:
         """What the peer asks both legs to change to: it no longer takes the codec in use, but another one of ours."""
@@ -277,8 +301,10 @@ class SipLeg(CallHandler):
         if self._failure:
             event = Ended(self.side, EndReason.FAILED, self._failure)
         else:
-            event = None if self.chosen is not None else self.carrier.unreached(self, end)
-        self.carrier.leg_over(self, event or Ended(self.side, _reason(end), detail_of(end)))
+            answered = self.chosen is not None
+            event = None if answered else self.carrier.unreached(self, end)
+            event = event or Ended(self.side, reason_of(end, answered=answered), detail_of(end))
+        self.carrier.leg_over(self, event)
 
     def _offer(self, codecs: Sequence[sdp.Codec]) -> bytes:
         here = self.session.addresses[self.side]
@@ -348,7 +374,7 @@ class SipLeg(CallHandler):
         """Hang up because of `why`: the leg ends as failed, and that is its detail."""
         self._failure = self._failure or why
         if self.call is not None:
-            self.call.hangup()
+            self.call.hangup(TEMPORARY_FAILURE)
 
     def _tell(self, event: Event) -> None:
         self.carrier.tell(self.session.connection_id, event)
@@ -359,39 +385,6 @@ class SipLeg(CallHandler):
 
 def _suite(chosen: sdp.Chosen) -> str:
     return chosen.keys.suite if chosen.keys is not None else "none"
-
-
-_REASONS: dict[int, EndReason] = {
-    486: EndReason.BUSY,  # Busy Here
-    600: EndReason.BUSY,  # Busy Everywhere
-    408: EndReason.NO_ANSWER,  # Request Timeout
-    480: EndReason.NO_ANSWER,  # Temporarily Unavailable
-    403: EndReason.REJECTED,  # Forbidden: what a decline becomes behind some PBXs
-    603: EndReason.REJECTED,  # Decline
-    404: EndReason.UNREACHABLE,  # Not Found
-    410: EndReason.UNREACHABLE,  # Gone
-    484: EndReason.UNREACHABLE,  # Address Incomplete
-    604: EndReason.UNREACHABLE,  # Does Not Exist Anywhere
-}
-_CAUSES: dict[EndCause, EndReason] = {
-    EndCause.HANGUP: EndReason.HANGUP,
-    EndCause.CANCELLED: EndReason.CANCELLED,
-    EndCause.TIMEOUT: EndReason.UNREACHABLE,
-    EndCause.TRANSPORT: EndReason.UNREACHABLE,
-    EndCause.PROTOCOL: EndReason.FAILED,
-}
-
-
-def _reason(end: CallEnd) -> EndReason:
-    if end.cause is EndCause.REJECTED and end.status is not None:
-        return _REASONS.get(end.status, EndReason.FAILED)
-    return _CAUSES.get(end.cause, EndReason.FAILED)
-
-
-def detail_of(end: CallEnd) -> str:
-    """The carrier's own words: `486 Busy Here; Q.850;cause=17`."""
-    status = f"{end.status} {end.phrase}".strip() if end.status is not None else end.phrase
-    return "; ".join(part for part in (status, end.detail) if part)
 
 
 def _dialog_facts(facts: DialogFacts) -> dict[str, str | int | float | None]:

@@ -10,8 +10,10 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from dosvoces.carriers import sip_codecs
-from dosvoces.errors import CarrierError
-from dosvoces.model import PhoneNumber
+from dosvoces.carriers.caller_id import CallerIds, one_number
+from dosvoces.carriers.end_reasons import callee_cause
+from dosvoces.errors import CarrierError, NotAllowed
+from dosvoces.model import PhoneNumber, mask_number
 from dosvoces.sip import sdp
 from dosvoces.sip.api import CallEnd, EndCause, Hop
 from dosvoces.sip.digest import Credentials
@@ -35,7 +37,7 @@ class Trunk:
     port: int | None = None
     """`None`: the DNS tells it (RFC 3263)."""
     caller_id: str = ""
-    """E.164; shown to both parties."""
+    """E.164; shown to both parties unless `shows` says otherwise."""
     username: str = ""
     password: str = field(default="", repr=False)
     country: str = "ES"
@@ -59,6 +61,12 @@ class Trunk:
     """From one OPTIONS ping to the next; 0: none."""
     large_over_tcp: bool = False
     """Whether messages over 1,300 bytes go to a UDP hop's port by TCP."""
+    shows: CallerIds | None = None
+    """Which numbers it may show, and how; `None`: `caller_id` alone."""
+
+    @property
+    def callers(self) -> CallerIds:
+        return self.shows or one_number(self.caller_id)
 
     @property
     def credentials(self) -> Credentials | None:
@@ -260,26 +268,33 @@ class Trunks:
     def __init__(self, trunks: Sequence[Trunk], pick: Callable[[int], int]) -> None:
         self.lines = tuple(Line(trunk, pick) for trunk in trunks)
 
-    def ways(self, number: PhoneNumber, now: float, avoid: Sequence[str] = ()) -> Iterator[Way]:
+    def ways(self, number: PhoneNumber, now: float, avoid: Sequence[str] = (), caller_id: str = "") -> Iterator[Way]:
         """The ways to this number that are worth trying: trunks in the order of the settings, each hop by its rank."""
         for line in self._lines_for(number):
-            if line.registration_trouble:
+            if line.registration_trouble or not line.trunk.callers.allows(caller_id):
                 continue
             for hop in line.hops(now):
                 way = Way(line, hop)
                 if way.circuit.usable(now) and str(way) not in avoid:
                     yield way
 
-    def way(self, number: PhoneNumber, now: float, avoid: Sequence[str] = ()) -> Way:
+    def way(self, number: PhoneNumber, now: float, avoid: Sequence[str] = (), caller_id: str = "") -> Way:
         """The first of `ways`. Raises `CarrierError` if there is none."""
-        for way in self.ways(number, now, avoid):
+        for way in self.ways(number, now, avoid, caller_id):
             return way
+        if caller_id and not any(line.trunk.callers.allows(caller_id) for line in self._lines_for(number)):
+            raise CarrierError(_not_ours(number, caller_id), permanent=True)
         trouble = "; ".join(self._no_way(number, now)) or f"no further way to {number.masked}"
         raise CarrierError(trouble, permanent=not self._lines_for(number))
 
-    def another(self, number: PhoneNumber, now: float, avoid: Sequence[str]) -> bool:
+    def another(self, number: PhoneNumber, now: float, avoid: Sequence[str], caller_id: str = "") -> bool:
         """Whether a way is left beside those."""
-        return next(self.ways(number, now, avoid), None) is not None
+        return next(self.ways(number, now, avoid, caller_id), None) is not None
+
+    def check_caller_id(self, number: PhoneNumber, caller_id: str) -> None:
+        """Raises `NotAllowed` if no trunk that takes `number` may show `caller_id`."""
+        if not any(line.trunk.callers.allows(caller_id) for line in self._lines_for(number)):
+            raise NotAllowed(_not_ours(number, caller_id))
 
     def at(self, host: str, port: int, now: float) -> Trunk | None:
         """The trunk at this address."""
@@ -317,6 +332,10 @@ class Trunks:
         return [f"no trunk is up for {number.masked}", *troubles] if len(troubles) == len(lines) else []
 
 
+def _not_ours(number: PhoneNumber, caller_id: str) -> str:
+    return f"{mask_number(caller_id)} is not among the caller_ids of a trunk that takes {number.masked}"
+
+
 def reached_nobody(end: CallEnd) -> bool:
     """
     Whether this end of a dial leaves it certain that nobody was rung, so that another way may be tried.
@@ -332,7 +351,8 @@ def reached_nobody(end: CallEnd) -> bool:
     if end.status == 408:
         # After a 100 somebody may have been rung; a trunk that says 408 and nothing else has reached nobody.
         return end.heard == 0
-    return 500 <= end.status <= 599
+    # A 5xx whose Q.850 cause speaks of the callee (busy, say) comes from a gateway that has asked.
+    return 500 <= end.status <= 599 and callee_cause(end.detail) is None
 
 
 def learn(circuit: Circuit, end: CallEnd, now: float, why: str = "") -> None:

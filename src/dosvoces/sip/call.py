@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 from .api import SDP, CallEnd, CallHandler, DialogFacts, EndCause, Hop, Later
 from .dialog import Dialog
 from .exchange import Account, Exchange, ack
-from .message import Request, Response, clean, tag
+from .message import Message, Request, Response, clean, tag
 from .offering import GLARE_WAIT_OWNER, Offering, Phase, ReinviteDone
 from .reply import ACCEPT, ALLOW, KNOWN_METHODS, ReplyHead, unsupported
 from .server_transaction import InviteServer
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 MAX_RETRY_AFTER = 10  # seconds, RFC 3261 §14.2
 
-__all__ = ["GLARE_WAIT_OWNER", "Call", "Phase", "ReinviteDone", "hung_up_by_peer"]
+__all__ = ["GLARE_WAIT_OWNER", "Call", "Phase", "ReinviteDone", "hung_up_by_peer", "reason_text"]
 
 
 class Call(Offering):
@@ -364,7 +364,12 @@ class Call(Offering):
 
 def hung_up_by_peer(request: Request) -> CallEnd:
     """The end that a BYE of the peer makes."""
-    return CallEnd(EndCause.HANGUP, "remote", None, "BYE", clean(request.header("reason")))
+    return CallEnd(EndCause.HANGUP, "remote", None, "BYE", reason_text(request))
+
+
+def reason_text(message: Message) -> str:
+    """The Reason header (RFC 3326) with all its values, as it came."""
+    return clean(", ".join(message.values("reason")))
 
 
 def _with_detail(end: CallEnd, detail: str) -> CallEnd:

@@ -8,7 +8,7 @@ we gave up.
 from typing import TYPE_CHECKING
 
 from .api import SDP, CallEnd, CallHandler, EndCause, Hop, Invitation, Later, header_lines, quoted
-from .call import GLARE_WAIT_OWNER, Call, Phase, hung_up_by_peer
+from .call import GLARE_WAIT_OWNER, Call, Phase, hung_up_by_peer, reason_text
 from .dialog import Dialog
 from .exchange import Account, Exchange
 from .message import Request, Response, clean, seconds, tag
@@ -176,7 +176,7 @@ class OutgoingCall(Call):
 
     def _rejected(self, response: Response) -> None:
         # RFC 3261 §8.1.3.4 would allow to follow a 3xx; but whoever sends one could make us dial anything.
-        reason = clean(response.header("reason"))
+        reason = reason_text(response)
         wanted = self._phase is Phase.STARTING and self._cancel_lines is None
         if response.code == 422 and wanted and self._invite is not None and self._ask_longer(self._invite, response):
             return  # still the same attempt: who refuses the interval has rung nobody

@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from dosvoces.core import Answer, AnswerKind
 from dosvoces.dialplan import NumberRules
-from dosvoces.errors import AlreadyRecorded, NotNow, StoreError
+from dosvoces.errors import AlreadyRecorded, NotAllowed, NotNow, StoreError
 from dosvoces.model import ConnectionId, Order, Side, connection_id
 from dosvoces.store import Earlier
 from dosvoces.web.answers import INTERNAL_ERROR, Header, Problem, Reply, finish, message, quoted, refusal
@@ -140,6 +140,8 @@ class CallEndpoint:
             reply = _reply(order, await self._connector.connect(order), email)
         except NotNow as error:
             return message(503, str(error), (b"retry-after", str(error.retry_after_s).encode()))
+        except NotAllowed as error:
+            return message(400, str(error))
         except AlreadyRecorded:  # Another process of ours was quicker with the same key.
             earlier = await self._earlier(order)
             return _KEY_OPEN if earlier is None else _repeat(earlier, order)
