@@ -3,8 +3,10 @@
 import random
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from dosvoces.media import Digit, Format, Heard, Silent, rtcp, rtp
+from dosvoces.media import Digit, Format, Heard, Silent, Srtp, rtcp, rtp
 from dosvoces.media.rtcp import Goodbye, ReceiverReport, ReportBlock, SenderReport, SourceName
 from dosvoces.media.rtp import Packet
 from dosvoces.media.session import Line, Session
@@ -205,3 +207,26 @@ def test_a_leg_is_rated_by_what_it_lost_and_what_it_says_it_lost() -> None:
     desk.take(ReceiverReport(7, (ReportBlock(sender.ssrc, 0, 10, 1, 80, 0, 0),)))
     statistics = desk.a.statistics
     assert (statistics.lost_there, statistics.jitter_there_ms, statistics.mos_there) == (10, 10.0, 3.41)
+
+
+def test_above_the_last_port_there_is_none() -> None:
+    desk = Desk()
+    desk.session.connect(Side.A, ("192.0.2.1", 65535), PCMA)
+    written = desk.a.report(desk.now)
+    assert written is not None
+    assert written[1] == ("192.0.2.1", 65535)
+
+
+@given(st.lists(st.binary(max_size=200), max_size=5), st.booleans())
+def test_any_bytes_are_taken_without_harm(datagrams: list[bytes], encrypted: bool) -> None:
+    desk = Desk()
+    if encrypted:
+        key = bytes(range(30))
+        desk.session.connect(Side.A, A_AT, PCMA, srtp=Srtp("AES_CM_128_HMAC_SHA1_80", key, key))
+    for data in datagrams:
+        buffer = bytearray(data) + bytearray(2048 - len(data))
+        desk.a.take_rtcp(buffer, len(data), A_RTCP, desk.now)
+        if encrypted:
+            assert desk.a.unlock(buffer, len(data), A_AT) == 0
+    assert desk.a.report(desk.now)
+    assert desk.a.statistics.packets_received == 0

@@ -26,6 +26,7 @@ Report = Callable[[Digit | Heard | Silent], None]
 Entropy = Callable[[int], int]
 """A random number of so many bits."""
 
+LAST_PORT = 65535
 MIN_RATED_PACKETS = 50  # a second of voice; with less an estimate of its quality is no estimate
 
 
@@ -63,7 +64,8 @@ class Line:
         """Take media from `remote` and send it there; None: send nothing, and take it from where it came until now."""
         if remote is not None:
             self.lock.expect(remote)
-            self.rtcp_lock.expect((remote[0], rtcp_port or remote[1] + 1))
+            # RFC 3550 §11: the port above. Above the last one there is none: a peer with that one gets its RTCP there.
+            self.rtcp_lock.expect((remote[0], rtcp_port or min(remote[1] + 1, LAST_PORT)))
         if srtp != (self.shield.srtp if self.shield is not None else None):
             self.shield = None if srtp is None else _shield(srtp, self.shield)
         self.on_hold = remote is None
