@@ -269,6 +269,15 @@ def level_dbm0(samples: list[int], frequency: int) -> float:
     return 20 * math.log10(max(amplitude, 1e-9) / 32767) + 3.14
 
 
+async def test_ringing_goes_on_where_its_hearer_moves(bench: Bench) -> None:
+    a, _ = await bench.connected()
+    bench.relay.play_ringing(ID, Side.A)
+    await a.next()
+    elsewhere = await bench.party()
+    bench.relay.connect(ID, Side.A, elsewhere.at, PCMA)
+    assert len((await elsewhere.next()).payload) == 160
+
+
 async def test_ringing_stops_when_told(bench: Bench) -> None:
     a, _ = await bench.connected()
     bench.relay.play_ringing(ID, Side.A)

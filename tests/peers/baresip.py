@@ -69,7 +69,15 @@ class Baresip:
     @classmethod
     @asynccontextmanager
     async def start(
-        cls, folder: Path, *, number: str, speaks_hz: int, name: str = "baresip", encryption: str = "", pem: str = ""
+        cls,
+        folder: Path,
+        *,
+        number: str,
+        speaks_hz: int,
+        name: str = "baresip",
+        encryption: str = "",
+        pem: str = "",
+        codecs: tuple[str, ...] = ("PCMA", "PCMU"),
     ) -> "AsyncIterator[Baresip]":
         """
         A phone for `number`. The process is ended, by its own id, when the block is left.
@@ -94,7 +102,8 @@ class Baresip:
                 loads="\n".join(f"module {module}.so" for module in (*MODULES, *(["srtp"] if encryption else []))),
             )
         )
-        account = f"<sip:{number}@{HOST}:{port}>;regint=0;answermode=manual;audio_codecs=PCMA/8000/1,PCMU/8000/1"
+        account = f"<sip:{number}@{HOST}:{port}>;regint=0;answermode=manual;audio_codecs="
+        account += ",".join(f"{codec}/8000/1" for codec in codecs)
         if pem:
             with (folder / "config").open("a") as config:
                 config.write(f"sip_certificate {pem}\n")

@@ -61,8 +61,13 @@ class Call:
 def hears(ear: Line, mouth: Line) -> bool:
     """Whether `ear` may be sent what `mouth` says."""
     one, other = ear.format, mouth.format
-    alike = one is not None and other is not None and (one.name, one.clock_rate) == (other.name, other.clock_rate)
+    # The number too: rtpengine passes it on as it is, and another codec's number is noise in an ear.
+    alike = one is not None and other is not None and _coding(one) == _coding(other)
     return alike and ear.remote is not None and not ear.held
+
+
+def _coding(format: Format) -> tuple[str, int, int]:
+    return format.name, format.clock_rate, format.payload_type
 
 
 def statistics(line: Line) -> Statistics:
