@@ -157,10 +157,10 @@ class SipCarrier:
             leg.call = self.agent.invite(invitation, leg)
         except SipTransportError as error:
             del session.legs[call.side]
-            self._release_if_over(session)
             way.circuit.failed(self._now(), str(error))
             self._upkeep.nudge(way.line)
             another = self._trunks.another(call.number, self._now(), (*call.avoid, str(way)), call.caller_id)
+            self._release_soon(session) if another else self._release_if_over(session)
             raise CarrierError(f"trunk {trunk.name}: {error}", way=str(way) if another else "") from error
         self.tell(call.connection_id, Dialed(call.side, str(way)))
 
@@ -234,8 +234,7 @@ class SipCarrier:
         if session.legs.get(leg.side) is leg:
             del session.legs[leg.side]
         if isinstance(event, Unreached):
-            # Most likely it is dialled again at once, with the same relay.
-            asyncio.get_running_loop().call_later(REDIAL_S, self._release_if_over, session)
+            self._release_soon(session)
         else:
             self._release_if_over(session)
         self.tell(session.connection_id, event)
@@ -246,8 +245,10 @@ class SipCarrier:
         learn(way.circuit, end, now, self.agent.why_unreachable(way.hop))
         if not way.circuit.closed or way.circuit.suspect:
             self._upkeep.nudge(way.line)
+        if not reached_nobody(end):
+            return None
         avoid = (*leg.dialed.avoid, str(way))
-        if not reached_nobody(end) or not self._trunks.another(leg.dialed.number, now, avoid, leg.dialed.caller_id):
+        if not self._trunks.another(leg.dialed.number, now, avoid, leg.dialed.caller_id):
             return None
         return Unreached(leg.side, str(way), detail_of(end))
 
@@ -282,6 +283,10 @@ class SipCarrier:
         connection, _, side = wanted.rpartition("-")
         session = self._sessions.get(ConnectionId(connection))
         return session.legs.get(Side(side)) if session is not None and side in ("a", "b") else None
+
+    def _release_soon(self, session: Session) -> None:
+        """Most likely the leg is dialled again at once by another way, with the same relay."""
+        asyncio.get_running_loop().call_later(REDIAL_S, self._release_if_over, session)
 
     def _release_if_over(self, session: Session) -> None:
         if session.legs:

@@ -275,7 +275,7 @@ class Trunks:
                 continue
             for hop in line.hops(now):
                 way = Way(line, hop)
-                if way.circuit.usable(now) and str(way) not in avoid:
+                if way.circuit.usable(now) and not (avoid and str(way) in avoid):
                     yield way
 
     def way(self, number: PhoneNumber, now: float, avoid: Sequence[str] = (), caller_id: str = "") -> Way:
@@ -310,8 +310,8 @@ class Trunks:
         for number in numbers:
             if troubles := self._no_way(number, now):
                 return troubles
-        troubles = [problem for line in self.lines if (problem := line.problem(now))]
-        return ["no trunk is up", *troubles] if len(troubles) == len(self.lines) else []
+        troubles = _troubles(self.lines, now)
+        return ["no trunk is up", *troubles] if troubles else []
 
     def warnings(self, now: float) -> list[str]:
         """What is amiss beside what works."""
@@ -328,8 +328,19 @@ class Trunks:
         lines = self._lines_for(number)
         if not lines:
             return [f"no trunk takes {number.masked}: see the trunks' prefixes"]
-        troubles = [problem for line in lines if (problem := line.problem(now))]
-        return [f"no trunk is up for {number.masked}", *troubles] if len(troubles) == len(lines) else []
+        troubles = _troubles(lines, now)
+        return [f"no trunk is up for {number.masked}", *troubles] if troubles else []
+
+
+def _troubles(lines: Sequence[Line], now: float) -> list[str]:
+    """Why none of these lines can be used; empty as soon as one can."""
+    troubles = []
+    for line in lines:
+        trouble = line.problem(now)
+        if not trouble:
+            return []
+        troubles.append(trouble)
+    return troubles
 
 
 def _not_ours(number: PhoneNumber, caller_id: str) -> str:
