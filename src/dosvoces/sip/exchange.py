@@ -188,20 +188,16 @@ class Exchange:
         dialog.local_cseq += 1
         self.cseq = dialog.local_cseq
         destination = self._destination or dialog.destination
-        data, head = self._compose(destination, branch)
+        uri, routes = dialog.route()
+        via = f"Via: {line.via_prefixes[destination.transport]}{branch}"
+        data = compose_lines(self._lines(uri, via, routes), self._body)
         if len(data) > MAX_DATAGRAM and destination.tcp_too and destination.transport == "udp" and not self._udp_only:
             # RFC 3261 §18.1.1: a long message goes by a transport with congestion control, and its Via says so.
             destination = destination._replace(transport="tcp")
-            data, head = self._compose(destination, branch)
+            via = f"Via: {line.via_prefixes['tcp']}{branch}"
+            data = compose_lines(self._lines(uri, via, routes), self._body)
         if self._method != "INVITE":
             return NonInviteClient(line.wire, branch, data, destination, self._receive, self._limit)
-        return InviteClient(line.wire, head, data, destination, self._receive, self._limit)
-
-    def _compose(self, destination: Hop, branch: str) -> tuple[bytes, Head]:
-        line, dialog = self._line, self.dialog
-        via = f"Via: {line.via_prefixes[destination.transport]}{branch}"
-        uri, routes = dialog.route()
-        data = compose_lines(self._lines(uri, via, routes), self._body)
         head = Head(
             uri=uri,
             via=via,
@@ -212,7 +208,7 @@ class Exchange:
             call_id=dialog.call_id,
             cseq=self.cseq,
         )
-        return data, head
+        return InviteClient(line.wire, head, data, destination, self._receive, self._limit)
 
     def _lines(self, uri: str, via: str, routes: tuple[str, ...]) -> list[str]:
         dialog, method = self.dialog, self._method

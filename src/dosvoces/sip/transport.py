@@ -17,6 +17,7 @@ from .api import Address, Hop
 BUFFER_BYTES = 4 << 20  # with the usual 200 kB a burst of answers overflows and calls fail (tried; facts of the trial)
 BATCH = 64  # datagrams read per wake-up, so that timers and other sockets get their turn
 MAX_DATAGRAM = 65_535  # bytes
+MAX_HOPS = 1_024  # senders that are kept as hops
 MAX_ERRORS = 4_096  # read from the error queue at a time
 SEND_ATTEMPTS = 3  # per message, as each attempt may meet the ICMP error of another
 
@@ -36,7 +37,7 @@ class UdpTransport:
     the protocol) and give access to the socket's error queue, where Linux says *which* destination refused.
     """
 
-    __slots__ = ("_loop", "_socket", "_unreachable", "dropped", "local", "received", "receiver", "settled")
+    __slots__ = ("_hops", "_loop", "_socket", "_unreachable", "dropped", "local", "received", "receiver", "settled")
 
     def __init__(
         self,
@@ -58,6 +59,8 @@ class UdpTransport:
         self.dropped = 0
         """Messages that found the send buffer full; SIP's own repeats make up for them."""
         self._unreachable = unreachable
+        self._hops: dict[tuple[str, int], Hop] = {}
+        """By where datagrams came from: nearly all come from the same few."""
         self._loop = asyncio.get_running_loop()
         self._socket = _bound_socket(bind)
         host, port = self._socket.getsockname()[:2]
@@ -86,7 +89,7 @@ class UdpTransport:
             self._socket.close()
 
     def _readable(self) -> None:
-        receive, deliver = self._socket.recvfrom, self.receiver
+        receive, deliver, hops = self._socket.recvfrom, self.receiver, self._hops
         for turn in range(BATCH):
             try:
                 data, source = receive(MAX_DATAGRAM)
@@ -98,10 +101,16 @@ class UdpTransport:
                 self._read_errors()
                 continue
             self.received += 1
-            deliver(data, Hop(source[0], source[1]))
+            deliver(data, hops.get(source) or self._hop(source))
             if self._socket.fileno() < 0:
                 return  # closed by what was delivered
         self.settled()
+
+    def _hop(self, source: tuple[str, int]) -> Hop:
+        if len(self._hops) >= MAX_HOPS:
+            self._hops.clear()
+        hop = self._hops[source] = Hop(source[0], source[1])
+        return hop
 
     def _listen(self) -> None:
         """
