@@ -24,6 +24,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "sip",
             "settings",
             "settings_load",
+            "settings_tls",
             "settings_values",
             "telemetry",
             "timeline",

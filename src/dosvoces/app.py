@@ -38,9 +38,9 @@ from dosvoces.media.relay import MediaSettings, WorkerRelay
 from dosvoces.media.rtpengine import RtpengineRelay, RtpengineSettings
 from dosvoces.settings import Settings, is_loopback
 from dosvoces.settings import Trunk as TrunkSettings
+from dosvoces.settings_tls import tls_of
 from dosvoces.sip.sdp import Security
 from dosvoces.sip.session_timer import SessionTerms
-from dosvoces.sip.tls import Tls
 from dosvoces.sip.transport import reachable_address
 from dosvoces.store import Store
 from dosvoces.store.sql import open_store
@@ -231,19 +231,6 @@ def _caller_ids(trunk: TrunkSettings) -> CallerIds:
         second=trunk.caller_id_second or default,
         identity=Identity(trunk.identity),
         hidden=trunk.privacy == "id",
-    )
-
-
-def tls_of(settings: Settings) -> Tls:
-    """How TLS is spoken; its port is only taken where a trunk surely needs it, or we have a certificate to show."""
-    sip = settings.sip
-    return Tls(
-        ca_file="" if sip.tls_ca_file == "system" else sip.tls_ca_file,
-        certificate_file=sip.tls_certificate_file or "",
-        key_file=sip.tls_key_file or "",
-        port=sip.tls_port,
-        listen=sip.tls_certificate_file is not None or any(trunk.surely_tls for trunk in settings.trunks),
-        unverified=frozenset(t.proxy.host for t in settings.trunks if t.proxy is not None and not t.tls_verify),
     )
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from dosvoces.doctor_trunks import Finding as Finding
 from dosvoces.doctor_trunks import Level as Level
-from dosvoces.doctor_trunks import examine_trunk
+from dosvoces.doctor_trunks import examine_trunk, own_certificate, unverified
 from dosvoces.errors import MailError, MediaError, StoreError
 from dosvoces.mail import Mailbox
 from dosvoces.media import ng
@@ -44,6 +44,7 @@ async def examine(settings: Settings, *, file: Path | None, store: Store, mailbo
         *_http(settings),
         *offline(settings),
         *_sip_socket(settings),
+        *own_certificate(settings),
         *(_media_ports(settings) if settings.media.relay == "worker" else await _rtpengines(settings)),
         *_descriptors(settings, *resource.getrlimit(resource.RLIMIT_NOFILE)),
     ]
@@ -54,7 +55,7 @@ async def examine(settings: Settings, *, file: Path | None, store: Store, mailbo
 
 def offline(settings: Settings) -> list[Finding]:
     """What the settings alone tell: cheap enough for every start."""
-    return [*_dialing(settings), *_addresses(settings)]
+    return [*_dialing(settings), *unverified(settings), *_addresses(settings)]
 
 
 # --- the machine and the file ---

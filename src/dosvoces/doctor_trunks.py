@@ -7,12 +7,14 @@ Here are the values of a finding too. Nothing is changed at the trunk, and nobod
 import asyncio
 import secrets
 import socket
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
 from dosvoces.carriers.dns import Dns
 from dosvoces.settings import HostPort, Settings, Trunk
+from dosvoces.settings_tls import tls_of
 from dosvoces.sip.agent import Agent
 from dosvoces.sip.api import Hop
 from dosvoces.sip.digest import Credentials
@@ -24,6 +26,7 @@ OPTIONS_LIMIT_S = 4.0  # for a trunk's answer; three tries fit in
 OPTIONS_REPEATS_S = (0.5, 1.0, 2.0)  # T1, doubling (RFC 3261 §17.1.2.2)
 RESOLVE_LIMIT_S = 5.0
 MAX_HOPS = 4  # of one trunk that are asked
+SOON = timedelta(days=14)  # before a certificate ends it is time to say so
 
 
 class Level(StrEnum):
@@ -62,8 +65,12 @@ async def examine_trunk(settings: Settings, trunk: Trunk) -> AsyncIterator[Findi
         yield Finding(Level.ERROR, thing, f"{trunk.proxy} can't be resolved: {error}", "mend its proxy, or the DNS")
         return
     for hop in ordered(located.places, lambda most: most)[:MAX_HOPS]:
-        async for finding in _hop(settings, thing, HostPort(hop.host, hop.port)):
-            yield finding
+        if hop.transport == "udp":
+            async for finding in _hop(settings, thing, HostPort(hop.host, hop.port)):
+                yield finding
+        else:
+            async for finding in _connection(settings, thing, hop):
+                yield finding
     if trunk.register_:
         yield await _account(settings, trunk, ordered(located.places, lambda most: most)[0])
 
@@ -87,6 +94,72 @@ async def _hop(settings: Settings, thing: str, peer: HostPort) -> AsyncIterator[
         yield Finding(Level.OK, thing, f"{peer} answers ({status})")
 
 
+async def _connection(settings: Settings, thing: str, hop: Hop) -> AsyncIterator[Finding]:
+    """Connect as the service does, from another port, and ask with OPTIONS."""
+    try:
+        agent = await Agent.open(bind=(settings.sip.bind.host, 0), tls=replace(tls_of(settings), listen=False))
+    except ValueError:
+        return  # the files' fault, which has a finding of its own
+    try:
+        uri = f"sip:{HostPort(hop.host, hop.port)}"
+        answer = await agent.request(
+            "OPTIONS", uri, hop, from_uri="sip:dosvoces@" + agent.advertised[0], to_uri=uri, limit_s=OPTIONS_LIMIT_S
+        )
+        ends = agent.certificate_ends(hop)
+        why = agent.why_unreachable(hop)
+    finally:
+        await agent.close()
+    if answer is Failure.TRANSPORT:
+        text = f"{hop} can't be reached: {why or 'it closed the connection'}"
+        yield Finding(Level.ERROR, thing, text, _remedy(why))
+        return
+    if isinstance(answer, Failure):
+        text = f"{hop} does not answer OPTIONS within {OPTIONS_LIMIT_S:.0f} s, but takes the connection"
+        yield Finding(Level.WARNING, thing, text, "some carriers stay silent to strangers and still take calls")
+    else:
+        yield Finding(Level.OK, thing, f"{hop} answers ({answer.code} {answer.phrase})")
+    if ends is not None:
+        yield _ends(thing, "its certificate", ends, "tell the carrier")
+
+
+def _remedy(why: str) -> str:
+    if "certificate" in why:
+        return "its certificate must be of the host that proxy names, and be signed by who is in [sip] tls_ca_file"
+    return "mend its proxy; see that it runs and that TCP gets there"
+
+
+def unverified(settings: Settings) -> Iterator[Finding]:
+    """Trunks that anybody may speak for."""
+    for trunk in settings.trunks:
+        if not trunk.tls_verify:
+            yield Finding(
+                Level.WARNING,
+                f"trunk {trunk.name}",
+                "tls_verify = false: nobody looks at its certificate; whoever sits between can listen in",
+                "remove that line; a certificate of your own is believed by [sip] tls_ca_file",
+            )
+
+
+def own_certificate(settings: Settings) -> Iterator[Finding]:
+    """What is so of the files of TLS, if any trunk or setting asks for them."""
+    tls = tls_of(settings)
+    try:
+        tls.client_context()
+        ends = tls.own_certificate_ends()
+    except ValueError as error:
+        yield Finding(Level.ERROR, "tls", str(error), "see tls_ca_file, tls_certificate_file and tls_key_file in [sip]")
+        return
+    if ends is not None:
+        yield _ends("tls", "our certificate", ends, "renew it, and start the service again")
+
+
+def _ends(thing: str, what: str, ends: datetime, remedy: str) -> Finding:
+    text = f"{what} is good until {ends:%Y-%m-%d}"
+    if ends - datetime.now(UTC) < SOON:
+        return Finding(Level.WARNING, thing, text, remedy)
+    return Finding(Level.OK, thing, text)
+
+
 async def _account(settings: Settings, trunk: Trunk, hop: Hop) -> Finding:
     """Ask the registrar whom it knows: a REGISTER without Contact changes nothing (RFC 3261 §10.2.3)."""
     thing, proxy, user = f"trunk {trunk.name}", trunk.proxy, trunk.username or ""
@@ -94,7 +167,7 @@ async def _account(settings: Settings, trunk: Trunk, hop: Hop) -> Finding:
     password = trunk.password.get_secret_value() if trunk.password else ""
     host = str(HostPort(proxy.host, proxy.port)) if proxy.port not in (None, 5060) else proxy.host
     uri = f"sip:{user}@{host}"
-    agent = await Agent.open(bind=(settings.sip.bind.host, 0))
+    agent = await Agent.open(bind=(settings.sip.bind.host, 0), tls=replace(tls_of(settings), listen=False))
     try:
         answer = await agent.request(
             "REGISTER",

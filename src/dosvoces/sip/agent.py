@@ -12,6 +12,7 @@ import random
 import secrets
 import socket
 from collections.abc import Callable, Iterable
+from datetime import datetime
 from typing import ClassVar
 
 from .api import Address, CallEnd, CallHandler, DialogFacts, Hop, Invitation
@@ -171,6 +172,10 @@ class Agent:
     def why_unreachable(self, hop: Hop) -> str:
         """What the last attempt to connect with `hop` failed for; empty if it didn't, or none was made."""
         return self._connections.why(hop)
+
+    def certificate_ends(self, hop: Hop) -> datetime | None:
+        """When the certificate ends that `hop` shows on its open connection, if it was looked at."""
+        return self._connections.certificate_ends(hop)
 
     def set_advertised(self, host: str, port: int | None = None) -> None:
         """

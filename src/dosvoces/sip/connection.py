@@ -7,10 +7,12 @@ Knows nothing of who it leads to or what the messages say; `connections` has the
 import asyncio
 import logging
 import random
+from datetime import datetime
 from typing import Protocol, cast
 
 from .api import Hop
 from .stream import LINE_BREAK, Framer, Pulse
+from .tls import certificate_ends
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +63,11 @@ class Connection(asyncio.Protocol):
     def open(self) -> bool:
         """Whether messages may be given to it."""
         return self._transport is not None and not self._transport.is_closing()
+
+    @property
+    def certificate_ends(self) -> datetime | None:
+        """When the peer's certificate ends; `None` where it showed none, or it wasn't looked at."""
+        return certificate_ends(self._transport.get_extra_info("peercert")) if self._transport is not None else None
 
     def send(self, data: bytes) -> None:
         """Queue one message; a peer that leaves too much unread loses the connection."""

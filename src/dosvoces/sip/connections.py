@@ -14,6 +14,7 @@ import random
 import socket
 import ssl
 from collections.abc import Callable, Coroutine
+from datetime import datetime
 from typing import TypeAlias
 
 from .api import Hop
@@ -96,7 +97,7 @@ class Connections:
         self.discarded = 0
         """Connections of strangers, closed unread."""
         self._bind_host = bind_host
-        self._ports = {"tcp": port, "tls": tls.port}
+        self._ports = {"tcp": port, "tls": tls.port if tls.listen else 0}
         self._receiver = receiver
         self._unreachable = unreachable
         self._lost = lost
@@ -157,6 +158,11 @@ class Connections:
         """Why the hop can't be reached, as far as the last attempt told; empty if it can, or wasn't tried."""
         line = self._lines.get(hop[:4])
         return line.why if line is not None else ""
+
+    def certificate_ends(self, hop: Hop) -> datetime | None:
+        """When the certificate ends that the hop showed on its open connection."""
+        connection = self._open.get(hop[:4])
+        return connection.certificate_ends if connection is not None else None
 
     async def close(self, limit_s: float = 1.0) -> None:
         """Send what waits in open connections, then close all. Idempotent."""

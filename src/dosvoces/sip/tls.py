@@ -1,8 +1,11 @@
 """TLS for SIP: whose certificates are believed, and which one we show (RFC 5922)."""
 
+import contextlib
 import os
 import ssl
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from .uri import DEFAULT_TLS_PORT
 
@@ -55,6 +58,31 @@ class Tls:
         self._show(context)
         return context
 
+    def own_certificate_ends(self) -> datetime | None:
+        """
+        When our certificate ends, `None` where we have none.
+
+        Raises `TlsError` when it can't be used, or isn't valid now. Found by a handshake with ourselves in memory, as
+        the standard library reads certificates only of peers.
+        """
+        server_side = self.server_context()
+        if server_side is None:
+            return None
+        believer = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        believer.check_hostname = False
+        believer.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        believer.load_verify_locations(self.certificate_file)
+        to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+        server = server_side.wrap_bio(to_server, to_client, server_side=True)
+        client = believer.wrap_bio(to_client, to_server)
+        try:
+            for side in (client, server, client):
+                with contextlib.suppress(ssl.SSLWantReadError):
+                    side.do_handshake()
+        except ssl.SSLError as error:
+            raise TlsError(f"{self.certificate_file}: {refusal(error)}") from error
+        return certificate_ends(client.getpeercert())
+
     def _believe(self, context: ssl.SSLContext) -> None:
         if self.ca_file in ("", "system"):
             context.load_default_certs(ssl.Purpose.SERVER_AUTH)
@@ -71,6 +99,12 @@ class Tls:
         except OSError as error:
             files = " and ".join(filter(None, (self.certificate_file, self.key_file)))
             raise TlsError(f"{files} can't be used as certificate and key (PEM): {_why(error)}") from error
+
+
+def certificate_ends(certificate: Mapping[str, object] | None) -> datetime | None:
+    """When a certificate ends that `getpeercert` gave; `None` if it wasn't looked at."""
+    ends = (certificate or {}).get("notAfter")
+    return datetime.fromtimestamp(ssl.cert_time_to_seconds(ends), UTC) if isinstance(ends, str) else None
 
 
 def _why(error: OSError) -> str:
