@@ -16,7 +16,8 @@ from dosvoces.capture import unpack
 from dosvoces.model import Side
 from dosvoces.store import ConnectionRecord, Entry
 from dosvoces.testing import until as when
-from tests.house import House, house
+from tests.certificates import Authority
+from tests.house import HOST, House, house
 from tests.peers.asterisk import Asterisk
 from tests.peers.baresip import Baresip
 from tests.peers.sipp import until
@@ -98,13 +99,16 @@ class Street:
 
 
 @asynccontextmanager
-async def street(folder: Path, carrier: Asterisk, *trunks: dict[str, object]) -> AsyncIterator[Street]:
+async def street(
+    folder: Path, carrier: Asterisk, *trunks: dict[str, object], sip: dict[str, object] | None = None
+) -> AsyncIterator[Street]:
     """A service with these trunks (or one with the usual account); in the end nobody is left on a line."""
     async with house(
         folder,
         trunks=trunks or (carrier.trunk(),),
         dialing={"ring_timeout_s": RING_S, "talk_limit_s": TALK_S},
         media={"silence_s": 2},
+        sip=sip or {},
     ) as running:
         yield Street(carrier, running)
     await carrier.quiet()
@@ -124,22 +128,22 @@ REFUSED = {
 """What becomes of those who don't answer; the outcome without which party it was."""
 
 
-@pytest.mark.parametrize("side", Side)
-async def test_who_does_not_answer(tmp_path: Path, side: Side) -> None:
+async def test_who_does_not_answer(tmp_path: Path) -> None:
     """Nine ways, as the first party and as the second."""
     async with Asterisk.start(tmp_path) as carrier, street(tmp_path, carrier) as s:
-        pairs = [(number, ECHO) if side is Side.A else (TONE, number) for number in REFUSED]
-        made = await s.connect_all(pairs)
-    which = {Side.A: "first", Side.B: "second"}[side]
-    expected = {
-        number: Told(f"{which}_{told.outcome}", told.ended_by or side, told.reason, told.detail)
-        for number, told in REFUSED.items()
-    }
-    assert {number: one.told(side) for number, one in zip(REFUSED, made, strict=True)} == expected
-    # Challenged once for each leg that was dialled.
-    assert {one.invites for one in made} == {2 if side is Side.A else 4}
-    # Early media of a party who may never answer is not for the other one's ear.
-    assert {one.heard(side) for one in made} == {0}
+        made_a, made_b = await asyncio.gather(
+            s.connect_all((number, ECHO) for number in REFUSED), s.connect_all((TONE, number) for number in REFUSED)
+        )
+    for side, which, made in ((Side.A, "first", made_a), (Side.B, "second", made_b)):
+        expected = {
+            number: Told(f"{which}_{told.outcome}", told.ended_by or side, told.reason, told.detail)
+            for number, told in REFUSED.items()
+        }
+        assert {number: one.told(side) for number, one in zip(REFUSED, made, strict=True)} == expected
+        # Challenged once for each leg that was dialled.
+        assert {one.invites for one in made} == {2 if side is Side.A else 4}
+        # Early media of a party who may never answer is not for the other one's ear.
+        assert {one.heard(side) for one in made} == {0}
 
 
 BY_TIMER = Told("completed", "timer", "hangup", "")
@@ -244,20 +248,66 @@ async def test_hold_and_resume_by_a_phone_behind_the_carrier(tmp_path: Path) -> 
     assert [len(made.facts(event, side)) for event in ("hold", "resume") for side in Side] == [1, 0, 1, 0]
 
 
-async def test_voice_is_encrypted_where_the_trunk_requires_it(tmp_path: Path) -> None:
-    """SDES with Asterisk on both legs; then on the first alone."""
+async def test_one_party_s_voice_is_encrypted(tmp_path: Path) -> None:
+    """SDES where the trunk requires it, and plain RTP where the other has none."""
     async with Asterisk.start(tmp_path) as carrier:
-        async with street(tmp_path, carrier, carrier.trunk("carrier-srtp", srtp="required")) as s:
-            both = await s.connect(TONE, ECHO)
-        (tmp_path / "record.db").unlink()
-        one_leg = (
-            carrier.trunk("carrier-srtp", srtp="required", prefixes=FIRST_ONLY),
-            carrier.trunk(prefixes=SECOND_ONLY),
-        )
-        async with street(tmp_path, carrier, *one_leg) as s:
-            one = await s.connect(TONE, ECHO)
-    for made in (both, one):
-        assert made.told(Side.B) == BY_TIMER
-        assert [made.speaks_all_the_time(side) for side in Side] == [True, True]
-    suites = [[facts["suite"] for facts in made.facts("encryption", side)] for made in (both, one) for side in Side]
-    assert suites == [["AES_CM_128_HMAC_SHA1_80"]] * 3 + [[]]
+        secured = carrier.trunk("carrier-srtp", srtp="required", prefixes=FIRST_ONLY)
+        async with street(tmp_path, carrier, secured, carrier.trunk(prefixes=SECOND_ONLY)) as s:
+            made = await s.connect(TONE, ECHO)
+    assert made.told(Side.B) == BY_TIMER
+    assert [made.speaks_all_the_time(side) for side in Side] == [True, True]
+    suites = [[facts["suite"] for facts in made.facts("encryption", side)] for side in Side]
+    assert suites == [["AES_CM_128_HMAC_SHA1_80"], []]
+
+
+async def test_a_registered_trunk(tmp_path: Path) -> None:
+    """Asterisk knows our contact while we run, and no longer when we have gone; calls go out meanwhile."""
+    async with Asterisk.start(tmp_path) as carrier:
+        async with street(tmp_path, carrier, carrier.trunk(register=True, register_expires_s=60)) as s:
+            contacts = await carrier.command("pjsip show contacts")
+            made = await s.connect(TONE, "612")
+        left = await carrier.command("pjsip show contacts")
+    assert "carrier/sip:dosvoces@127.0.0.1" in contacts, contacts
+    assert (made.record.outcome, made.record.ended_by) == ("completed", "b")
+    assert "carrier/sip:" not in left, left
+
+
+async def test_a_registration_with_a_wrong_password(tmp_path: Path) -> None:
+    """Nobody is dialled by a trunk that the carrier doesn't know, and the answer says so."""
+    async with Asterisk.start(tmp_path) as carrier:
+        trunk = carrier.trunk(register=True, password="wrong")
+        async with street(tmp_path, carrier, trunk) as s:
+            answer = await s.house.post(firstnumber="+34600000601", secondnumber="+34960000600")
+            problems = s.house.service.carrier.problems()
+        calls = await carrier.command("core show channels count")
+    assert answer.status_code == 503
+    assert "trunk carrier is not registered: 401 Unauthorized" in problems
+    assert "0 calls processed" in calls
+
+
+async def test_tls_with_srtp(tmp_path: Path) -> None:
+    """REGISTER and calls over one TLS connection, its certificate verified; voice in SRTP."""
+    authority = Authority(tmp_path)
+    shown = authority.certificate(HOST)
+    async with Asterisk.start(tmp_path, certificate=shown.certificate, key=shown.key) as carrier:
+        trunk = carrier.trunk("carrier-srtp", transport="tls", register=True, srtp="required")
+        async with street(tmp_path, carrier, trunk, sip={"tls_ca_file": authority.ca_file, "tls_port": 0}) as s:
+            by_timer, by_them, busy = await s.connect_all([(TONE, ECHO), (TONE, "612"), (TONE, "603")])
+    assert by_timer.told(Side.B) == BY_TIMER
+    assert [by_timer.speaks_all_the_time(side) for side in Side] == [True, True]
+    assert by_them.told(Side.B) == ANSWERS["612"][0]
+    assert busy.told(Side.B) == Told("second_busy", "b", "busy", "486 Busy Here; Q.850;cause=17")
+
+
+async def test_a_certificate_that_nobody_knows(tmp_path: Path) -> None:
+    """Not a byte of SIP goes to a carrier that can't prove who it is."""
+    (tmp_path / "stranger").mkdir()
+    shown = Authority(tmp_path / "stranger").certificate(HOST)
+    known = Authority(tmp_path)
+    async with Asterisk.start(tmp_path, certificate=shown.certificate, key=shown.key) as carrier:
+        trunk = carrier.trunk(transport="tls")
+        async with street(tmp_path, carrier, trunk, sip={"tls_ca_file": known.ca_file, "tls_port": 0}) as s:
+            answer = await s.house.post(firstnumber="+34600000601", secondnumber="+34960000600")
+        calls = await carrier.command("core show channels count")
+    assert answer.status_code in (500, 503)
+    assert "0 calls processed" in calls

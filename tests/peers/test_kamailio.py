@@ -1,14 +1,22 @@
 """Kamailio between us and the phones: it challenges, and every request of a dialog goes through it, both ways."""
 
+import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
 
+from dosvoces.carriers.sip import SipCarrier
+from dosvoces.carriers.trunks import Trunk
+from dosvoces.media.relay import MediaSettings, WorkerRelay
 from dosvoces.model import Side
 from dosvoces.settings import Settings
 from tests.certificates import Authority, Files
+from tests.dns_server import DnsServer
+from tests.far_ends import media_ports
+from tests.house import ANSWERS, FIRST, SECOND, Phones, house
+from tests.peers import kamailio
 from tests.peers.baresip import Baresip
 from tests.peers.kamailio import Kamailio
 from tests.peers.sipp import HOST, SippPhone, until
@@ -142,3 +150,36 @@ async def test_phones_by_tls_that_encrypt(tmp_path: Path) -> None:
     assert (t.outcome, t.ended_by) == ("completed", "b")
     assert_both_heard(t)
     assert {entry.facts["suite"] for entry in t.entries("encryption")} == {CM_80}
+
+
+async def test_one_of_two_behind_the_dns_is_dead(tmp_path: Path) -> None:
+    """The SRV records name a Kamailio that has stopped and, after it, one that lives: every call is made."""
+    async with AsyncExitStack() as stack:
+        phones = await stack.enter_async_context(Phones.open({FIRST: ANSWERS, SECOND: ANSWERS}))
+        uris = dict.fromkeys(Side, f"{HOST}:{phones.phone.address[1]}")
+        dead = await stack.enter_async_context(Kamailio.start(tmp_path, uris, name="dead"))
+        living = await stack.enter_async_context(Kamailio.start(tmp_path, uris, name="living"))
+        dns = await stack.enter_async_context(DnsServer.open())
+        dns.add("_sip._udp.carrier.test", "SRV", f"10 0 {dead.port} one.test.", f"20 0 {living.port} two.test.")
+        dns.add("one.test", "A", HOST)
+        dns.add("two.test", "A", HOST)
+        low, high = media_ports()
+        trunk = Trunk(
+            name="kamailio",
+            host="carrier.test",
+            port=None,
+            caller_id="+34910000000",
+            username=kamailio.USER,
+            password=kamailio.PASSWORD,
+        )
+        relay = WorkerRelay(MediaSettings(bind_host=HOST, advertised_host=HOST, port_range=(low, high)))
+        carrier = SipCarrier(trunks=[trunk], relay=relay, bind=(HOST, 0), dns=dns.dns)
+        running = await stack.enter_async_context(house(tmp_path, carrier=carrier, dialing={"talk_limit_s": 1}))
+        both_live = await running.over(await running.post())
+        await dead.stop()
+        records = await asyncio.gather(*[running.over(await running.post()) for _ in range(5)])
+        assert [record.outcome for record in (both_live, *records)] == ["completed"] * 6
+        # Each number rang once for each connection: nobody is called twice because a proxy was dead.
+        assert [call.number for call in phones.phone.calls].count(FIRST) == 6
+        assert [call.number for call in phones.phone.calls].count(SECOND) == 6
+        await phones.quiet()

@@ -55,8 +55,8 @@ class Asterisk:
         folder: Path,
         *,
         phones: tuple[int, int] = (9, 9),
-        certificate: Path | None = None,
-        key: Path | None = None,
+        certificate: str = "",
+        key: str = "",
         rtp_ports: tuple[int, int] | None = None,
     ) -> "AsyncIterator[Asterisk]":
         """
@@ -78,8 +78,8 @@ class Asterisk:
             rtp_high=high,
             phone1=f"{HOST}:{phones[0]}",
             phone2=f"{HOST}:{phones[1]}",
-            certificate=str(certificate or ""),
-            key=str(key or ""),
+            certificate=certificate,
+            key=key,
         )
         with (folder / "output.txt").open("wb") as output:
             process = await asyncio.create_subprocess_exec(
@@ -102,11 +102,14 @@ class Asterisk:
     def pid(self) -> int:
         return self.process.pid
 
-    def trunk(self, user: str = "carrier", *, password: str = PASSWORD, **keys: object) -> dict[str, object]:
+    def trunk(
+        self, user: str = "carrier", *, transport: str = "udp", password: str = PASSWORD, **keys: object
+    ) -> dict[str, object]:
         """A `[[trunks]]` section for an account of it."""
+        port = self.tls_port if transport == "tls" else self.sip_port
         return {
             "name": user,
-            "proxy": f"sip:{HOST}:{self.sip_port};transport=udp",
+            "proxy": f"sip:{HOST}:{port};transport={transport}",
             "username": user,
             "password": password,
             "caller_id": "+34910000000",
