@@ -115,14 +115,14 @@ async def street(
 
 
 REFUSED = {
-    "602": Told("no_answer", "timer", "cancelled", "487 Request Terminated; Q.850;cause=0"),  # rings for ever
+    "602": Told("no_answer", "timer", "cancelled", "487 Request Terminated; Q.850;cause=16"),  # rings for ever
     "603": Told("busy", "", "busy", "486 Busy Here; Q.850;cause=17"),
     "604": Told("failed", "", "unreachable", "404 Not Found; Q.850;cause=1"),
     "605": Told("failed", "", "rejected", "403 Forbidden; Q.850;cause=21"),
     "606": Told("failed", "", "failed", "503 Service Unavailable; Q.850;cause=34"),
     "607": Told("no_answer", "", "no_answer", "480 Temporarily Unavailable; Q.850;cause=19"),
-    "608": Told("no_answer", "timer", "cancelled", "487 Request Terminated; Q.850;cause=0"),  # early media for ever
-    "617": Told("no_answer", "timer", "cancelled", "487 Request Terminated; Q.850;cause=0"),  # 100 Trying only
+    "608": Told("no_answer", "timer", "cancelled", "487 Request Terminated; Q.850;cause=16"),  # early media for ever
+    "617": Told("no_answer", "timer", "cancelled", "487 Request Terminated; Q.850;cause=16"),  # 100 Trying only
     "618": Told("busy", "", "busy", "486 Busy Here; Q.850;cause=17"),  # after three seconds
 }
 """What becomes of those who don't answer; the outcome without which party it was."""
