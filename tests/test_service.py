@@ -454,6 +454,11 @@ async def test_a_media_worker_that_is_killed_ends_its_connection_and_no_other_af
         assert asyncio.get_running_loop().time() - began < 1.0
         assert (record.outcome, record.ended_by) == ("interrupted", "media")
         await phones.quiet()
+
+        async def taken() -> bool:
+            return not await running.service.ready()
+
+        await until(taken)
         again = await running.post()
         assert (again.status_code, again.text) == (200, MADE)
         await running.journalled("joined")

@@ -192,7 +192,9 @@ class SipCarrier:
             raise CarrierError(f"the media could not be joined: {error}") from error
 
     def problems(self, *numbers: PhoneNumber) -> list[str]:
-        return self._trunks.problems(numbers, self._now())
+        problems = self._trunks.problems(numbers, self._now())
+        # Without a trunk nothing was started, and that is said already.
+        return [*problems, *self._relay.problems()] if self._agent is not None else problems
 
     def check_caller_id(self, number: PhoneNumber, caller_id: str) -> None:
         self._trunks.check_caller_id(number, caller_id)

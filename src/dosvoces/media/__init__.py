@@ -204,5 +204,8 @@ class MediaRelay(Protocol):
     async def release(self, connection_id: ConnectionId) -> dict[Side, Statistics]:
         """Stop everything for this connection and give its ports back after the drain."""
 
+    def problems(self) -> list[str]:
+        """Why no connection could be taken now, in words; empty if one could."""
+
     async def close(self) -> None:
         """End the worker and give everything back; idempotent."""

@@ -176,6 +176,9 @@ class WorkerRelay(MediaRelay):
             return {side: Statistics() for side in Side}
         return {Side.A: Statistics(*a), Side.B: Statistics(*b)}
 
+    def problems(self) -> list[str]:
+        return [] if self.ready else ["no media worker runs; one is being started again"]
+
     async def close(self) -> None:
         self._closing.set()
         self._up.clear()

@@ -176,6 +176,9 @@ class RtpengineRelay(MediaRelay):
             return {side: Statistics() for side in Side}
         return {side: statistics(line) for side, line in call.lines.items()}
 
+    def problems(self) -> list[str]:
+        return [] if self.ready else ["no rtpengine of [media] rtpengine answers"]
+
     async def close(self) -> None:
         if self._closed:
             return
