@@ -143,7 +143,7 @@ class FakeFarEnd:
     """Everything is in the script."""
 
     def __init__(self) -> None:
-        self.fake = FakeCarrier(lambda call: _SCRIPTS[Does(call.number.e164)])
+        self.fake = FakeCarrier(lambda call: _SCRIPTS[Does(call.number.e164)], caller_ids={"+34910000000"})
         self.carrier: Carrier = self.fake
 
     def up(self) -> int:

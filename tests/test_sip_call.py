@@ -753,3 +753,37 @@ def test_hang_up_all() -> None:
     stage.ua.hang_up_all()
     assert stage.sent() == ["BYE"]
     assert stage.ua.local == LOCAL
+
+
+@pytest.mark.parametrize("first", ["481", "BYE"])
+def test_refused_reinvite_and_the_bye_that_it_crossed(first: str) -> None:
+    """Whichever comes first ends the call, once; the other finds nobody."""
+    stage = Stage()
+    call, _invite = stage.talking()
+    Reoffer(stage, call)
+    reinvite = stage.request()
+    if first == "BYE":
+        stage.ask("BYE", local_tag=call.local_tag)
+        stage.answer(reinvite, 481)
+        assert (stage.sent(), stage.recorder.end) == ([200, "ACK"], CallEnd(EndCause.HANGUP, "remote", None, "BYE"))
+    else:
+        stage.answer(reinvite, 481)
+        stage.ask("BYE", local_tag=call.local_tag)
+        assert (stage.sent(), stage.recorder.end.cause) == (["ACK", 481], EndCause.PROTOCOL)
+    stage.rest()
+
+
+def test_reinvite_that_would_replace_another_call_is_refused() -> None:
+    """RFC 3891 §3: Replaces has no place within a dialog."""
+    stage = Stage()
+    call, _invite = stage.talking()
+    stage.ask("INVITE", local_tag=call.local_tag, body=b"offer", headers=[("Replaces", "x;to-tag=1;from-tag=2")])
+    assert (stage.sent(), stage.recorder.told) == ([400], [])
+
+
+def test_all_values_of_a_reason_are_kept() -> None:
+    stage = Stage()
+    call, _invite = stage.talking()
+    reasons = [("Reason", "SIP;cause=200"), ("Reason", 'Q.850;cause=16;text="bye"')]
+    stage.ask("BYE", local_tag=call.local_tag, headers=reasons)
+    assert stage.recorder.end.detail == 'SIP;cause=200, Q.850;cause=16;text="bye"'

@@ -346,3 +346,20 @@ def test_peer_of_rfc_2543_is_served() -> None:
     assert stage.sent() == [200, 487]
     send("ACK", f";tag={stage.incoming[0].local_tag}")
     assert stage.moments(20) == []
+
+
+@pytest.mark.parametrize(
+    ("headers", "code"),
+    [([("Replaces", "leg-a;to-tag=1;from-tag=2")], 481), ([("Require", "replaces"), ("Replaces", "x")], 420)],
+)
+def test_no_call_is_replaced_by_another(headers: list[tuple[str, str]], code: int) -> None:
+    stage = Stage(answers_calls=True)
+    stage.ask("INVITE", local_tag="", call_id="theirs", body=b"offer", headers=headers)
+    assert (stage.sent(), stage.incoming) == ([code], [])
+
+
+def test_strangers_that_would_replace_a_call_get_silence() -> None:
+    stage = Stage(answers_calls=True)
+    headers = [("Replaces", "x;to-tag=1;from-tag=2")]
+    stage.ask("INVITE", local_tag="", call_id="theirs", body=b"offer", headers=headers, source=("203.0.113.9", 5060))
+    assert (stage.sent(), stage.incoming) == ([], [])

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +10,7 @@ import pytest
 from dosvoces.carriers import Call
 from dosvoces.carriers.fake import FakeCarrier, Script
 from dosvoces.core import Answer, AnswerKind
-from dosvoces.errors import AlreadyRecorded, MailError, NotNow, StoreError
+from dosvoces.errors import AlreadyRecorded, MailError, NotAllowed, NotNow, StoreError
 from dosvoces.mail import Mail
 from dosvoces.model import ConnectionId, LegId, Note, Order, Side, leg_id
 from dosvoces.store import Store
@@ -104,6 +104,26 @@ async def test_a_connection_is_recorded_mailed_dialed_joined_and_settled(bench: 
     leg = ["dialed", "ringing", "answered"]
     expected = ["started", "mail_sent", *leg, *leg, "joined", "ended", "ended"]
     assert expected == await bench.events(order)
+
+
+async def test_each_party_sees_the_number_that_was_asked_for(bench: Bench) -> None:
+    bench.carrier = FakeCarrier(lambda call: bench.script(call), caller_ids={"+34910000001", "+34910000002"})
+    await bench.make().start()
+    order = replace(an_order(), caller_id_first="+34910000001", caller_id_second="+34910000002")
+    bench.script = lambda call: Script(hangs_up_after_s=0.05 if call.side is B else None)
+    assert MADE == await bench.connect(order)
+    assert "completed" == await bench.over(order)
+    assert ["+34910000001", "+34910000002"] == [call.caller_id for call in bench.carrier.dialed]
+
+
+@pytest.mark.parametrize("side", Side)
+async def test_a_caller_id_that_is_not_ours_is_refused_before_anything_is_done(bench: Bench, side: Side) -> None:
+    wrong = "+34666666666"
+    order = replace(an_order(), caller_id_first=wrong) if side is A else replace(an_order(), caller_id_second=wrong)
+    with pytest.raises(NotAllowed, match="caller_ids"):
+        await bench.connect(order)
+    assert (None, [], []) == (await bench.store.connection(order.id), bench.letters.taken, bench.carrier.dialed)
+    assert 0 == bench.switchboard.open_connections
 
 
 async def test_nobody_is_dialed_when_the_mail_is_refused(bench: Bench) -> None:

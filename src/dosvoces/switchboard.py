@@ -131,6 +131,9 @@ class Switchboard:
         not ours to show (nothing was tried either), and `AlreadyRecorded` if the order's idempotency key is taken.
         """
         self._admit(order)
+        for side in Side:
+            if wanted := order.caller_id(side):
+                self._carrier.check_caller_id(order.number(side), wanted)
         # Counted before the first await: parallel requests see each other.
         self._admitted += 1
         try:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import pytest
 
 from dosvoces.carriers import Carrier
-from dosvoces.errors import CarrierError
+from dosvoces.errors import CarrierError, NotAllowed
 from dosvoces.events import Answered, Dialed, Ended, Event, Ringing, Unjoined, Unreached
 from dosvoces.model import ConnectionId, EndReason, LegId, Note, Side
 from dosvoces.testing import A, B, until
@@ -357,6 +357,16 @@ async def test_unjoined_is_told_and_the_next_connection_can_be_made(bench: Bench
     await bench.up(A, number=2)
     await bench.up(B, number=2)
     await bench.carrier.join(ConnectionId(f"{2:026d}"))
+
+
+# --- caller ids are ours ---
+
+
+async def test_caller_ids_are_ours(bench: Bench) -> None:
+    number = Does.ANSWERS.number
+    bench.carrier.check_caller_id(number, "+34910000000")
+    with pytest.raises(NotAllowed):
+        bench.carrier.check_caller_id(number, "+34910000009")
 
 
 # --- no policy ---

@@ -243,3 +243,35 @@ async def test_fifty_connections(tmp_path: Path) -> None:
     assert all(made(response) for response in responses)
     assert [record.outcome for record in t.records] == ["completed"] * 50
     assert not [m for phone in (t.a, t.b) for m in phone.messages if m.status and m.status >= 400]
+
+
+async def test_each_phone_sees_its_own_number(tmp_path: Path) -> None:
+    trunk = {
+        "caller_id": None,
+        "caller_ids": ["+34910000000", "+34910000001"],
+        "caller_id_second": "+34910000001",
+        "identity": "pai",
+    }
+    async with trial(tmp_path, a=Phone("answer"), b=Phone("hang_up"), trunk=trunk) as t:
+        assert made(await t.post())
+    for phone, number in ((t.a, "+34910000000"), (t.b, "+34910000001")):
+        (invite,) = phone.received("INVITE")
+        uri = f"<sip:{number}@127.0.0.1:{phone.port}>"
+        assert (invite.header("From").partition(";")[0], invite.header("P-Asserted-Identity")) == (uri, uri)
+
+
+async def test_hidden_number_is_only_told_to_the_trunk(tmp_path: Path) -> None:
+    trunk = {"identity": "ppi", "privacy": "id"}
+    async with trial(tmp_path, a=Phone("answer"), b=Phone("hang_up"), trunk=trunk) as t:
+        assert made(await t.post())
+    (invite,) = t.b.received("INVITE")
+    assert invite.header("From").startswith('"Anonymous" <sip:anonymous@anonymous.invalid>;tag=')
+    assert invite.header("P-Preferred-Identity") == f"<sip:+34910000000@127.0.0.1:{t.b.port}>"
+    assert invite.header("Privacy") == "id"
+
+
+async def test_cancel_says_why(tmp_path: Path) -> None:
+    async with trial(tmp_path, a=Phone("answer"), b=Phone("ring_on"), ring_timeout_s=1) as t:
+        await t.post()
+    assert t.outcome == "second_no_answer"
+    assert t.b.received("CANCEL")[0].header("Reason") == 'Q.850;cause=16;text="Normal call clearing"'
