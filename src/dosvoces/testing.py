@@ -7,7 +7,6 @@ Ships with the package, so that a driver written elsewhere can be tried against 
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from dosvoces.core import Connection, Leg, Terms, step
@@ -89,16 +88,14 @@ def shape(connection: Connection, now: datetime) -> Connection:
 
     def aged(leg: Leg) -> Leg:
         # Nothing is counted from the answer or the end of a leg, only whether it was.
-        return replace(
-            leg,
+        return leg._replace(
             dialed_at=age(leg.dialed_at),
             answered_at=leg.answered_at and T0,
             released_at=age(leg.released_at),
             ended_at=leg.ended_at and T0,
         )
 
-    return replace(
-        connection,
+    return connection._replace(
         a=aged(connection.a),
         b=aged(connection.b),
         started_at=age(connection.started_at),

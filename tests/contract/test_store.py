@@ -109,7 +109,7 @@ async def test_durable_on_return_settle(store: Store, reopen: Reopen) -> None:
     over = T0 + timedelta(seconds=9, microseconds=1)
     ended = Leg(LegState.ENDED, T0, T0, None, over, True, EndReason.HANGUP, "BYE")
     never = Leg(LegState.ENDED, T0, None, None, over, True, EndReason.BUSY, "486 Busy Here")
-    state = replace(at(1), a=ended, b=never, ended_by="b", failed_side=B, joined_at=T0)
+    state = at(1)._replace(a=ended, b=never, ended_by="b", failed_side=B, joined_at=T0)
     await store.settle(ORDER.id, state, Outcome.SECOND_BUSY, at=over)
     again = await reopen()
     record = await again.connection(ORDER.id)
