@@ -1,6 +1,6 @@
 """Sorts messages into the rings of the connections that are open, by the Call-ID that we gave them."""
 
-from dosvoces.capture import Captured, Endpoint, Ring, pack
+from dosvoces.capture import Captured, Ring, pack
 from dosvoces.capture.ladder import call_id_of
 from dosvoces.model import ConnectionId
 
@@ -20,11 +20,11 @@ class Recorder:
         """Record this connection from now on; begun already, it goes on."""
         self._rings.setdefault(connection_id, Ring())
 
-    def add(self, *, at_us: int, ours: bool, transport: str, here: Endpoint, peer: Endpoint, data: bytes) -> None:
+    def add(self, message: Captured) -> None:
         """Take a message; one of no connection that is recorded is let go."""
-        ring = self._rings.get(_connection_of(data))
+        ring = self._rings.get(_connection_of(message.data))
         if ring is not None:
-            ring.add(Captured(at_us, ours, transport, here, peer, data))
+            ring.add(message)
 
     def end(self, connection_id: ConnectionId) -> bytes | None:
         """Stop, and give what was recorded (`capture.pack`); `None` if nothing was."""

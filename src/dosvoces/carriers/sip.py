@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import structlog
 
+from dosvoces.capture import Captured
 from dosvoces.capture.recorder import Recorder
 from dosvoces.carriers import Call, Listener, sip_codecs
 from dosvoces.carriers.dns import Dns
@@ -308,14 +309,9 @@ class SipCarrier:
             self._listener.captured(session.connection_id, packed)
 
     def _tap(self, ours: bool, data: bytes, peer: Hop) -> None:
-        self._recorder.add(
-            at_us=time.time_ns() // 1000,
-            ours=ours,
-            transport=peer.transport,
-            here=self.agent.advertised,
-            peer=(peer.host, peer.port),
-            data=data,
-        )
+        assert self._agent is not None, "it taps its own agent"
+        here = self._agent.advertised
+        self._recorder.add(Captured(time.time_ns() // 1000, ours, peer.transport, here, peer[:2], data))
 
     def _media_happened(self, event: RelayEvent) -> None:
         match event:
