@@ -159,6 +159,18 @@ async def test_who_may_have_been_rung_is_not_dialed_elsewhere(
     assert (t.outcome, t.told()[-1], t.told().count("dialed")) == (outcome, "ended", 1)
 
 
+async def test_a_trunk_that_asks_for_rest_gets_it(tmp_path: Path) -> None:
+    """RFC 3261 §20.33. The next call would take the second trunk right away."""
+    status, reason = "503 Service Unavailable", "Retry-After: 30 (overload)"
+    async with SippPhone.start(tmp_path, "reject", name="first", status=status, reason=reason) as first:
+        async with ways(tmp_path, first.port, moved=True) as t:
+            assert (await t.post()).status_code == 200
+            warnings = t.service.warnings()
+        await first.finished()
+    assert t.told() == MOVED
+    assert warnings == [f"trunk first is down ({HOST}:{first.port}/udp: 503, Retry-After 30 s)"]
+
+
 async def test_no_trunk_left_is_told_before_anything_is_done(tmp_path: Path) -> None:
     """Two dead trunks: the first request finds out; when both circuits are open the next ones are refused at once."""
     async with ways(tmp_path, free_ports(1)[0], moved=False) as t:

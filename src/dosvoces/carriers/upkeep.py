@@ -7,7 +7,7 @@ settings say. None of them is ever waited for by a call.
 
 import asyncio
 import random
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import structlog
 
 from dosvoces.carriers.dns import Dns
-from dosvoces.carriers.trunks import Line, Trunks
+from dosvoces.carriers.trunks import Circuit, Line, Trunks
 from dosvoces.sip.agent import Agent
 from dosvoces.sip.api import Address, Hop
 from dosvoces.sip.message import MessageError, Response, seconds
@@ -42,7 +42,9 @@ class Times:
     max_backoff_s: float = 60.0
     ping_limit_s: float = 4.0
     ping_again_s: float = 2.0
-    """After an unanswered ping."""
+    """After the first unanswered ping, or a call that failed."""
+    ping_down_s: float = 10.0
+    """At most from ping to ping while an address is down."""
     register_limit_s: float = 8.0
     leave_limit_s: float = 2.0
 
@@ -175,11 +177,17 @@ class Upkeep:
             hops = dict.fromkeys(line.hops(self._now()))
             await asyncio.gather(*(self._ping(care, agent, hop) for hop in hops))
             care.nudged.clear()
-            suspect = any(line.circuit(hop).suspect for hop in hops)
-            pause_s = self._times.ping_again_s if suspect else line.trunk.options_interval_s * random.uniform(0.9, 1.0)
+            pause_s = self._until_next_ping([line.circuit(hop) for hop in hops], line.trunk.options_interval_s)
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause_s):
                     await care.nudged.wait()
+
+    def _until_next_ping(self, circuits: Sequence[Circuit], interval_s: float) -> float:
+        if any(circuit.suspect for circuit in circuits):
+            return min(interval_s, self._times.ping_again_s)
+        if not circuits or not all(circuit.closed for circuit in circuits):
+            return min(interval_s, self._times.ping_down_s)
+        return interval_s * random.uniform(0.9, 1.0)
 
     async def _ping(self, care: "_Care", agent: Agent, hop: Hop) -> None:
         """RFC 3261 §11: any answer shows that it is there, but one that says it can't take calls."""
