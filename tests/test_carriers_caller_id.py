@@ -184,6 +184,9 @@ class NoMedia:
     async def release(self, connection_id: ConnectionId) -> dict[Side, Statistics]:
         return {}
 
+    def problems(self) -> list[str]:
+        return []
+
     async def close(self) -> None: ...
 
 

@@ -132,8 +132,10 @@ async def test_a_daemon_that_dies_in_a_call_ends_it_truthfully() -> None:
             leg = Call(connection(1), Side.A, PhoneNumber("+34600000001", "+34600000001"))
             await carrier.dial(leg)
             await told.saw(connection(1), Answered(Side.A))
+            assert carrier.problems() == []
             await daemon.kill()
             await told.until(lambda: any(isinstance(event, Unjoined) for _, event in told.events))
+            assert carrier.problems() == ["no rtpengine of [media] rtpengine answers"], "the next one is told 503"
             carrier.hangup(leg.id)
             await told.saw(connection(1), Ended(Side.A, EndReason.HANGUP))
         finally:
