@@ -34,6 +34,11 @@ class World:
         """Stands before the phones, if there is one."""
         self.cut = False
         """Whether nothing arrives any more."""
+        self.transport = "udp"
+        self.connection = 0
+        """The number of the connection that stands, where the transport has any."""
+        self.arrivals: dict[Address, float] = {}
+        """When the last message on it arrives there."""
         self.now = 0.0
         self.loss = loss
         self.twice = twice
@@ -56,6 +61,24 @@ class World:
         )
         self.sites[address] = made
         return made
+
+    def convey(self, data: bytes, source: Address, destination: Address) -> None:
+        """By the connection that stands now: in order, and lost with it."""
+        connection, hop = self.connection, Hop(*source, self.transport)
+
+        def arrive() -> None:
+            if connection == self.connection:
+                self.sites[destination].receive(data, hop, self.now)
+
+        self.arrivals[destination] = max(self.arrivals.get(destination, 0.0), self.now + self.random.random() * 0.1)
+        self.later(self.arrivals[destination] - self.now, arrive)
+
+    def break_connection(self) -> None:
+        """What is on its way is lost; each side notices, and the next message goes by a new one."""
+        self.connection += 1
+        self.arrivals.clear()
+        self.sites[CALLER].lost(Hop(*PHONE, self.transport), self.now)
+        self.sites[PHONE].lost(Hop(*CALLER, self.transport), self.now)
 
     def later(self, delay_s: float, action: Callable[[], None]) -> None:
         self._serial += 1
@@ -86,6 +109,9 @@ class World:
                 self.carry(data, source, destination[:2])
 
     def carry(self, data: bytes, source: Address, destination: Address) -> None:
+        if self.transport != "udp":
+            self.convey(data, source, destination)
+            return
         for _ in range(2 if self.random.random() < self.twice else 1):
             if self.random.random() >= self.loss and not self.cut:
                 delay = 0.001 + self.random.random() * self.delay_s
@@ -197,12 +223,17 @@ def simulate(
     session: SessionTerms = DEFAULT_TERMS,
     reliable: bool = False,
     cut_at_s: float | None = None,
+    breaks_every_s: float | None = None,
 ) -> tuple[World, list[Party], list[Party]]:
     world = World(seed, loss=loss, twice=twice, delay_s=delay_s, session=session)
     if reliable:
         world.gateway = Gateway(world)
     if cut_at_s is not None:
         world.later(cut_at_s, lambda: setattr(world, "cut", True))
+    if breaks_every_s is not None:
+        world.transport = "tcp"
+        for number in range(1, round(100 / breaks_every_s)):
+            world.later(number * breaks_every_s, world.break_connection)
     phones: list[Party] = []
 
     def on_invite(call: IncomingCall) -> CallHandler:
@@ -230,7 +261,7 @@ def simulate(
     def begin(party: Party, number: int) -> None:
         invitation = Invitation(
             request_uri=f"sip:{number}@192.0.2.2",
-            destination=PHONE,
+            destination=Hop(*PHONE, world.transport),
             from_uri="sip:caller@192.0.2.1",
             to_uri=f"sip:{number}@192.0.2.2",
             call_id=f"call-{number}",
@@ -253,6 +284,19 @@ def test_every_call_ends_once_and_nothing_remains(seed: int) -> None:
     assert [len(party.ends) for party in callers] == [1] * len(callers)
     assert [len(party.ends) for party in phones] == [1] * len(phones)
     assert [site.open_calls for site in world.sites.values()] == [0, 0]
+    assert [site.transactions for site in world.sites.values()] == [0, 0]
+    assert [site.idle for site in world.sites.values()] == [True, True]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_every_call_ends_once_though_connections_break(seed: int) -> None:
+    """S27 over TCP: nothing is repeated there but what a connection took with it."""
+    world, callers, phones = simulate(seed, 150, loss=0, twice=0, delay_s=0.1, breaks_every_s=0.7)
+    assert world.connection > 100
+    # A hang-up that a break took is sent again, so that hardly any waits for its time-out.
+    assert sum("BYE: t" in party_end.detail for party in callers + phones for party_end in party.ends) <= 1
+    assert [len(party.ends) for party in callers] == [1] * len(callers)
+    assert [len(party.ends) for party in phones] == [1] * len(phones)
     assert [site.transactions for site in world.sites.values()] == [0, 0]
     assert [site.idle for site in world.sites.values()] == [True, True]
 

@@ -2,6 +2,7 @@
 
 from dosvoces.sip.api import Hop
 from dosvoces.sip.message import Response, compose, parse
+from dosvoces.sip.reply import via_hop
 from dosvoces.sip.server_transaction import AnsweredRequest, InviteServer
 from dosvoces.sip.transaction import (
     Failure,
@@ -90,6 +91,45 @@ def test_other_requests_are_sent_once() -> None:
     silent = NonInviteClient(wire, "k", b"CANCEL", PEER, None)
     silent.receive(response(200, "CANCEL"))
     assert wire.clients == {}
+
+
+def test_what_a_broken_connection_took_is_sent_again() -> None:
+    wire = Wire()
+    told: list[Response | Failure] = []
+    client = InviteClient(wire, HEAD, b"INVITE", PEER, told.append)
+    client.lost()
+    assert (wait(wire, 1), told) == ([b"INVITE", b"INVITE"], [])
+    client.lost()
+    assert (wait(wire, 1), told, client.state) == ([], [Failure.TRANSPORT], State.ABANDONED)
+    bye = NonInviteClient(wire, "k", b"BYE", PEER, told.append)
+    for _ in range(5):
+        bye.lost()
+    bye.lost()
+    assert (wait(wire, 1), told[1:]) == ([b"BYE"] * 5, [Failure.TRANSPORT])
+    server = InviteServer(wire, "i", 1, PEER, None)
+    server.lost()
+    server.respond(486, b"486")
+    server.lost()
+    assert wait(wire, 1) == [b"486", b"486"]
+
+
+def test_a_ringing_call_waits_when_its_connection_breaks() -> None:
+    """The INVITE could ring a second phone behind another address of the trunk; the answer finds another connection."""
+    wire = Wire()
+    told: list[Response | Failure] = []
+    client = InviteClient(wire, HEAD, b"INVITE", PEER, told.append)
+    ringing = response(180)
+    client.receive(ringing)
+    client.lost()
+    assert (wait(wire, 60), told, client.state) == ([b"INVITE"], [ringing], State.PROCEEDING)
+
+
+def test_where_an_answer_goes_when_its_connection_is_gone() -> None:
+    head = b"SIP/2.0 200 OK\r\nVia: SIP/2.0/TCP %b;branch=z9;received=192.0.2.10\r\nVia: x\r\n"
+    assert via_hop(head % b"10.0.0.1:5070", PEER) == Hop("192.0.2.10", 5070, "tcp")
+    assert via_hop(head % b"pbx", Hop("192.0.2.10", 40_000, "tls", "a")) == Hop("192.0.2.10", 5061, "tls", "a")
+    assert via_hop(head % b"[2001:db8::1]:5070", PEER) == Hop("192.0.2.10", 5070, "tcp")
+    assert (via_hop(b"SIP/2.0 200 OK\r\nVia: nonsense\r\n", PEER), via_hop(b"SIP/2.0 200", PEER)) == (None, None)
 
 
 def test_answers_are_sent_once() -> None:

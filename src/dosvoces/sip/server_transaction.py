@@ -88,6 +88,11 @@ class InviteServer:
         if self._data and self.state in (State.PROCEEDING, State.COMPLETED):
             self.wire.send(self._data, self.destination)
 
+    def lost(self) -> None:
+        """The connection broke that the answer went on, perhaps with the answer; the next one goes where Via says."""
+        if self.state is State.COMPLETED:
+            self.wire.send(self._data, self.destination)  # RFC 3261 §18.2.2; a 2xx repeats by itself
+
     def cancelled(self, reason: str) -> None:
         if self.state is State.PROCEEDING and self._user is not None:
             self._user.on_cancel(reason)

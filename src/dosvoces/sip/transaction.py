@@ -22,6 +22,7 @@ T1 = 0.5  # seconds, RFC 3261 §17.1.1.1: the round-trip estimate
 T2 = 4.0  # seconds, RFC 3261 §17.1.2.1: the longest wait between repeats of a request other than INVITE
 T4 = 5.0  # seconds, RFC 3261 §17.1.2.2: how long a message may live in the network
 TIMEOUT = 64 * T1  # seconds: Timers B, D, F, H, J, L, M
+MAX_RESENT = 4  # how often a request goes by a further connection when one breaks under it; an INVITE once
 MAX_FORKS = 16  # answers with different To tags to one INVITE that are told apart; more are ignored
 
 CANCEL_SUFFIX = " CANCEL"
@@ -287,7 +288,7 @@ class NonInviteClient:
         "_deadline",
         "_interval",
         "_repeat",
-        "_repeated",
+        "_resent",
         "_user",
         "destination",
         "key",
@@ -312,7 +313,7 @@ class NonInviteClient:
         self._data = data
         self._user = user
         self._interval = T1
-        self._repeated = False
+        self._resent = 0
         wire.clients[key] = self
         wire.send(data, destination)
         self._repeat: Timer | None = None if destination.transport != "udp" else wire.after(T1, self._timer_e)
@@ -333,10 +334,10 @@ class NonInviteClient:
             self._finish(Failure.TRANSPORT)
 
     def lost(self) -> None:
-        if self._repeated:
+        if self._resent >= MAX_RESENT:
             self.unreachable()
         elif self.state is not State.TERMINATED:
-            self._repeated = True
+            self._resent += 1
             self.wire.send(self._data, self.destination)
 
     def _timer_e(self) -> None:

@@ -250,6 +250,9 @@ class UserAgent:
         for transaction in list(self.wire.clients.values()):
             if transaction.destination[:4] == hop[:4]:
                 transaction.lost()
+        for server in list(self.wire.servers.values()):
+            if isinstance(server, InviteServer) and server.destination[:4] == hop[:4]:
+                server.lost()
 
     def hears(self, host: str) -> bool:
         """Whether messages from this address are looked at."""
