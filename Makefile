@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-inp
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test check run bench fmt docs lock clean
+.PHONY: help install dev demo test check run bench fuzz fmt docs lock clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -30,6 +30,10 @@ run: install ## Start the service with ./dosvoces.toml, or with nothing configur
 
 bench: dev ## Measure, as JSON and as a table; ARGS="--quick" for a look, ARGS="--help" for more
 	@$(BIN)/python -m bench $(ARGS)
+
+FUZZ_S ?= 60
+fuzz: dev ## Fuzz the parsers, FUZZ_S seconds each (60), and tell the coverage; ARGS="sdp rtp" for some of them
+	@PYTHONPATH=. $(BIN)/python -m tests.fuzz --seconds $(FUZZ_S) $(ARGS)
 
 install: $(VENV)/run.stamp ## Set up .venv with .venv/bin/dosvoces; nothing is done twice
 

@@ -257,7 +257,7 @@ class Mutator:
         parts.headers[at] += fill * self.chance.choice((500, 4_000, 8_000, 9_000, 60_000))
 
     def _many(self, parts: Parts) -> None:
-        parts.headers += [self.chance.choice(parts.headers)] * self.chance.choice((20, 100, 130, 2_000))
+        parts.headers += [parts.headers[self._at(parts)]] * self.chance.choice((20, 100, 130, 2_000))
 
     def _add(self, parts: Parts) -> None:
         parts.headers.insert(self._at(parts), self.chance.choice(HEADERS))
