@@ -86,6 +86,11 @@ class PortPool:
         _shut(pair.rtcp)
         self._resting.append((now + self._rest_s, pair.port, pair))
 
+    def give_back(self, pair: PortPair) -> None:
+        """Take back a pair that nobody was told of."""
+        pair.close()
+        self._free.append(pair.port)
+
     def avoid(self, ports: list[int], now: float) -> None:
         """Let ports rest that an earlier worker had in use when it died."""
         free = set(ports)

@@ -40,6 +40,7 @@ class WorkerProcess:
         self._numbers = itertools.count(1)
         self._answers: dict[int, asyncio.Future[Message]] = {}
         self._unsent: deque[bytes] = deque()
+        self._scheduled = False
         self._blocked = False  # the worker doesn't read; `_write` goes on when it does
         self._watch: asyncio.TimerHandle | None = None
         self._last_heard_at = 0.0
@@ -91,9 +92,15 @@ class WorkerProcess:
         if self._socket is None:
             return
         self._queue(*message)
-        if len(self._unsent) == 1:
+        if not self._scheduled:
             # Two turns of the loop, not one: a question by a task that wakes in this turn takes it along.
-            self._loop.call_soon(self._loop.call_soon, self._write)
+            self._scheduled = True
+            self._loop.call_soon(self._loop.call_soon, self._write_soon)
+
+    def send_later(self, *message: object) -> None:
+        """Say something along with whatever is said next, within a second at most: waking the worker costs more."""
+        if self._socket is not None:
+            self._queue(*message)
 
     async def ask(self, name: str, *arguments: object) -> Message:
         """Send a command that is answered, and return what came. Raises `MediaError`."""
@@ -172,6 +179,10 @@ class WorkerProcess:
         self._unsent.append(encode(*message))
         if len(self._unsent) > MAX_UNSENT:
             self._give_up("it took no more commands")
+
+    def _write_soon(self) -> None:
+        self._scheduled = False
+        self._write()
 
     def _write(self) -> None:
         if self._socket is None:

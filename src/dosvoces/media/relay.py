@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import socket
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -15,6 +16,8 @@ from dosvoces.model import ConnectionId, Side
 FIRST_BACKOFF_S = 0.05
 LONGEST_BACKOFF_S = 5.0
 STEADY_S = 10.0  # a worker that lived so long starts again without a longer pause than the first
+STOCK = 8  # connections whose ports are open before they are asked for: an allocation then waits for nobody
+LOW_STOCK = 4
 PATIENCE_S = 1.0  # how long `allocate` waits for a worker that is being started again
 
 _log = logging.getLogger(__name__)
@@ -49,6 +52,9 @@ class _Slot:
     index: int
     process: WorkerProcess | None = None
     calls: "dict[ConnectionId, _Call]" = field(default_factory=dict)
+    stock: deque[tuple[int, int]] = field(default_factory=deque)
+    """Ports that the worker holds ready for the next connections."""
+    stocking: asyncio.Task[None] | None = None
     allocating: int = 0
     """Connections that are on their way to it."""
     backoff_s: float = FIRST_BACKOFF_S
@@ -109,16 +115,12 @@ class WorkerRelay(MediaRelay):
             process, slot = await self._least_loaded()
             slot.allocating += 1
             try:
-                a, b = await process.ask("allocate", connection_id, country)
-            except BaseException:  # above all a cancelled caller: the worker must not keep ports for nobody
-                process.send("release", 0, connection_id)
-                raise
+                a, b = await self._ports(slot, process)
             finally:
                 slot.allocating -= 1
-            if slot.process is not process:
-                raise MediaError("the media worker is gone")
         finally:
             self._allocating.discard(connection_id)
+        process.send_later("allocate", connection_id, country, a)
         self._calls[connection_id] = slot.calls[connection_id] = _Call(slot, (a, b))
         host = self._settings.advertised_host
         return {Side.A: Address(host, a), Side.B: Address(host, b)}
@@ -190,6 +192,8 @@ class WorkerRelay(MediaRelay):
             if slot.process is not None:
                 process, slot.process = slot.process, None
                 await process.stop()
+            if slot.stocking is not None:
+                await asyncio.wait([slot.stocking])
 
     def _send(self, call: _Call, name: str, *arguments: object) -> None:
         if call.slot.process is not None:
@@ -217,6 +221,29 @@ class WorkerRelay(MediaRelay):
         assert slot.process is not None
         return slot.process, slot
 
+    async def _ports(self, slot: _Slot, process: WorkerProcess) -> tuple[int, int]:
+        """The first port of either side. Raises `MediaError`."""
+        while not slot.stock:
+            # Shielded: when a caller is cancelled, what the worker opened for it is the next one's.
+            await asyncio.shield(self._restock(slot, process))
+            if slot.process is not process:
+                raise MediaError("the media worker is gone")
+        ports = slot.stock.popleft()
+        if len(slot.stock) < LOW_STOCK:
+            self._restock(slot, process)
+        return ports
+
+    def _restock(self, slot: _Slot, process: WorkerProcess) -> asyncio.Task[None]:
+        if slot.stocking is None or slot.stocking.done():
+            slot.stocking = asyncio.create_task(self._reserve(slot, process))
+            slot.stocking.add_done_callback(_heed)
+        return slot.stocking
+
+    async def _reserve(self, slot: _Slot, process: WorkerProcess) -> None:
+        found = await process.ask("reserve", STOCK - len(slot.stock))
+        if slot.process is process:
+            slot.stock.extend((a, b) for a, b in found)
+
     # Workers that come and go
 
     async def _fill(self, slot: _Slot, resting: list[int]) -> None:
@@ -236,6 +263,7 @@ class WorkerRelay(MediaRelay):
             return
         _log.error("media worker %d is gone (%s): %d connections lost", process.pid, why, len(slot.calls))
         lost, slot.calls = slot.calls, {}
+        slot.stock.clear()
         if all(other.process is None for other in self._slots):
             self._up.clear()
         if asyncio.get_running_loop().time() - slot.started_at > STEADY_S:
@@ -281,3 +309,9 @@ class WorkerRelay(MediaRelay):
 
 def _unheard(event: RelayEvent) -> None:
     """Whom a relay reports to before it is started."""
+
+
+def _heed(stocking: asyncio.Task[None]) -> None:
+    """Whoever waits for ports is told why there are none; a stock that is only low says nothing."""
+    if not stocking.cancelled():
+        stocking.exception()

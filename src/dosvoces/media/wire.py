@@ -4,7 +4,8 @@ What the server and its media worker say to each other: JSON lists over a Unix S
 A datagram holds one message or several, each on a line of its own: waking the other process is most of what one costs.
 
 Server to worker: `["start", host, low, high, index, count, [resting port …], rest_s, silence_s]` first (this worker
-has every count-th even port of the range; `silence_s` 0: silence is not watched), `["allocate", n, id, country]`,
+has every count-th even port of the range; `silence_s` 0: silence is not watched), `["reserve", n, connections]` (done
+with as many pairs of ports as there is room for), `["allocate", id, country, first port of a reserved pair]`,
 `["connect", id, side, host or null, port, name, payload type, rate, dtmf or null, packet_ms, sends, RTCP port
 or null, [suite, our key, its key] or null]` (keys are hexadecimal),
 `["play", id, side]`, `["stop", id, side]`, `["join", n, id]`, `["release", n, id]`, `["ping", n]`.

@@ -81,6 +81,8 @@ class Worker:
         self._calls: dict[ConnectionId, Call] = {}
         self._sockets: dict[int, _Socket] = {}
         self._ringing: dict[ConnectionId, Call] = {}
+        self._reserved: dict[int, dict[Side, PortPair]] = {}
+        """Open and not yet of any connection, by the first side's port."""
         self._orders: deque[Message] = deque()
         self._outbox: deque[bytes] = deque()
         self._blocked = False  # the server doesn't read; `_attend` goes on when it does
@@ -91,6 +93,7 @@ class Worker:
         self._over = False
         self._commands: dict[str, Callable[..., None]] = {
             "start": self._start,
+            "reserve": self._reserve,
             "allocate": self._allocate,
             "connect": self._connect,
             "play": self._play,
@@ -224,17 +227,32 @@ class Worker:
         self._pool.avoid(resting, time.monotonic())
         self._tell("ready", len(ports))
 
-    def _allocate(self, number: int, id: ConnectionId, country: str) -> None:
+    def _reserve(self, number: int, count: int) -> None:
+        """Open ports for so many connections, or for as many as there is room for."""
         now = time.monotonic()
-        ports: dict[Side, PortPair] = {}
+        found: list[tuple[int, int]] = []
         try:
-            for side in Side:
-                ports[side] = self._pool.open(now)
+            for _ in range(count):
+                ports = self._open(now)
+                found.append((ports[Side.A].port, ports[Side.B].port))
+                self._reserved[ports[Side.A].port] = ports
         except MediaError as error:
-            for pair in ports.values():
-                self._pool.rest(pair, now)
-            self._tell("failed", number, str(error))
-            return
+            if not found:
+                self._tell("failed", number, str(error))
+                return
+        self._done(number, *found)
+
+    def _open(self, now: float) -> dict[Side, PortPair]:
+        first = self._pool.open(now)
+        try:
+            return {Side.A: first, Side.B: self._pool.open(now)}
+        except MediaError:
+            self._pool.give_back(first)
+            raise
+
+    def _allocate(self, id: ConnectionId, country: str, first_port: int) -> None:
+        now = time.monotonic()
+        ports = self._reserved.pop(first_port)
         if not self._calls:
             self._next_settle = now + SETTLE_S
         call = Call(Session(id, country, self._report, _entropy, silence_s=self._silence_s), ports)
@@ -243,7 +261,6 @@ class Worker:
         for pair in ports.values():
             for opened in (pair.rtp, pair.rtcp):
                 self._epoll.register(opened.fileno(), select.EPOLLIN)
-        self._done(number, ports[Side.A].port, ports[Side.B].port)
 
     def _wire(self, call: Call) -> None:
         """Say what each socket of the call means; to be said again when the encryption of a side changes."""
