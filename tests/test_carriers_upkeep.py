@@ -62,14 +62,22 @@ class House:
 
 
 @asynccontextmanager
-async def house(*trunks: Trunk, resolver: Dns | None = None) -> AsyncIterator[House]:
+async def house(*trunks: Trunk, resolver: Dns | None = None, follows: bool = False) -> AsyncIterator[House]:
+    """`follows`: our Contact becomes what the registrar saw."""
     known = Trunks(trunks, lambda most: most)
     seen: list[tuple[str, int]] = []
+
+    def on_public_address(host: str, port: int) -> None:
+        seen.append((host, port))
+        if follows and agent.advertised != (host, port):
+            agent.set_advertised(host, port)
+            upkeep.renew()
+
     upkeep = Upkeep(
         known,
         resolver or Dns(),
         families=("A",),
-        on_public_address=lambda host, port: seen.append((host, port)),
+        on_public_address=on_public_address,
         times=QUICK,
     )
     await upkeep.look()
@@ -172,6 +180,18 @@ async def test_too_brief_is_asked_for_longer() -> None:
         async with house(registering(server)) as made:
             assert made.problems() == []
             assert [request.header("expires") for request in server.of("REGISTER")] == ["600", "1800"]
+
+
+async def test_a_contact_that_the_registrar_shows_to_be_another_is_registered_at_once() -> None:
+    async with TrunkServer.open() as server, house(registering(server), follows=True) as made:
+        first, second = await server.came("REGISTER", 2)
+        await made.up()
+        port = made.agent.local[1]
+        assert (first.header("contact"), second.header("contact")) == (
+            f"<sip:dosvoces@{HOST}:{port}>",
+            f"<sip:dosvoces@203.0.113.7:{port}>",
+        )
+        assert server.bound == {f"<sip:dosvoces@203.0.113.7:{port}>": 600}
 
 
 async def test_a_wrong_password_is_told_and_not_tried_again_and_again() -> None:

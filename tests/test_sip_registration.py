@@ -104,7 +104,18 @@ def test_no_time_granted_is_no_registration() -> None:
 
 
 def test_leaving_says_zero() -> None:
-    assert machine().leave(CONTACT) == (("Contact", CONTACT), ("Expires", "0"))
+    registration = machine()
+    registration.answered(answer(200), CONTACT, 0.0)
+    assert registration.leave() == (("Contact", CONTACT), ("Expires", "0"))
+
+
+def test_a_contact_that_has_changed_takes_the_old_one_back() -> None:
+    registration, other = machine(), "<sip:dosvoces@203.0.113.7:40000>"
+    registration.answered(answer(200), CONTACT, 0.0)
+    expected = (("Contact", other), ("Contact", f"{CONTACT};expires=0"), ("Expires", "600"))
+    assert registration.headers(other) == expected
+    registration.answered(answer(200), other, 0.0)
+    assert registration.headers(other) == (("Contact", other), ("Expires", "600"))
 
 
 @pytest.mark.parametrize(

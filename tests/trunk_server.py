@@ -73,7 +73,10 @@ class TrunkServer(asyncio.DatagramProtocol):
             request.header("authorization"), self.account, method="REGISTER", realm=REALM, nonce=NONCE
         ):
             return 401, [("WWW-Authenticate", f'Digest realm="{REALM}", nonce="{NONCE}", qop="auth", algorithm=MD5')]
-        contact = request.header("contact")
+        contact, *old = request.values("contact") or [""]
+        for gone in old:
+            assert gone.endswith(";expires=0")
+            self.bound.pop(gone.removesuffix(";expires=0"), None)
         if not contact:
             return 200, [("Contact", f"{known};expires={left_s}") for known, left_s in self.bound.items()]
         asked_s = int(request.header("expires"))

@@ -83,7 +83,7 @@ class Upkeep:
                     await care.looked.wait()
 
     async def start(self, agent: Agent) -> None:
-        """Begin to ping and to register; returns when all are registered, after `first_look_s` at most."""
+        """Begin to ping and to register; returns when all have tried, after `first_look_s` at most."""
         self._agent = agent
         self._trust()
         for care in self._lines:
@@ -95,7 +95,7 @@ class Upkeep:
             async with asyncio.timeout(self._times.first_look_s):
                 for care in self._lines:
                     if care.line.trunk.register:
-                        await care.registered.wait()
+                        await care.tried.wait()
 
     def hosts(self) -> set[str]:
         """The addresses of all trunks."""
@@ -224,16 +224,19 @@ class Upkeep:
             hop = self._registrar(care, skip)
             if hop is None:
                 care.line.registration_trouble = care.line.trouble or "it has no address"
+                care.tried.set()
                 await asyncio.sleep(self._times.min_backoff_s)
                 continue
+            # Before it leaves: its answer may tell that our Contact is another.
+            care.renew.clear()
             answer = await self._register(care, care.series, machine, agent, hop)
             if isinstance(answer, Failure) or answer.code == 503:
                 skip.append(hop)
                 if self._registrar(care, skip) is not None:
                     continue  # RFC 3263 §4.3: the next address at once
             skip.clear()
-            care.renew.clear()
             while (wait_s := machine.due - self._now()) > 0 and not care.renew.is_set():
+                care.tried.set()
                 # A lapse in the meantime is noticed when it happens.
                 lapse_s = None if machine.good_until is None else machine.good_until - self._now()
                 with suppress(TimeoutError):
@@ -279,14 +282,12 @@ class Upkeep:
             else:
                 log.warning("not registered", trunk=line.trunk.name, why=trouble)
         line.registration_trouble = trouble
-        if known:
-            care.registered.set()
 
     async def _leave(self, care: "_Care") -> None:
         agent, machine, series, hop = self._agent, care.registration, care.series, care.registrar
         if agent is None or machine is None or series is None or hop is None or not machine.registered(self._now()):
             return
-        headers = machine.leave(agent.contact(hop.transport))
+        headers = machine.leave()
         machine.good_until = None
         await agent.ask(series, "REGISTER", hop, headers=headers, limit_s=self._times.leave_limit_s)
 
@@ -300,8 +301,8 @@ class _Care:
         """Set when the DNS was asked once."""
         self.nudged = asyncio.Event()
         self.renew = asyncio.Event()
-        self.registered = asyncio.Event()
-        """Set when it was registered once."""
+        self.tried = asyncio.Event()
+        """Set when the first registration was granted, or was not for now."""
         self.registration: Registration | None = None
         self.series: Series | None = None
         self.registrar: Hop | None = None

@@ -29,6 +29,8 @@ class Registration:
         self.trouble = "no answer yet"
         """Why the last try failed; empty if it didn't."""
         self._asked_s = expires_s
+        self._bound = ""
+        """The Contact that the registrar has, as far as it said."""
         self._uniform = uniform
         self._failures = 0
         self._too_brief = 0
@@ -38,17 +40,21 @@ class Registration:
         return self.good_until is not None and now < self.good_until
 
     def headers(self, contact: str) -> tuple[tuple[str, str], ...]:
-        """Of the next REGISTER; `contact` is our URI in angle brackets."""
-        return (("Contact", contact), ("Expires", str(self._asked_s)))
+        """Of the next REGISTER; `contact` is our URI in angle brackets. One that it replaces is taken back with it."""
+        bindings = [("Contact", contact)]
+        if self._bound not in ("", contact):
+            # Some registrars keep one Contact an account, and would refuse the second.
+            bindings.append(("Contact", f"{self._bound};expires=0"))
+        return (*bindings, ("Expires", str(self._asked_s)))
 
-    @staticmethod
-    def leave(contact: str) -> tuple[tuple[str, str], ...]:
+    def leave(self) -> tuple[tuple[str, str], ...]:
         """Of the last one: we are gone (RFC 3261 §10.2.2)."""
-        return (("Contact", contact), ("Expires", "0"))
+        return (("Contact", self._bound), ("Expires", "0"))
 
     def answered(self, answer: Response | Failure, contact: str, now: float) -> None:
         """Take the final answer to a REGISTER with this contact."""
         if isinstance(answer, Response) and 200 <= answer.code < 300:
+            self._bound = contact
             self._granted(granted_s(answer, contact, self._asked_s), now)
         elif isinstance(answer, Response) and answer.code == 423 and self._asks_longer(answer):
             self._too_brief += 1
