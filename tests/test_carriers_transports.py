@@ -24,6 +24,7 @@ from tests.certificates import Authority, Files
 from tests.far_ends import LIMIT_S, Recorder, media_ports
 from tests.stun_server import StunServer
 from tests.test_carriers_sip import ONE, to
+from tests.trunk_server import TrunkServer
 
 NUMBERS = {A: "+34601000001", B: "+34602000001"}
 TONES = {A: 440, B: 1000}
@@ -145,3 +146,30 @@ async def test_learned_address_is_said_in_signalling_and_audio() -> None:
         assert call._incoming.hop == Hop("203.0.113.7", 40_000)  # the Contact
         assert carrier.warnings() == []
         assert told.events
+
+
+async def test_address_that_a_registrar_saw_is_said_and_registered_anew() -> None:
+    async with TrunkServer.open() as server:
+        trunk = Trunk("main", "127.0.0.1", server.port, username="me", register=True)
+        nat = Nat(signalling=True, media=True)
+        async with carried(trunk, host="127.0.0.1", nat=nat) as (carrier, _told):
+            first, second = await server.came("REGISTER", 2)
+            port = carrier.agent.local[1]
+            assert first.header("contact") == f"<sip:dosvoces@127.0.0.1:{port}>"
+            assert second.header("contact") == f"<sip:dosvoces@203.0.113.7:{port}>"
+            assert second.header("via").startswith(f"SIP/2.0/UDP 203.0.113.7:{port};")
+            assert carrier.warnings() == []
+            assert len(server.of("REGISTER")) == 2
+        assert server.bound[f"<sip:dosvoces@203.0.113.7:{port}>"] == 0
+
+
+async def test_address_that_nobody_tells_is_a_warning() -> None:
+    trunk = Trunk("main", "127.0.0.1", 5060)
+    async with carried(trunk, host="127.0.0.1", nat=Nat(media=True)) as (carrier, _told):
+        assert carrier.warnings() == ["the public address is not known yet: no registrar has told it"]
+    async with carried(trunk, host="127.0.0.1", nat=Nat(stun=("no-such-host.invalid", 3478), media=True)) as (
+        carrier,
+        _,
+    ):
+        (warning,) = carrier.warnings()
+        assert warning.startswith("the public address can't be asked of the STUN server: ")
