@@ -17,6 +17,7 @@ from typing import Any
 
 from rich.console import Console
 
+from bench import against
 from bench.parts import PARTS
 from bench.processes import measured
 from bench.table import show
@@ -29,6 +30,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="about a minute, for a look; without it five or more")
     parser.add_argument("--only", metavar="PART,…", help=f"some of: {', '.join(PARTS)}")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write all figures there, not to standard output")
+    parser.add_argument("--against", choices=["asterisk"], help="measure it and us in turn, and print the ratios")
     arguments = parser.parse_args()
     arguments.parts = arguments.only.split(",") if arguments.only else list(PARTS)
     if unknown := set(arguments.parts) - set(PARTS):
@@ -59,6 +61,8 @@ def _machine() -> dict[str, Any]:
 
 def main() -> int:
     arguments = _arguments()
+    if arguments.against:
+        return against.main(quick=arguments.quick, json_file=arguments.json, only=arguments.only)
     # The table is for people and goes to standard error: `make bench > figures.json` keeps what programs read.
     console = Console(stderr=True, width=None if sys.stderr.isatty() else 100)
     machine = _machine()

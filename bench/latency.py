@@ -147,12 +147,12 @@ async def phones(pace_s: float) -> AsyncIterator[tuple[Phones, int, int]]:
         await second.close()
 
 
-async def engine(*, count: int, pace_ms: float) -> dict[str, Any]:
-    """The engine alone, `RATE` connections a second, the phones talking a packet each `pace_ms`."""
+async def engine(*, count: int, pace_ms: float, module: str = "bench.engine") -> dict[str, Any]:
+    """The engine (or another `module`), `RATE` connections a second, the phones talking a packet each `pace_ms`."""
     async with phones(pace_ms / 1000) as (both, first_port, second_port):
         load = {"first_port": first_port, "second_port": second_port, "rate": RATE, "seconds": count / RATE}
         arguments = {**load, "hold_s": HOLD_S, "moments": True}
-        result = await measured("bench.engine", arguments, limit_s=count / RATE + 60)
+        result = await measured(module, arguments, limit_s=count / RATE + 60)
     told = {int(number): moments for number, moments in result.pop("moments").items()}
     seen = {number: both.moments[number] for number in told}
     return {

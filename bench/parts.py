@@ -27,13 +27,13 @@ Step = Callable[[float, float], Awaitable[dict[str, Any]]]
 async def engine(*, quick: bool) -> dict[str, Any]:
     """The engine alone: rates stepped up until one isn't kept."""
     rates = (100, 300) if quick else (50, 100, 200, 300, 350, 400, 450, 500, 550, 600)
-    return await _step_up(_engine_step, rates, seconds=4 if quick else 8)
+    return await step_up(_engine_step, rates, seconds=4 if quick else 8)
 
 
 async def post_call(*, quick: bool) -> dict[str, Any]:
     """`POST /call` with mail and record: rates stepped up until one isn't kept."""
     rates = (100,) if quick else (50, 100, 125, 150, 175, 200, 225, 250)
-    return await _step_up(_call_step, rates, seconds=4 if quick else 8)
+    return await step_up(_call_step, rates, seconds=4 if quick else 8)
 
 
 async def media(*, quick: bool) -> dict[str, Any]:
@@ -60,7 +60,7 @@ async def delays(*, quick: bool) -> dict[str, Any]:
 
 async def memory(*, quick: bool) -> dict[str, Any]:
     """`OPEN_AT_ONCE` joined connections without voice, in fresh processes."""
-    async with _lines(hold_s=7 if quick else 12) as load:
+    async with lines(hold_s=7 if quick else 12) as load:
         rate, seconds = (125, 4) if quick else (62.5, 8)
         return await measured("bench.engine", {**load, "rate": rate, "seconds": seconds}, limit_s=STEP_LIMIT_S)
 
@@ -74,7 +74,7 @@ PARTS: dict[str, Callable[..., Coroutine[Any, Any, dict[str, Any]]]] = {
 }
 
 
-async def _step_up(step: Step, rates: tuple[float, ...], *, seconds: float) -> dict[str, Any]:
+async def step_up(step: Step, rates: tuple[float, ...], *, seconds: float) -> dict[str, Any]:
     steps: list[dict[str, Any]] = []
     sustained = 0.0
     for rate in rates:
@@ -93,7 +93,7 @@ def _kept(step: dict[str, Any]) -> bool:
 
 
 async def _engine_step(rate: float, seconds: float) -> dict[str, Any]:
-    async with _lines(hold_s=HOLD_S) as load:
+    async with lines(hold_s=HOLD_S) as load:
         return await measured("bench.engine", {**load, "rate": rate, "seconds": seconds}, limit_s=STEP_LIMIT_S)
 
 
@@ -104,7 +104,7 @@ async def _call_step(rate: float, seconds: float) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def _lines(*, hold_s: float) -> AsyncIterator[dict[str, Any]]:
+async def lines(*, hold_s: float) -> AsyncIterator[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         async with phones(Path(folder), hold_s=hold_s) as lines:
             yield {"first_port": lines.first_port, "second_port": lines.second_port, "hold_s": hold_s}

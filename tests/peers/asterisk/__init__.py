@@ -178,3 +178,8 @@ def _configure(here: Path, program: Unpacked, **texts: str | int) -> None:
     voice = sounds / "en"
     if not voice.exists():
         voice.symlink_to(next(sounds.glob("en_*")).name)
+
+
+async def prepared() -> None:
+    """See to it that it is unpacked, so that starting it takes no longer than that."""
+    await unpacked("asterisk")
