@@ -352,7 +352,7 @@ def toml_blocks(page: Path) -> list[str]:
     return re.findall(r"```toml\n(.*?)```", page.read_text(), re.DOTALL)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/quickstart.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/quickstart.md", "docs/howto/codecs.md", "docs/howto/rtpengine.md"])
 def test_the_examples_of_the_documentation_are_valid(page: str, tmp_path: Path) -> None:
     blocks = toml_blocks(ROOT / page)
     assert blocks
