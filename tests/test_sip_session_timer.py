@@ -104,7 +104,7 @@ def test_when_it_is_due() -> None:
     assert Agreement(90, False).give_up_after_s == 60
 
 
-@pytest.mark.parametrize(("value", "seconds"), [("120", 120), ("120;x=1", 120), ("", 0), ("x", 0), ("9999999999", 0)])
+@pytest.mark.parametrize(("value", "seconds"), [("120", 120), ("120;x=1", 120), ("", 0), ("x", 0), ("99999999999", 0)])
 def test_least_interval_of_a_refusal(value: str, seconds: int) -> None:
     assert least(message(Min_SE=value)) == seconds
 

@@ -233,8 +233,8 @@ class Offering:
         self._agreement = agreement
         if agreement is None:
             return
-        if "allow" in message.headers:
-            self._update_allowed = any("UPDATE" in value for value in message.values("allow"))
+        if allowed := message.headers.get("allow"):
+            self._update_allowed = "UPDATE" in (allowed[0] if len(allowed) == 1 else ",".join(allowed))
         self._expires_at = wire.now + agreement.give_up_after_s
         if agreement.ours:
             self._session_timer = wire.after(agreement.refresh_after_s, self._refresh)

@@ -7,6 +7,7 @@ Values only: whoever holds a call sends the refreshes and keeps the clock.
 
 import re
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from .message import Message
 
@@ -14,8 +15,8 @@ DEFAULT_EXPIRES_S = 1800  # RFC 4028 §4: recommended
 MIN_EXPIRES_S = 90  # RFC 4028 §5: nobody may ask for less
 GIVE_UP_S = 32  # RFC 4028 §10: the BYE comes that long before the end, or a third of the interval
 MAX_EXPIRES_S = 2**31 - 1
+MAX_DIGITS = 10
 
-_VALUE = re.compile(r"\s*([0-9]{1,10})\s*(?:;|$)")
 _REFRESHER = re.compile(r";\s*refresher\s*=\s*(uac|uas)\s*(?:;|$)", re.IGNORECASE)
 
 
@@ -46,8 +47,7 @@ class SessionTerms:
 DEFAULT_TERMS = SessionTerms()
 
 
-@dataclass(frozen=True, slots=True)
-class Agreement:
+class Agreement(NamedTuple):
     """A session timer that runs."""
 
     interval_s: int
@@ -79,15 +79,12 @@ class Agreement:
 
 def asked_for(message: Message) -> int | None:
     """The seconds in Session-Expires, `None` if there is none that can be read."""
-    match = _VALUE.match(message.header("session-expires"))
-    return min(int(match[1]), MAX_EXPIRES_S) if match else None
+    return _seconds(message.header("session-expires"))
 
 
 def least(message: Message) -> int:
     """The seconds in Min-SE, 0 if there is none that can be read."""
-    match = _VALUE.match(message.header("min-se"))
-    seconds = int(match[1]) if match else 0
-    return seconds if seconds <= MAX_EXPIRES_S else 0
+    return _seconds(message.header("min-se")) or 0
 
 
 def too_short(request: Message, terms: SessionTerms) -> bool:
@@ -98,7 +95,10 @@ def too_short(request: Message, terms: SessionTerms) -> bool:
 
 def supports(message: Message) -> bool:
     """Whether the sender knows session timers."""
-    return any("timer" in option_tags(message, name) for name in ("supported", "require"))
+    for name in ("supported", "require"):
+        if name in message.headers and "timer" in option_tags(message, name):
+            return True
+    return False
 
 
 def option_tags(message: Message, name: str) -> list[str]:
@@ -131,6 +131,14 @@ def agreed_by_request(request: Message, terms: SessionTerms, current: Agreement 
     return Agreement(max(seconds, terms.floor_s), ours)
 
 
+def _seconds(value: str) -> int | None:
+    digits = value.partition(";")[0].strip()
+    if not digits.isascii() or not digits.isdigit() or len(digits) > MAX_DIGITS:
+        return None
+    return min(int(digits), MAX_EXPIRES_S)
+
+
 def _refresher(message: Message) -> str:
-    match = _REFRESHER.search(message.header("session-expires"))
+    value = message.header("session-expires")
+    match = _REFRESHER.search(value) if ";" in value else None
     return match[1].lower() if match else ""

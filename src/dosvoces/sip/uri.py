@@ -78,6 +78,10 @@ def destination(uri: str, along: Hop) -> Hop | None:
     from RFC 3263 §4.1 (UDP), since a trunk that is spoken to by TLS is not to be lost, or overheard, for a Contact
     that forgot to say so. A certificate on the way must be of the same name, as the URI has none.
     """
+    return _destination(uri, along) if len(uri) <= MAX_HOST else _find_destination(uri, along)
+
+
+def _find_destination(uri: str, along: Hop) -> Hop | None:
     host, port = host_port(uri)
     address = literal(host)
     if address is None:
@@ -93,6 +97,10 @@ def destination(uri: str, along: Hop) -> Hop | None:
     if (address, port, transport) == along[:3]:
         return along
     return Hop(address, port, transport, along.name if transport == "tls" else "", same_host and along.tcp_too)
+
+
+_destination = lru_cache(maxsize=1024)(_find_destination)
+"""A trunk's own URIs come in every message of it: in Contact, in Record-Route."""
 
 
 def is_loose(uri: str) -> bool:
