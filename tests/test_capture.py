@@ -117,16 +117,17 @@ def test_a_challenge_and_ordinary_text_stay_as_they_are() -> None:
             transport=st.sampled_from(("udp", "tcp", "tls")),
             here=st.just(HERE),
             peer=st.tuples(st.sampled_from(("192.0.2.1", "2001:db8::1")), st.integers(1, 65535)),
+            size=st.integers(0, 1500),
             data=st.binary(max_size=200).filter(lambda data: redacted(data) == data),
         ),
         max_size=5,
     )
 )
 def test_what_is_packed_comes_back_and_can_be_drawn(messages: list[Captured]) -> None:
-    capture = Capture(tuple(messages), 3)
+    capture = Capture(tuple(message._replace(size=0) for message in messages), 3, tuple(messages))
     assert capture == unpack(pack(capture))
     assert ladder(capture)
-    assert pcap(capture.messages)
+    assert pcap(capture)
 
 
 @given(st.binary(max_size=100))
@@ -139,7 +140,7 @@ def test_wireshark_reads_the_file(tmp_path: Path) -> None:
     tshark = shutil.which("tshark")
     assert tshark is not None, "tshark is missing: requirements/debian.txt names its package"
     file = tmp_path / "call.pcap"
-    file.write_bytes(pcap(CALL.messages))
+    file.write_bytes(pcap(CALL))
     command = [
         tshark,
         "-r",
@@ -158,3 +159,17 @@ def test_wireshark_reads_the_file(tmp_path: Path) -> None:
     methods = [packet["sip.CSeq.method"] for packet in packets]
     assert [["INVITE"], ["INVITE"], ["INVITE"], ["ACK"], *[["INVITE"]] * 3, ["BYE"], ["BYE"]] == methods
     assert {f"{LEG_A}-0a1b", f"{LEG_B}-0a1b"} == {packet["sip.Call-ID"][0] for packet in packets}
+
+
+def test_wireshark_reads_the_heads_of_rtp_packets(tmp_path: Path) -> None:
+    heads = tuple(
+        Captured(CALL.messages[3].at_us + 20_000 * n, bool(n % 2), "rtp", HERE, ("192.0.2.7", 4000), head, 172)
+        for n, head in enumerate(bytes.fromhex(f"8008{number:04x}0000000000000001") for number in (7, 8, 9))
+    )
+    file = tmp_path / "call.pcap"
+    file.write_bytes(pcap(Capture(CALL.messages, packets=heads)))
+    fields = ["-e", "rtp.seq", "-e", "udp.length"]
+    command = ["tshark", "-r", str(file), "-d", "udp.port==4000,rtp", "-Y", "rtp", "-T", "fields", *fields]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert ["7\t180", "8\t180", "9\t180"] == done.stdout.splitlines()
+    assert len(ladder(Capture(CALL.messages, packets=heads)).splitlines()) == len(CALL.messages) + 2

@@ -13,6 +13,7 @@ import httpx
 import psutil
 import pytest
 
+from dosvoces.capture import unpack
 from dosvoces.carriers import Call
 from dosvoces.carriers.fake import FakeCarrier, Script
 from dosvoces.carriers.sip import SipCarrier
@@ -337,6 +338,23 @@ async def test_real_calls_leave_their_notes(tmp_path: Path) -> None:
         notes = [(e.event, e.side) for e in await running.journal(record) if e.before == e.after]
     for expected in (("dialog", "a"), ("dialog", "b"), ("media_source", "a"), ("media_source", "b"), ("digit", "b")):
         assert notes.count(expected) == 1  # type: ignore[arg-type]
+
+
+async def test_the_heads_of_audio_packets_are_kept_if_asked_for(tmp_path: Path) -> None:
+    second = PhoneBehaviour(answer_after_s=0.0, hangup_after_s=0.3, tone_hz=1000)
+    media: dict[str, object] = {"capture_headers": True}
+    async with house_and_phones(tmp_path, ANSWERS, second, media=media) as (running, _phones):
+        record = await running.over(await running.post())
+
+        async def kept() -> bool:
+            return await running.service.store.capture(record.id) is not None
+
+        await until(kept)
+        capture = unpack(await running.service.store.capture(record.id) or b"")
+    heard = [packet for packet in capture.packets if not packet.ours]
+    assert len(capture.messages) >= 12
+    assert len(heard) >= 10
+    assert {(len(packet.data), packet.size) for packet in heard} == {(12, 172)}, "heads alone, of 20 ms of G.711"
 
 
 async def test_unknown_connections_are_not_found(tmp_path: Path) -> None:

@@ -51,6 +51,7 @@ from dosvoces.web.server import HttpServer
 log = structlog.get_logger(__name__)
 
 INBOX_URL = "inbox:"
+RTP_HEADERS_KEPT = 2000  # of each connection, the newest: ten seconds both ways
 DEFAULT_PING_S = 30.0
 
 
@@ -259,6 +260,7 @@ def _relay(settings: Settings) -> MediaRelay:
             port_range=media.ports,
             workers=_cores() if media.workers == "auto" else media.workers,
             silence_s=media.silence_s,
+            headers=RTP_HEADERS_KEPT if media.capture_headers else 0,
         )
     )
 

@@ -377,7 +377,7 @@ def _show_capture(settings: "Settings", connection: str, *, as_ladder: bool, pca
         )
     capture = unpack(packed)
     if pcap_file is not None:
-        content = pcap(capture.messages)
+        content = pcap(capture)
         sys.stdout.buffer.write(content) if str(pcap_file) == "-" else pcap_file.write_bytes(content)
     if as_ladder:
         typer.echo(ladder(capture))

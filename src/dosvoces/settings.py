@@ -168,6 +168,16 @@ class Media(_Section):
     """What is done about a silent leg: `note` records it, `hangup` ends the leg as failed. Phones that send nothing
     while nobody speaks look silent."""
 
+    capture_headers: bool = False
+    """Whether the newest 2,000 RTP headers of each connection, never the audio, are kept beside its SIP messages for
+    `dosvoces show ID --pcap`. For looking into trouble: it costs memory and CPU."""
+
+    @model_validator(mode="after")
+    def _can_capture(self) -> Self:
+        if self.capture_headers and self.relay != "worker":
+            raise ValueError('`capture_headers` needs `relay = "worker"`: rtpengine keeps its packets to itself')
+        return self
+
     @model_validator(mode="after")
     def _has_daemons(self) -> Self:
         if self.relay == "rtpengine" and not self.rtpengine:

@@ -35,10 +35,12 @@ class Captured(NamedTuple):
     ours: bool
     """Whether we sent it."""
     transport: str
-    """`udp`, `tcp` or `tls`."""
+    """`udp`, `tcp` or `tls` of SIP, `rtp` of audio."""
     here: Endpoint
     peer: Endpoint
     data: bytes
+    size: int = 0
+    """Bytes of the whole, where `data` is only its beginning; 0: it is all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +50,21 @@ class Capture:
     messages: tuple[Captured, ...]
     dropped: int = 0
     """Older ones that found no more room."""
+    packets: tuple[Captured, ...] = ()
+    """The heads of RTP packets, if they were asked for."""
 
 
 class Ring:
     """Collects a connection's messages; when it is full the oldest go."""
 
-    __slots__ = ("_bytes", "_messages", "dropped")
+    __slots__ = ("_bytes", "_messages", "dropped", "packets")
 
     def __init__(self) -> None:
         self._messages: deque[Captured] = deque()
         self._bytes = 0
         self.dropped = 0
+        self.packets: list[Captured] = []
+        """Heads of RTP packets; whoever adds them keeps them few."""
 
     def add(self, message: Captured) -> None:
         messages = self._messages
@@ -70,7 +76,7 @@ class Ring:
 
     @property
     def capture(self) -> Capture:
-        return Capture(tuple(self._messages), self.dropped)
+        return Capture(tuple(self._messages), self.dropped, tuple(self.packets))
 
 
 # What whoever sees a capture must not read: from a digest's answer the password can be guessed (RFC 7616 §5.10), and an
@@ -99,27 +105,29 @@ def _cross_out(match: re.Match[bytes]) -> bytes:
 
 def pack(capture: Capture) -> bytes:
     """The capture as the record keeps it: redacted and compressed, about 1.5 kB a connection."""
-    rows = [
-        [m.at_us, int(m.ours), m.transport, *m.here, *m.peer, redacted(m.data).decode("latin-1")]
-        for m in capture.messages
-    ]
-    text = json.dumps([capture.dropped, rows], separators=(",", ":")).encode()
+    rows = [_row(m, redacted(m.data)) for m in capture.messages]
+    packets = [[*_row(p, p.data), p.size] for p in capture.packets]
+    text = json.dumps([capture.dropped, rows, packets], separators=(",", ":")).encode()
     compressor = zlib.compressobj(1, zlib.DEFLATED, WINDOW_BITS, MEMORY_LEVEL)
     return compressor.compress(text) + compressor.flush()
+
+
+def _row(m: Captured, data: bytes) -> list[object]:
+    return [m.at_us, int(m.ours), m.transport, *m.here, *m.peer, data.decode("latin-1")]
 
 
 def unpack(packed: bytes) -> Capture:
     """What `pack` made. Raises `NotACapture` for anything else."""
     try:
         text = zlib.decompressobj().decompress(packed, MAX_PACKED)
-        dropped, rows = json.loads(text)
-        return Capture(tuple(_messages(rows)), int(dropped))
+        dropped, rows, packets = json.loads(text)
+        return Capture(tuple(_messages(rows)), int(dropped), tuple(_messages(packets)))
     except (zlib.error, ValueError, TypeError) as error:
         raise NotACapture(f"not a capture: {error}") from error
 
 
 def _messages(rows: Iterable[list[object]]) -> Iterable[Captured]:
-    for at_us, ours, transport, here, here_port, peer, peer_port, data in rows:
+    for at_us, ours, transport, here, here_port, peer, peer_port, data, *size in rows:
         yield Captured(
             at_us=int(str(at_us)),
             ours=bool(ours),
@@ -127,4 +135,5 @@ def _messages(rows: Iterable[list[object]]) -> Iterable[Captured]:
             here=(str(here), int(str(here_port))),
             peer=(str(peer), int(str(peer_port))),
             data=str(data).encode("latin-1"),
+            size=int(str(size[0])) if size else 0,
         )

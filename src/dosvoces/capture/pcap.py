@@ -7,9 +7,8 @@ stream. Checksums are left 0, which readers take for offloaded.
 
 import ipaddress
 import struct
-from collections.abc import Iterable
 
-from dosvoces.capture import Captured
+from dosvoces.capture import Capture, Captured
 
 MAGIC = 0xA1B2C3D4  # microseconds, our byte order
 LINKTYPE_RAW = 101  # the packet begins with the IP header, version 4 or 6 (IANA's registry of link types)
@@ -19,13 +18,14 @@ HOPS = 64
 MAX_PAYLOAD = 65_535 - 20 - 8  # what an IPv4 packet has room for beside its headers
 
 
-def pcap(messages: Iterable[Captured]) -> bytes:
-    """The whole file."""
+def pcap(capture: Capture) -> bytes:
+    """The whole file: SIP messages and the heads of RTP packets, by their time."""
     parts = [struct.pack("=IHHiIII", MAGIC, 2, 4, 0, 0, SNAP_LENGTH, LINKTYPE_RAW)]
-    for message in messages:
+    for message in sorted((*capture.messages, *capture.packets), key=lambda captured: captured.at_us):
         packet = _ip(message)
+        missing = max(0, message.size - len(message.data))
         seconds, microseconds = divmod(message.at_us, 1_000_000)
-        parts.append(struct.pack("=IIII", seconds, microseconds, len(packet), len(packet)))
+        parts.append(struct.pack("=IIII", seconds, microseconds, len(packet), len(packet) + missing))
         parts.append(packet)
     return b"".join(parts)
 
@@ -33,12 +33,14 @@ def pcap(messages: Iterable[Captured]) -> bytes:
 def _ip(message: Captured) -> bytes:
     source, target = (message.here, message.peer) if message.ours else (message.peer, message.here)
     data = message.data[:MAX_PAYLOAD]
-    datagram = struct.pack("!HHHH", source[1], target[1], 8 + len(data), 0) + data
+    # The lengths are those of the whole packet, as a capture with a snap length has them.
+    length = 8 + min(max(len(data), message.size), MAX_PAYLOAD)
+    datagram = struct.pack("!HHHH", source[1], target[1], length, 0) + data
     from_, to = ipaddress.ip_address(source[0]), ipaddress.ip_address(target[0])
     if from_.version == 4 and to.version == 4:
-        head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(datagram), 0, 0, HOPS, UDP, 0)
+        head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + length, 0, 0, HOPS, UDP, 0)
         return head + from_.packed + to.packed + datagram
-    head = struct.pack("!IHBB", 6 << 28, len(datagram), UDP, HOPS)
+    head = struct.pack("!IHBB", 6 << 28, length, UDP, HOPS)
     return head + _as_ipv6(from_) + _as_ipv6(to) + datagram
 
 

@@ -26,6 +26,11 @@ class Recorder:
         if ring is not None:
             ring.add(message)
 
+    def add_rtp(self, connection_id: ConnectionId, head: Captured) -> None:
+        """Take the head of an RTP packet of this connection."""
+        if (ring := self._rings.get(connection_id)) is not None:
+            ring.packets.append(head)
+
     def end(self, connection_id: ConnectionId) -> bytes | None:
         """Stop, and give what was recorded (`capture.pack`); `None` if nothing was."""
         ring = self._rings.pop(connection_id, None)

@@ -23,7 +23,7 @@ from dosvoces.carriers.trunks import Trunk, Trunks, learn, reached_nobody
 from dosvoces.carriers.upkeep import USUAL, Times, Upkeep
 from dosvoces.errors import CarrierError, MediaError
 from dosvoces.events import Dialed, Ended, Event, Unjoined, Unreached
-from dosvoces.media import Digit, Heard, Lost, MediaRelay, RelayEvent, Silent, Statistics
+from dosvoces.media import Digit, Headers, Heard, Lost, MediaRelay, RelayEvent, Silent, Statistics
 from dosvoces.model import ConnectionId, EndReason, LegId, Note, PhoneNumber, Side
 from dosvoces.sip import sdp
 from dosvoces.sip.agent import Agent, SipTransportError
@@ -324,6 +324,11 @@ class SipCarrier:
                 session = self._sessions.get(connection_id)
                 if self._hang_up_silent and session is not None and (leg := session.legs.get(side)) is not None:
                     leg.fail(f"no audio for {for_s:.0f} s")
+            case Headers(connection_id=connection_id, headers=headers):
+                for h in headers:
+                    here, peer = (h.here.host, h.here.port), (h.peer.host, h.peer.port)
+                    head = Captured(h.at_us, h.ours, "rtp", here, peer, h.header, h.size)
+                    self._recorder.add_rtp(connection_id, head)
             case Lost(connection_id=connection_id, why=why):
                 session = self._sessions.get(connection_id)
                 if session is not None and not session.lost:

@@ -116,7 +116,33 @@ class Silent:
     for_s: float
 
 
-RelayEvent = Digit | Heard | Lost | Silent
+@dataclass(frozen=True, slots=True)
+class RtpHeader:
+    """The head of one packet, as it went over the wire."""
+
+    at_us: int
+    """Microseconds since 1970, UTC."""
+    side: Side
+    ours: bool
+    """Whether the relay sent it."""
+    size: int
+    """Bytes of the whole packet."""
+    here: Address
+    """Of ours, as SDP says it."""
+    peer: Address
+    header: bytes
+    """The fixed header (RFC 3550 §5.1), or what there was of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Headers:
+    """The newest packets of a connection that is being released, from a relay that was told to keep them."""
+
+    connection_id: ConnectionId
+    headers: tuple[RtpHeader, ...]
+
+
+RelayEvent = Headers | Digit | Heard | Lost | Silent
 
 
 class MediaRelay(Protocol):

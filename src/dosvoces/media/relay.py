@@ -4,11 +4,24 @@ import asyncio
 import logging
 import socket
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from dosvoces.errors import MediaError, NotAllowed
-from dosvoces.media import Address, Digit, Format, Heard, Lost, MediaRelay, RelayEvent, Silent, Srtp, Statistics
+from dosvoces.media import (
+    Address,
+    Digit,
+    Format,
+    Headers,
+    Heard,
+    Lost,
+    MediaRelay,
+    RelayEvent,
+    RtpHeader,
+    Silent,
+    Srtp,
+    Statistics,
+)
 from dosvoces.media.process import WorkerProcess
 from dosvoces.media.wire import Message
 from dosvoces.model import ConnectionId, Side
@@ -38,6 +51,8 @@ class MediaSettings:
     rest_s: float = 30.0
     """How long a port is not given again after its connection is over."""
     silence_s: float = 30.0
+    headers: int = 0
+    """How many RTP headers of each connection are kept and told at its release; never the audio."""
     """How long a side that should send may be quiet before that is told; 0: for ever."""
 
     @property
@@ -252,7 +267,7 @@ class WorkerRelay(MediaRelay):
         low, high = self._settings.port_range
         await process.start(
             *(self._settings.bind_host, low, high, slot.index, len(self._slots), resting),
-            *(self._settings.rest_s, self._settings.silence_s),
+            *(self._settings.rest_s, self._settings.silence_s, self._settings.headers),
         )
         slot.process, slot.started_at = process, loop.time()
         self._up.set()
@@ -303,8 +318,15 @@ class WorkerRelay(MediaRelay):
             case ["silent", str(connection_id), str(side), int() | float() as for_s]:
                 if connection_id in self._calls:
                     self._report(Silent(ConnectionId(connection_id), Side(side), float(for_s)))
+            case ["headers", str(connection_id), int(a), int(b), list(rows)]:
+                self._report(Headers(ConnectionId(connection_id), tuple(self._headers(rows, {"a": a, "b": b}))))
             case _:
                 _log.error("the media worker said what the relay does not know: %r", message[:1])
+
+    def _headers(self, rows: list[Message], ports: dict[str, int]) -> Iterator[RtpHeader]:
+        for at_us, side, ours, size, host, port, header in rows:
+            here = Address(self._settings.advertised_host, ports[side])
+            yield RtpHeader(at_us, Side(side), ours, size, here, Address(host, port), bytes.fromhex(header))
 
 
 def _unheard(event: RelayEvent) -> None:

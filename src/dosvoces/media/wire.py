@@ -3,14 +3,16 @@ What the server and its media worker say to each other: JSON lists over a Unix S
 
 A datagram holds one message or several, each on a line of its own: waking the other process is most of what one costs.
 
-Server to worker: `["start", host, low, high, index, count, [resting port …], rest_s, silence_s]` first (this worker
-has every count-th even port of the range; `silence_s` 0: silence is not watched), `["reserve", n, connections]` (done
-with as many pairs of ports as there is room for), `["allocate", id, country, first port of a reserved pair]`,
+Server to worker: `["start", host, low, high, index, count, [resting port …], rest_s, silence_s, headers]` first (this
+worker has every count-th even port of the range; `silence_s` 0: silence is not watched; so many RTP headers of each
+connection are kept), `["reserve", n, connections]` (done with as many pairs of ports as there is room for),
+`["allocate", id, country, first port of a reserved pair]`,
 `["connect", id, side, host or null, port, name, payload type, rate, dtmf or null, packet_ms, sends, RTCP port
 or null, [suite, our key, its key] or null]` (keys are hexadecimal),
 `["play", id, side]`, `["stop", id, side]`, `["join", n, id]`, `["release", n, id]`, `["ping", n]`.
 Worker to server: `["done", n, …]` or `["failed", n, why]` for each n; `["digit", id, side, digit, ms]`,
-`["heard", id, side, host, port]`, `["silent", id, side, seconds]`, `["trouble", text]`. The end of the socket ends the
+`["heard", id, side, host, port]`, `["silent", id, side, seconds]`, before a release is done
+`["headers", id, port of A, port of B, [header …]]` (`headers.py`), `["trouble", text]`. The end of the socket ends the
 worker.
 """
 

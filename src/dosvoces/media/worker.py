@@ -24,6 +24,7 @@ from typing import Any
 from dosvoces.errors import MediaError
 from dosvoces.media import Digit, Format, Heard, Silent, Srtp, Statistics
 from dosvoces.media.gate import RtcpGate, SecureGate, Send, sealing
+from dosvoces.media.headers import HeaderRing, ReceiveInto
 from dosvoces.media.incoming import MAX_PACKET
 from dosvoces.media.ports import PortPair, PortPool
 from dosvoces.media.session import Line, Session
@@ -61,9 +62,10 @@ Where it isn't plain RTP, a gate is both lock and line.
 class Call:
     """A session with its sockets."""
 
-    __slots__ = ("ports", "senders", "session")
+    __slots__ = ("headers", "ports", "senders", "session")
 
-    def __init__(self, session: Session, ports: dict[Side, PortPair]) -> None:
+    def __init__(self, session: Session, ports: dict[Side, PortPair], headers: HeaderRing | None) -> None:
+        self.headers = headers
         self.session = session
         self.ports = ports
         self.senders: dict[Side, Send] = {}
@@ -89,6 +91,7 @@ class Worker:
         self._pool = PortPool("", [])
         self._next_tick = self._next_settle = 0.0
         self._silence_s = math.inf
+        self._headers = 0  # kept of each connection
         self._troubles = 0
         self._over = False
         self._commands: dict[str, Callable[..., None]] = {
@@ -220,8 +223,10 @@ class Worker:
         resting: list[int],
         rest_s: float,
         silence_s: float,
+        headers: int,
     ) -> None:
         self._silence_s = silence_s or math.inf
+        self._headers = headers
         ports = list(range(low + low % 2, high, 2))[index::count]
         self._pool = PortPool(host, ports, rest_s=rest_s)
         self._pool.avoid(resting, time.monotonic())
@@ -255,7 +260,8 @@ class Worker:
         ports = self._reserved.pop(first_port)
         if not self._calls:
             self._next_settle = now + SETTLE_S
-        call = Call(Session(id, country, self._report, _entropy, silence_s=self._silence_s), ports)
+        session = Session(id, country, self._report, _entropy, silence_s=self._silence_s)
+        call = Call(session, ports, HeaderRing(self._headers) if self._headers else None)
         self._calls[id] = call
         self._wire(call)
         for pair in ports.values():
@@ -267,10 +273,14 @@ class Worker:
         lines = call.session.lines
         for side, pair in call.ports.items():
             shield = lines[side].shield
-            call.senders[side] = pair.rtp.sendto if shield is None else sealing(shield, pair.rtp.sendto)
+            send: Send = pair.rtp.sendto if call.headers is None else call.headers.sending(side, pair.rtp.sendto)
+            call.senders[side] = send if shield is None else sealing(shield, send)
         for side, pair in call.ports.items():
             line, send = lines[side], call.senders[side.other]
-            receive_into, receive = pair.rtp.recvfrom_into, line.incoming.receive
+            receive_into: ReceiveInto = pair.rtp.recvfrom_into
+            if call.headers is not None:
+                receive_into = call.headers.receiving(side, receive_into)
+            receive = line.incoming.receive
             if line.shield is None:
                 self._sockets[pair.rtp.fileno()] = (line.lock, line, receive_into, receive, send)
             else:
@@ -338,6 +348,8 @@ class Worker:
                 self._epoll.unregister(opened.fileno())
                 del self._sockets[opened.fileno()]
             self._pool.rest(pair, now)
+        for portion in call.headers.messages() if call.headers is not None else []:
+            self._tell("headers", id, call.ports[Side.A].port, call.ports[Side.B].port, portion)
         sides = call.session.end()
         self._done(number, *([getattr(sides[side], name) for name in _FIGURES] for side in Side))
 
