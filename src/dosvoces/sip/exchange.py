@@ -31,6 +31,9 @@ class Line(Protocol):
     request_lines: tuple[str, ...]
     token: Callable[[], str]
 
+    def trusts(self, host: str) -> bool:
+        """Whether the address is a configured peer's."""
+
 
 class Account:
     """
@@ -134,6 +137,9 @@ class Exchange:
         self._line = line
         self._method = method
         self._done = done
+        # A Contact may lead anywhere, and a digest can be guessed at: only the trunk, or whom we chose, gets one.
+        if account is not None and destination is None and not _trusted(line, dialog, dialog.destination):
+            account = None
         self._account = account
         self._body = body
         self._content_type = content_type
@@ -161,7 +167,8 @@ class Exchange:
         """Send the ACK of a 2xx to this INVITE in the dialog that it made (RFC 3261 §13.2.2.4)."""
         assert isinstance(self.transaction, InviteClient)
         destination = dialog.destination
-        data = ack(self._line, dialog, destination, response.cseq, self._authorization)
+        authorization = self._authorization if _trusted(self._line, dialog, destination) else ()
+        data = ack(self._line, dialog, destination, response.cseq, authorization)
         self.transaction.acknowledge(tag(response.header("to")), data, destination)
 
     def cancel(self, extra: tuple[str, ...] = ()) -> None:
@@ -273,6 +280,11 @@ class Exchange:
 
     def _authorize(self, account: Account) -> None:
         self._authorization = account.lines(self._method, self.dialog.route()[0], self._body)
+
+
+def _trusted(line: Line, dialog: Dialog, hop: Hop) -> bool:
+    """Whether our digest may go there: a proxy of the trunk's own that recorded its route is believed, too."""
+    return hop.host == dialog.fallback.host or bool(dialog.route_set) or line.trusts(hop.host)
 
 
 def ack(line: Line, dialog: Dialog, destination: Hop, cseq: int, authorization: tuple[str, ...] = ()) -> bytes:

@@ -35,7 +35,8 @@ from .uri import DEFAULT_TLS_PORT
 
 MAX_INCOMING = 2_000  # open calls; a further INVITE of a peer is answered 503
 MAX_HOSTS = 32  # addresses that one call may bring
-MAX_REMEMBERED = 20_000  # server transactions; beyond, an answer is sent once and not kept for repeats
+MAX_REMEMBERED = 10_000  # server transactions; beyond, an answer is sent once and not kept for repeats
+MAX_KEPT_ANSWER = 4_096  # bytes; one that repeats more of the peer's own headers isn't kept either
 MAX_STRAYS = 1_000  # answers that nobody remembers, being hung up at a time; further ones are dropped
 
 
@@ -256,7 +257,7 @@ class UserAgent:
 
     def hears(self, host: str) -> bool:
         """Whether messages from this address are looked at."""
-        return self._is_peer(host) or host in self._heard
+        return self.trusts(host) or host in self._heard
 
     def in_use(self, hop: Hop) -> bool:
         """Whether a call or a request that has no answer depends on `hop`. Looks at all of them: for rare moments."""
@@ -279,7 +280,7 @@ class UserAgent:
         if transaction is not None:
             if transaction.takes(response):
                 transaction.receive(response)
-        elif response.cseq_method == "INVITE" and 200 <= response.code < 300 and self._is_peer(source.host):
+        elif response.cseq_method == "INVITE" and 200 <= response.code < 300 and self.trusts(source.host):
             call = self.calls.get(tag(response.header("from")))
             if call is not None and call.has_answer(response):
                 call.acknowledge_again(response)
@@ -309,17 +310,18 @@ class UserAgent:
         call = self.calls.get(to_tag)
         if call is not None and self._is_of(call, request, source):
             call.serve(request, source, key)
-        elif request.method != "ACK" and self._is_peer(source.host):
+        elif request.method != "ACK" and self.trusts(source.host):
             self.reply(request, source, key, 481)
 
     def _is_of(self, call: Call, request: Request, source: Hop) -> bool:
         return (
             request.header("call-id") == call.call_id
             and call.knows(tag(request.header("from")))
-            and (source.host in call.peers or self._is_peer(source.host))
+            and (source.host in call.peers or self.trusts(source.host))
         )
 
-    def _is_peer(self, host: str) -> bool:
+    def trusts(self, host: str) -> bool:
+        """Whether the literal address is a configured peer's."""
         return self._peers is None or host in self._peers
 
     def _cancel(self, request: Request, source: Hop, key: str) -> None:
@@ -327,12 +329,12 @@ class UserAgent:
         if isinstance(server, InviteServer):
             self.reply(request, source, key, 200, to_tag=self.token())
             server.cancelled(request.header("reason"))
-        elif self._is_peer(source.host):
+        elif self.trusts(source.host):
             self.reply(request, source, key, 481)
 
     def _begin(self, request: Request, source: Hop, key: str) -> None:
         """A request outside of any dialog."""
-        if request.method == "ACK" or not self._is_peer(source.host):
+        if request.method == "ACK" or not self.trusts(source.host):
             return
         refused = refusal(request)
         if refused is not None:
@@ -370,7 +372,7 @@ class UserAgent:
         """Answer `request` for good; repeats of it get the same answer."""
         head = ReplyHead(request, source, to_tag or self.token())
         data = head.compose(code, lines=(*lines, *self.server_lines), body=body)
-        if len(self.wire.servers) >= MAX_REMEMBERED:
+        if len(self.wire.servers) >= MAX_REMEMBERED or len(data) > MAX_KEPT_ANSWER:
             # RFC 3261 §8.2.7, a stateless server: a flood under a peer's name must not fill the memory.
             self.wire.send(data, head.destination)
         elif request.method == "INVITE":
@@ -383,7 +385,7 @@ class UserAgent:
     def learn(self, call: Caller, hosts: Iterable[str]) -> None:
         """Hear these addresses for as long as the call lives, and a while longer."""
         for host in hosts:
-            if not self._is_peer(host) and host not in call.peers and len(call.peers) < MAX_HOSTS:
+            if not self.trusts(host) and host not in call.peers and len(call.peers) < MAX_HOSTS:
                 call.peers.add(host)
                 self._heard[host] = self._heard.get(host, 0) + 1
 
