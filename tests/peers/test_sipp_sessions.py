@@ -1,5 +1,6 @@
 """Within a call, with real phones: session timers, reliable answers, glare, and what is refused (RFC 4028, 3262)."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,18 @@ async def test_answer_in_a_reliable_183_and_a_200_without_any(tmp_path: Path) ->
     racks = [m.header("RAck") for m in t.b.received("PRACK")]
     assert list(dict.fromkeys(racks)) == ["4711 1 INVITE", "4712 1 INVITE"]
     assert len(t.entries("ringing", Side.B)) >= 1
+
+
+async def test_other_media_offered_before_the_answer(tmp_path: Path) -> None:
+    """As networks do that play an announcement first: 183, PRACK, UPDATE, 200."""
+    async with trial(tmp_path, a=ANSWERS, b=Phone("update_before_answer")) as t:
+        response = await t.post()
+    assert response.status_code == 200
+    assert (t.outcome, t.ended_by) == ("completed", "b")
+    (answer,) = [m for m in t.b.messages if not m.sent and m.status == 200 and m.method == "UPDATE"]
+    (invite,) = t.b.received("INVITE")
+    port = re.findall(r"m=audio (\d+) ", invite.body)
+    assert re.findall(r"m=audio (\d+) RTP/AVP 8 101\r", answer.body) == port
 
 
 async def test_we_refresh_by_update_and_answer_the_challenge(tmp_path: Path) -> None:
