@@ -588,3 +588,66 @@ async def test_long_message_goes_over_udp_where_tcp_is_refused() -> None:
         call.hangup()
         assert await soon(party.ended) == HUNG_UP
     await phone.agent.close()
+
+
+async def test_no_descriptor_left_is_a_pause(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(connections_module, "ACCEPT_PAUSE_S", 0.05)
+    async with Phone.open() as phone:
+        (listener,) = phone.agent._connections._listeners
+
+        class Exhausted:
+            """The listener in a process that may open no more."""
+
+            def accept(self) -> None:
+                raise OSError(24, "Too many open files")
+
+            def fileno(self) -> int:
+                return listener.fileno()
+
+        phone.agent._connections._acceptable(Exhausted(), "tcp")  # type: ignore[arg-type]
+        assert "cannot accept a connection" in caplog.text
+        phone.agent._connections._accept_again(listener, "tcp")
+        async with Raw.open(phone.tcp) as raw:
+            raw.writer.write(raw.options(1))
+            assert (await raw.next()).cseq == 1
+
+
+async def test_limits_of_what_peers_may_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections_module, "MAX_ACCEPTED_PER_HOST", 1)
+    async with Phone.open() as phone, Raw.open(phone.tcp) as first:
+        first.writer.write(first.options(1))
+        assert (await first.next()).cseq == 1
+        async with Raw.open(phone.tcp) as second:
+            assert await second.closed()
+        first.writer.write(first.options(2))
+        assert (await first.next()).cseq == 2
+
+
+async def test_plain_words_to_a_tls_port_are_no_connection(authority: Authority) -> None:
+    async with Phone.open(tls=shown(authority.certificate(HOST))) as phone:
+        async with Raw.open(phone.tls("")) as raw:
+            raw.writer.write(raw.options(1))
+            await raw.closed()
+        assert phone.agent.connections == 0
+
+
+async def test_hops_that_need_nothing_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections_module, "MAX_LINES", 2)
+    async with caller() as agent:
+        for number in range(4):
+            party = Party()
+            agent.invite(invitation(Hop(HOST, 1 + number, "tcp"), f"leg-{number}"), party)
+            await soon(party.ended)
+        assert len(agent._connections._lines) <= 2
+
+
+async def test_our_port_that_another_program_has_is_no_hindrance() -> None:
+    async with Phone.open() as phone, caller() as agent:
+        with socket.socket() as other:
+            other.bind(agent.local)
+            other.listen()
+            party = Party()
+            call = agent.invite(invitation(phone.tcp), party)
+            await soon(party.answered.wait())
+            call.hangup()
+            assert await soon(party.ended) == HUNG_UP

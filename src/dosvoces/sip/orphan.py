@@ -99,6 +99,10 @@ class StrayAnswer:
             return False
         return len(vias) == 1 and vias[0].startswith(ours) and bool(target_of(response))
 
+    @property
+    def waits(self) -> bool:
+        return False
+
     def takes(self, response: Response) -> bool:
         return 200 <= response.code < 300
 

@@ -54,6 +54,10 @@ class Client(Protocol):
 
     destination: Hop
 
+    @property
+    def waits(self) -> bool:
+        """Whether the request has yet to be answered."""
+
     def takes(self, response: Response) -> bool:
         """Whether the response, whose branch is known to fit, is to this request (RFC 3261 §17.1.3)."""
 
@@ -170,6 +174,10 @@ class InviteClient:
         wire.send(data, destination)
         self._repeat: Timer | None = None if destination.transport != "udp" else wire.after(T1, self._timer_a)
         self._deadline: Timer | None = wire.after(silence_limit, self._timer_b)
+
+    @property
+    def waits(self) -> bool:
+        return self.state in (State.CALLING, State.PROCEEDING)
 
     def takes(self, response: Response) -> bool:
         """Whether the response is to this request (RFC 3261 §17.1.3); its branch is known to be."""
@@ -318,6 +326,10 @@ class NonInviteClient:
         wire.send(data, destination)
         self._repeat: Timer | None = None if destination.transport != "udp" else wire.after(T1, self._timer_e)
         self._deadline = wire.after(limit, self._timer_f)
+
+    @property
+    def waits(self) -> bool:
+        return self.state is not State.TERMINATED
 
     def takes(self, response: Response) -> bool:
         """Whether the response is to this request (RFC 3261 §17.1.3); its branch is known to be."""

@@ -262,7 +262,7 @@ class UserAgent:
     def in_use(self, hop: Hop) -> bool:
         """Whether a call or a request that has no answer depends on `hop`. Looks at all of them: for rare moments."""
         return any(call.hop[:4] == hop[:4] for call in self.calls.values()) or any(
-            client.destination[:4] == hop[:4] for client in self.wire.clients.values()
+            client.waits and client.destination[:4] == hop[:4] for client in self.wire.clients.values()
         )
 
     def advance(self, now: float) -> None:
