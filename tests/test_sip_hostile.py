@@ -436,8 +436,9 @@ def test_other_readers_take_time_in_proportion_to_size(fill: str) -> None:
 
 
 def test_the_largest_message_is_read_in_no_time() -> None:
-    """64 KiB of the most laborious kinds: 20 ms of CPU each at most, so that one peer can't stop the others' calls."""
+    """64 KiB of the most laborious kinds take a small multiple of 64 KiB of plain headers."""
     lines = {
+        "plain": "X-Header: some value\r\n" + "Y: " + "y" * 8_000 + "\r\n",
         "blanks beside a fold": "X: a" + " " * 8_000 + "b\r\n c\r\n",
         "commas": "Contact: " + "<sip:a>," * 1_000 + "\r\n",
         "quotes": 'Contact: "' + '\\"' * 4_000 + "\r\n",
@@ -449,4 +450,4 @@ def test_the_largest_message_is_read_in_no_time() -> None:
     for name, line in lines.items():
         data = (head + "CSeq: 1 OPTIONS\r\n" + line * ((MAX_MESSAGE - 300) // len(line)) + "\r\n").encode()
         took[name] = cost(receive, data, 1)
-    assert {name: seconds for name, seconds in took.items() if seconds > 0.02} == {}
+    assert {name: seconds for name, seconds in took.items() if seconds > 60 * took["plain"]} == {}

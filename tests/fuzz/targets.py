@@ -86,16 +86,24 @@ def _uri(uri: str) -> None:
 
 
 def agent(data: bytes) -> None:
-    """A user agent amid calls: `@TAG@`, `@BRANCH@` and `@CALL@` in `data` stand for those of its first call."""
+    """
+    A user agent amid calls: `@TAG@`, `@TAG2@` and `@TAG3@` in `data` stand for our tags in the call that is up, the one
+    that we ring and the one that rings here; `@BRANCH@` for the second's, `@CALL@` for the Call-ID of all.
+    """
     stage = Stage(answers_calls=True)
     call, _invite = stage.talking()
     ringing = stage.invite(Credentials("user", "secret"))
     second = stage.request()
+    stage.ask("INVITE", local_tag="", branch="z9hG4bKringing", body=SDP)
+    incoming = stage.incoming[0]
+    if len(data) % 2:
+        incoming.answer(SDP)
     branch = second.header("via").rpartition("=")[2].encode()
     for piece in data.split(b"\x00\x00")[:4]:
         for found, meant in (
             (b"@TAG@", call.local_tag.encode()),
             (b"@TAG2@", ringing.local_tag.encode()),
+            (b"@TAG3@", incoming.local_tag.encode()),
             (b"@BRANCH@", branch),
             (b"@CALL@", b"leg-a"),
         ):
@@ -218,6 +226,7 @@ def _to_the_agent() -> tuple[bytes, ...]:
         head, colon, rest = each.partition(b"Call-ID: ")
         seeds.append(head + colon + b"@CALL@" + rest[rest.index(b"\r\n") :])
         seeds.append(seeds[-1].replace(b"@TAG@", b"@TAG2@"))
+        seeds.append(seeds[-2].replace(b"@TAG@", b"@TAG3@").replace(b"CSeq: 3 ACK", b"CSeq: 1 ACK"))
     return tuple(seeds)
 
 
