@@ -6,7 +6,6 @@ object. `"moments": true` adds when each connection was asked for and joined, on
 """
 
 import asyncio
-import gc
 import json
 import logging
 import os
@@ -22,6 +21,7 @@ import structlog
 import uvloop
 
 from bench.processes import children, cpu_s, rss_kib, spread
+from dosvoces.app import calm_collector
 from dosvoces.carriers.sip import SipCarrier
 from dosvoces.carriers.trunks import Trunk
 from dosvoces.core import Connection
@@ -141,7 +141,7 @@ async def run(
         limits=Limits(max_connections=100_000),
     )
     await switchboard.start()
-    gc.collect()
+    calm_collector()  # as the service does
     workers, total = children(os.getpid()), round(rate * seconds)
     before = _Use.now(workers)
     offered_s = await _offer(switchboard, watch, rate=rate, total=total)

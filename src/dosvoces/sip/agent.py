@@ -8,8 +8,8 @@ call.
 
 import asyncio
 import logging
+import os
 import random
-import secrets
 import socket
 from collections.abc import Callable, Iterable
 from datetime import datetime
@@ -431,7 +431,7 @@ class Agent:
 
 
 def _token() -> str:
-    return secrets.token_hex(8)  # RFC 3261 §19.3 asks for 32 random bits, these are 64
+    return os.urandom(8).hex()  # RFC 3261 §19.3 asks for 32 random bits, these are 64
 
 
 async def _resolve(host: str, port: int, family: socket.AddressFamily) -> Address:

@@ -9,6 +9,7 @@ are ours.
 import ipaddress
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from .description import (
     EVENT,
@@ -55,6 +56,7 @@ __all__ = [
 ]
 
 DEFAULT_PACKET_MS = 20  # RFC 3551 §4.2
+MAX_LITERAL = 64  # characters of an IP address, a zone included; what is longer is not kept
 PACKET_MS = range(5, 201)  # what we believe of an `a=ptime`
 
 OPUS = Codec("opus", 96, 48000, 2, "useinbandfec=1")
@@ -305,13 +307,21 @@ def _chosen(audio: Media, codec: Codec | None, ours: Direction, keys: Keys | Non
 def _check_host(host: str) -> None:
     if not host:
         raise NotAcceptable("no connection address (c=) for the audio")
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
+    multicast = _is_multicast(host) if len(host) <= MAX_LITERAL else None
+    if multicast is None:
         # RFC 8866 §5.7 allows a name, but media must not wait for a resolver.
-        raise NotAcceptable(f"the audio's address is {host[:60]!r}, not a literal IP address") from None
-    if address.is_multicast:
-        raise NotAcceptable(f"the audio's address {address} is multicast")
+        raise NotAcceptable(f"the audio's address is {host[:60]!r}, not a literal IP address")
+    if multicast:
+        raise NotAcceptable(f"the audio's address {host} is multicast")
+
+
+@lru_cache(maxsize=1024)
+def _is_multicast(host: str) -> bool | None:
+    """`None` if it is no literal address. A carrier's media come from few addresses; reading one takes 10 µs."""
+    try:
+        return ipaddress.ip_address(host).is_multicast
+    except ValueError:
+        return None
 
 
 def _attributes(codecs: Iterable[Codec], direction: Direction) -> list[str]:
