@@ -1,6 +1,7 @@
 """Whole calls with sound over each transport and both families; dead and untrusted trunks; our address behind a NAT."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -173,3 +174,13 @@ async def test_address_that_nobody_tells_is_a_warning() -> None:
     ):
         (warning,) = carrier.warnings()
         assert warning.startswith("the public address can't be asked of the STUN server: ")
+
+
+async def test_tls_port_that_is_taken_is_named(tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        port = other.getsockname()[1]
+        trunk = Trunk("main", "127.0.0.1", 5061, transport="tls")
+        with pytest.raises(CarrierError, match=rf"and TLS port {port}: .* in use; change sip.bind, sip.tls_port or"):
+            async with carried(trunk, host="127.0.0.1", tls=Tls(port=port)):
+                raise AssertionError

@@ -122,8 +122,11 @@ class SipCarrier:
             raise CarrierError(f"{error}; see tls_ca_file, tls_certificate_file and tls_key_file in [sip]") from error
         except OSError as error:
             host, port = self._bind
+            where, change = f"{host}:{port}", "sip.bind"
+            if self._tls is not None and self._tls.listen:
+                where, change = f"{where} and TLS port {self._tls.port}", "sip.bind, sip.tls_port"
             raise CarrierError(
-                f"can't listen for SIP on {host}:{port}: {error.strerror or error}; change sip.bind or free the port"
+                f"can't listen for SIP on {where}: {error.strerror or error}; change {change} or free the port"
             ) from error
         try:
             await self._relay.start(self._media_happened)
