@@ -270,8 +270,9 @@ def answers_at_most(data: bytes, foreign: bool) -> int:
     """How many messages one message may bring about."""
     if not foreign:
         return 3  # the ACK of a 200, a BYE and the CANCEL's or INVITE's end, at worst
-    # A 2xx to an INVITE of ours that nobody remembers gets ACK and BYE; a request gets one answer.
-    return 2 if data.lstrip(b"\r\n")[:4].upper() == b"SIP/" else 1
+    # A 2xx to an INVITE of ours that nobody remembers gets ACK and BYE; a CANCEL may meet an INVITE that was broken in
+    # the same way, which then gets its 487; any other request gets one answer.
+    return 2 if data.lstrip(b"\r\n")[:4].upper() in (b"SIP/", b"CANC") else 1
 
 
 def attack(theatre: Theatre, mutator: Mutator) -> None:

@@ -22,7 +22,7 @@ from tests.fuzz.random_inputs import inputs
 from tests.fuzz.targets import TARGETS, Target
 
 PACKAGE = Path(dosvoces.__file__).resolve().parent
-REPLAYED = 5_000  # random inputs whose coverage is measured, besides the corpus
+REPLAYED = 2_000  # random inputs whose coverage is measured, besides the corpus
 
 
 def main() -> int:
