@@ -32,9 +32,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--json", metavar="FILE", type=Path, help="write all figures there, not to standard output")
     parser.add_argument("--against", choices=["asterisk"], help="measure it and us in turn, and print the ratios")
     arguments = parser.parse_args()
-    arguments.parts = arguments.only.split(",") if arguments.only else list(PARTS)
-    if unknown := set(arguments.parts) - set(PARTS):
-        parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    known = against.PARTS if arguments.against else PARTS
+    arguments.parts = arguments.only.split(",") if arguments.only else list(known)
+    if unknown := set(arguments.parts) - set(known):
+        parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
     return arguments
 
 
@@ -62,7 +63,7 @@ def _machine() -> dict[str, Any]:
 def main() -> int:
     arguments = _arguments()
     if arguments.against:
-        return against.main(quick=arguments.quick, json_file=arguments.json, only=arguments.only)
+        return against.main(arguments.parts, quick=arguments.quick, json_file=arguments.json)
     # The table is for people and goes to standard error: `make bench > figures.json` keeps what programs read.
     console = Console(stderr=True, width=None if sys.stderr.isatty() else 100)
     machine = _machine()

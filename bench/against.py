@@ -7,7 +7,6 @@ measurement, both are whole: our figures are of server and media worker, theirs 
 
 import asyncio
 import json
-import sys
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import latency, media_bench
-from bench.parts import HOLD_S, STEP_LIMIT_S, lines, step_up
+from bench.parts import HOLD_S, STEP_LIMIT_S, kept, lines, step_up
 from bench.processes import PYTHON, children, cpu_s, measured
 from dosvoces.phone_call import user_part
 from dosvoces.sip import sdp
@@ -32,12 +31,16 @@ Figures = dict[str, Any]
 
 
 async def load(module: str, *, quick: bool) -> Figures:
-    """Rates stepped up until one isn't kept."""
-    steps = {OURS: (60, 100, 150, 200, 250, 300, 350, 400, 450, 500), THEIRS: (60, 100, 125, 150, 175, 200, 225, 250)}
+    """Rates stepped up until one isn't kept, tried twice: whoever else has the machine for a second counts once."""
+    steps = {OURS: (60, 100, 200, 300, 400, 500, 600), THEIRS: (60, 100, 125, 150, 175, 200, 225, 250)}
 
-    async def step(rate: float, seconds: float) -> Figures:
+    async def once(rate: float, seconds: float) -> Figures:
         async with lines(hold_s=HOLD_S) as phones:
             return await measured(module, {**phones, "rate": rate, "seconds": seconds}, limit_s=STEP_LIMIT_S)
+
+    async def step(rate: float, seconds: float) -> Figures:
+        result = await once(rate, seconds)
+        return result if kept(result) else await once(rate, seconds)
 
     return await step_up(step, (60, 100) if quick else steps[module], seconds=4 if quick else 8)
 
@@ -145,7 +148,7 @@ async def _cost_of_talk(ends: Ends, pid: int, *, talk_s: float) -> Figures:
     }
 
 
-PARTS = {"load": load, "latency": delays, "memory": memory, "media": media}
+PARTS = {"load": load, "latency": delays, "memory": memory, "media": media, "open": many_open}
 
 
 def _at_rate(rate: float) -> Callable[[Figures], float]:
@@ -156,8 +159,9 @@ def _at_rate(rate: float) -> Callable[[Figures], float]:
     return read
 
 
+MORE_IS_BETTER = "sustained"
 ROWS: tuple[tuple[str, str, str, Callable[[Figures], float]], ...] = (
-    ("load", "sustained", "a second", lambda f: float(f["sustained_per_s"])),
+    ("load", MORE_IS_BETTER, "a second", lambda f: float(f["sustained_per_s"])),
     ("load", "CPU at 60/s", "ms each", _at_rate(60)),
     ("load", "CPU at 100/s", "ms each", _at_rate(100)),
     ("memory", "memory, fresh, 500 joined", "KiB each", lambda f: sum(f["kib_per_open_connection"].values())),
@@ -171,28 +175,31 @@ ROWS: tuple[tuple[str, str, str, Callable[[Figures], float]], ...] = (
 """Part, what, unit, and where it is in the part's figures."""
 
 
-async def _measure(console: Console, *, quick: bool, only: str | None) -> dict[str, dict[str, Figures]]:
-    await prepared()
+async def _measure(parts: list[str], console: Console, *, quick: bool) -> dict[str, dict[str, Figures]]:
     results: dict[str, dict[str, Figures]] = {"ours": {}, "theirs": {}}
-    for name in only.split(",") if only else [*PARTS, "open"]:
+    for name in parts:
         for who, module in (("theirs", THEIRS), ("ours", OURS)):
             if name == "open" and who == "theirs":
-                continue
+                continue  # It is about us only: is the cost flat?
             console.print(f"measuring: {name}, {who} …")
             try:
-                part = many_open if name == "open" else PARTS[name]
-                results[who][name] = await part(module, quick=quick)
+                results[who][name] = await PARTS[name](module, quick=quick)
             except (RuntimeError, TimeoutError) as error:
                 console.print(f"  not measured: {error or 'it took too long'}", markup=False)
     return results
 
 
-def main(*, quick: bool, json_file: Path | None, only: str | None) -> int:
+def main(parts: list[str], *, quick: bool, json_file: Path | None) -> int:
     """Measure and print; 1 if something couldn't be measured."""
     console = Console(stderr=True)
-    results = asyncio.run(_measure(console, quick=quick, only=only))
+    try:
+        asyncio.run(prepared())
+    except AssertionError as error:
+        console.print(str(error), markup=False)
+        return 1
+    results = asyncio.run(_measure(parts, console, quick=quick))
     if json_file is None:
-        print(json.dumps(results), file=sys.stdout, flush=True)
+        print(json.dumps(results), flush=True)
     else:
         json_file.write_text(json.dumps(results, indent=2) + "\n")
     _show(results, console)
@@ -201,7 +208,7 @@ def main(*, quick: bool, json_file: Path | None, only: str | None) -> int:
 
 def _show(results: dict[str, dict[str, Figures]], console: Console) -> None:
     table = Table(box=None, pad_edge=False)
-    for heading in ("figure", "ours", "theirs", "ratio", "unit"):
+    for heading in ("figure", "ours", "theirs", "better", "unit"):
         table.add_column(
             heading, justify="left" if heading in ("figure", "unit") else "right", no_wrap=True, overflow="fold"
         )
@@ -210,7 +217,8 @@ def _show(results: dict[str, dict[str, Figures]], console: Console) -> None:
             ours, theirs = (read(results[who][part]) for who in ("ours", "theirs"))
         except (KeyError, StopIteration):
             continue
-        table.add_row(what, f"{ours:.3g}", f"{theirs:.3g}", f"{theirs / ours:.2f}" if ours else "", unit)
+        better = ours / theirs if what == MORE_IS_BETTER else theirs / ours
+        table.add_row(what, f"{ours:.3g}", f"{theirs:.3g}", f"{better:.1f} ×", unit)
     if (of := results["ours"].get("open")) is not None:
         (few, at_few), (many, at_many) = of.items()
         costs = [sum(figures["cpu_ms_per_connection"].values()) for figures in (at_few, at_many)]

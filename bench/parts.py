@@ -79,13 +79,13 @@ async def step_up(step: Step, rates: tuple[float, ...], *, seconds: float) -> di
     sustained = 0.0
     for rate in rates:
         steps.append(await step(rate, seconds))
-        if not _kept(steps[-1]):
+        if not kept(steps[-1]):
             break
         sustained = rate
-    return {"sustained_per_s": sustained, "limit_reached": not _kept(steps[-1]), "steps": steps}
+    return {"sustained_per_s": sustained, "limit_reached": not kept(steps[-1]), "steps": steps}
 
 
-def _kept(step: dict[str, Any]) -> bool:
+def kept(step: dict[str, Any]) -> bool:
     all_done: bool = step["completed"] == step["joined"] == step["connections"]
     in_time: bool = step["setup_ms"]["p95"] <= P95_LIMIT_MS
     offered: bool = step["offered_per_s"] >= 0.97 * step["rate"]
