@@ -19,7 +19,7 @@ async def test_calls_by_one_connection(tmp_path: Path, transport: str) -> None:
     """We show no certificate, so that Asterisk has no other way to us than the connection that we opened."""
     authority = Authority(tmp_path)
     files = authority.certificate(HOST)
-    async with Asterisk.start(tmp_path, certificate=Path(files.certificate), key=Path(files.key)) as carrier:
+    async with Asterisk.start(tmp_path, certificate=files.certificate, key=files.key) as carrier:
         port = carrier.tls_port if transport == "tls" else carrier.sip_port
         async with house(
             tmp_path,
