@@ -207,6 +207,23 @@ async def test_late_packets_of_an_ended_call_never_reach_the_next_one_on_that_po
             assert {s.packets_refused for s in (await bench.relay.release(connection(1))).values()} == {0}
 
 
+async def test_ports_are_held_ready_so_that_an_allocation_waits_for_nobody() -> None:
+    async with started(MediaSettings(HOST, HOST, media_ports())) as bench:
+        with phones() as phone:
+            await bench.relay.allocate(connection(0), country="ES")
+            (pid,) = bench.relay.worker_pids
+            os.kill(pid, signal.SIGSTOP)
+            try:
+                allocating = asyncio.create_task(bench.call(1, phone))
+                await asyncio.sleep(0)  # one turn of the loop, in which a frozen worker says nothing
+                assert bench.relay.connections == 2
+            finally:
+                os.kill(pid, signal.SIGCONT)
+            at = await allocating
+            say(phone[Side.A], at[Side.A], 1, b"hello")
+            assert await hear(phone[Side.B]) == b"hello"
+
+
 # --- silence ---
 
 
