@@ -1,6 +1,13 @@
-"""For all tests: what helps them to assert explains itself as they do."""
+"""For all tests: what helps them to assert explains itself as they do, and no clock judges a busy machine."""
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 # Before anything imports them: tests/contract uses them too, and is collected before tests/peers.
 pytest.register_assert_rewrite("tests.peers.trial", "tests.peers.sipp", "tests.peers.baresip")
+
+# What takes long on a machine that does much else is no fault; what a test may cost is the number of its examples.
+settings.register_profile(
+    "dosvoces", max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+)
+settings.load_profile("dosvoces")

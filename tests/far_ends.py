@@ -9,7 +9,6 @@ import asyncio
 import enum
 import os
 import signal
-import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
@@ -26,7 +25,7 @@ from dosvoces.phone import BUSY, DECLINE, Phone, PhoneBehaviour
 from dosvoces.sip import sdp
 from dosvoces.sip.agent import Agent, IncomingCall
 from dosvoces.sip.api import CallEnd, CallHandler
-from tests.ports import free_range
+from tests.ports import free_port, free_range
 
 HOST = "127.0.0.1"
 LIMIT_S = 5.0
@@ -302,11 +301,8 @@ async def fake_far_end() -> AsyncIterator[FakeFarEnd]:
 @asynccontextmanager
 async def sip_far_end() -> AsyncIterator[SipFarEnd]:
     choose = {does.value: behaviour for does, behaviour in _BEHAVIOURS.items()}.get
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind((HOST, 0))
-        gone_port: int = probe.getsockname()[1]
     async with Phone.open(choose) as phone, Exchange.open() as exchange:
-        yield SipFarEnd(phone, exchange, gone_port)
+        yield SipFarEnd(phone, exchange, free_port())
 
 
 FAR_ENDS: dict[str, Callable[[], AbstractAsyncContextManager[FarEnd]]] = {"fake": fake_far_end, "sip": sip_far_end}

@@ -8,7 +8,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import sqlite3
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -224,6 +223,14 @@ class Process:
         await self.reading
         return status
 
+    async def joined(self) -> None:
+        """Wait until somebody talks, by its record: the answer tells of ringing already."""
+
+        async def found() -> bool:
+            return self.rows("SELECT 1 FROM connection WHERE joined_at IS NOT NULL") != []
+
+        await until(found, limit_s=LIMIT_S)
+
     def rows(self, query: str) -> list[tuple[Any, ...]]:
         """Ask its record, from outside."""
         with sqlite3.connect(f"file:{self.folder}/record.db?mode=ro", uri=True) as db:
@@ -282,13 +289,6 @@ def as_toml(settings: Mapping[str, Any]) -> str:
             text.append(f"[[{name}]]" if isinstance(section, list) else f"[{name}]")
             text += [f"{key} = {json.dumps(value)}" for key, value in table.items()]
     return "\n".join(text) + "\n"
-
-
-def free_port() -> int:
-    """A UDP port that was free a moment ago."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
 
 
 SIDES = {Side.A: FIRST, Side.B: SECOND}

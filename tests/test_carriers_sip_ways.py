@@ -1,7 +1,6 @@
 """The SIP driver with more than one way to a number: the DNS names a dead server and a living one."""
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from dosvoces.phone import Phone, PhoneBehaviour
 from dosvoces.testing import A, until
 from tests.dns_server import DnsServer
 from tests.far_ends import HOST, Does, Recorder, a_call, media_ports
+from tests.ports import free_port
 
 ONE = ConnectionId(f"{1:026d}")
 NAME = "trunk.example"
@@ -43,9 +43,7 @@ class Ways:
 
 @asynccontextmanager
 async def ways() -> AsyncIterator[Ways]:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind((HOST, 0))
-        dead_port = int(probe.getsockname()[1])
+    dead_port = free_port()
     behaviour = PhoneBehaviour(answer_after_s=0.0)
     async with DnsServer.open() as zone, Phone.open(lambda _number: behaviour) as phone:
         zone.ttl = 0

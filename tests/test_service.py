@@ -32,13 +32,13 @@ from tests.house import (
     SECOND,
     SIDES,
     Phones,
-    free_port,
     house,
     house_and_phones,
     lead,
     process,
 )
 from tests.peers.smtp_server import FaultySmtp, Stall
+from tests.ports import free_port
 
 RINGING, ANSWERED, ENDED = PhoneEventKind.RINGING, PhoneEventKind.ANSWERED, PhoneEventKind.ENDED
 MADE = "Data received successfully"
@@ -495,6 +495,7 @@ async def test_sigterm_hangs_nobody_in_the_air(tmp_path: Path) -> None:
             assert (made.status_code, made.text) == (200, MADE)
             waiting = asyncio.create_task(client.post("/call", json=lead(firstnumber="+34600000033")))
             await phones.when(RINGING, "+34600000033")
+            await serving.joined()
             worker = [child.pid for child in psutil.Process(serving.process.pid).children()]
             serving.signal(signal.SIGTERM)
             answer = await waiting
@@ -535,11 +536,7 @@ async def test_a_killed_service_dials_nobody_again_and_leaves_nobody_on_a_line(t
                 assert (await client.post("/call", json=lead())).status_code == 200
                 waiting = asyncio.create_task(client.post("/call", json=lead(firstnumber="+34609000001")))
                 party = await exchange.party()
-
-                async def joined() -> bool:
-                    return serving.rows("SELECT 1 FROM connection WHERE joined_at IS NOT NULL") != []
-
-                await until(joined)
+                await serving.joined()
                 workers = psutil.Process(serving.process.pid).children()
                 serving.signal(signal.SIGKILL)
                 with pytest.raises(httpx.RemoteProtocolError):

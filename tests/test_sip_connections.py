@@ -18,6 +18,7 @@ from dosvoces.sip.message import Request, Response, parse
 from dosvoces.sip.stream import Framer
 from dosvoces.sip.tls import Tls, TlsError
 from tests.certificates import Authority, Files
+from tests.ports import free_port
 
 HOST = "127.0.0.1"
 HUNG_UP = CallEnd(EndCause.HANGUP, "local")
@@ -384,10 +385,7 @@ async def test_answer_reaches_us_on_another_connection(authority: Authority) -> 
 
 
 async def test_nobody_listens() -> None:
-    with socket.socket() as closed:
-        closed.bind((HOST, 0))
-        port = closed.getsockname()[1]
-    hop = Hop(HOST, port, "tcp")
+    hop = Hop(HOST, free_port(), "tcp")
     async with caller() as agent:
         for number in range(2):  # the second while the pause lasts
             party = Party()

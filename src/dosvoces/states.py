@@ -1,6 +1,7 @@
 """The core's states as a diagram and as tables, made from its own rules: `docs/reference/states.md`."""
 
 from collections.abc import Iterable
+from functools import cache
 
 from dosvoces.core import LEG_TABLE, LegState, Phase
 from dosvoces.events import Elapsed, Event
@@ -35,6 +36,7 @@ def page() -> str:
     return "\n".join(parts)
 
 
+@cache
 def phases() -> str:
     """The diagram of a connection's phases alone."""
     return _diagram(_phase_edges())

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 
-from dosvoces.core import Connection, Leg, Terms, step
+from dosvoces.core import Connection, Leg, LegState, MailState, Terms, step
 from dosvoces.events import (
     Answered,
     Cancel,
@@ -80,27 +80,34 @@ WALK_TERMS = Terms(
 
 
 def shape(connection: Connection, now: datetime) -> Connection:
-    """The state with its times made relative and coarse, so that equal futures are walked once."""
+    """The state without what can't matter any more, its times relative and coarse: equal futures are walked once."""
+    a, b = connection.a, connection.b
 
-    def age(at: datetime | None) -> datetime | None:
-        # No limit is longer than two seconds: older than that is all the same.
-        return None if at is None else T0 - min(now - at, timedelta(seconds=2))
+    def age(at: datetime | None, limit_s: float = 0) -> datetime | None:
+        # Older than the limit that counts from it is all the same, and where none does it matters only that it was.
+        return None if at is None else T0 - min(now - at, timedelta(seconds=limit_s))
 
-    def aged(leg: Leg) -> Leg:
-        # Nothing is counted from the answer or the end of a leg, only whether it was.
+    def aged(leg: Leg, interval_s: float) -> Leg:
+        rung = leg.state in (LegState.DIALING, LegState.RINGING)
         return leg._replace(
-            dialed_at=age(leg.dialed_at),
-            answered_at=leg.answered_at and T0,
-            released_at=age(leg.released_at),
-            ended_at=leg.ended_at and T0,
+            dialed_at=age(leg.dialed_at, WALK_TERMS.ring_timeout_s if rung else interval_s),
+            answered_at=age(leg.answered_at),
+            released_at=age(leg.released_at, WALK_TERMS.release_timeout_s if leg.state is LegState.RELEASING else 0),
+            ended_at=age(leg.ended_at),
+            # Why a leg ended is in the verdict, and nothing reads it of the leg again.
+            reason=leg.reason and EndReason.FAILED,
+            detail="",
         )
 
+    # Unreached, B is dialled again: the interval is then looked at once more.
+    before_b = connection.verdict is None and b.state in (LegState.IDLE, LegState.DIALING)
+    mailing = connection.mail in (MailState.PENDING, MailState.SENDING)
     return connection._replace(
-        a=aged(connection.a),
-        b=aged(connection.b),
-        started_at=age(connection.started_at),
-        join_ordered_at=age(connection.join_ordered_at),
-        joined_at=age(connection.joined_at),
+        a=aged(a, WALK_TERMS.interval_s if before_b else 0),
+        b=aged(b, 0),
+        started_at=age(connection.started_at, WALK_TERMS.mail_timeout_s if mailing else 0),
+        join_ordered_at=age(connection.join_ordered_at, WALK_TERMS.join_timeout_s),
+        joined_at=age(connection.joined_at, WALK_TERMS.talk_limit_s),
     )
 
 

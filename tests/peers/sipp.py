@@ -11,7 +11,6 @@ SIPp as a phone: one process that plays a scenario of `scenarios/`, and what it 
 import asyncio
 import re
 import signal
-import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -306,21 +305,11 @@ def free_ports(count: int) -> list[int]:
 
 def free_port_of_both(count: int = 1) -> int:
     """The first of `count` ports in a row that are free for UDP and for TCP."""
-    while True:
-        first = free_ports(count)[0]
-        try:
-            for port in range(first, first + count):
-                with socket.socket() as probe:
-                    probe.bind((HOST, port))
-        except OSError:
-            continue
-        return first
+    return free_range(count, tcp=True)[0]
 
 
 def free_tcp_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
+    return free_port_of_both()
 
 
 async def until(true: Callable[[], bool], what: str, limit_s: float = 5.0) -> None:

@@ -18,7 +18,8 @@ import psutil
 
 from dosvoces.phone import PhoneBehaviour
 from dosvoces.testing import until
-from tests.house import FIRST, HOST, SECOND, Phones, free_port, house_and_phones, lead, process
+from tests.house import FIRST, HOST, SECOND, Phones, house_and_phones, lead, process
+from tests.ports import free_port
 
 STRANGER = "127.0.0.66"
 WITNESS = "127.0.0.67"
