@@ -76,6 +76,11 @@ def test_nobody_is_dialed_when_the_mail_is_refused() -> None:
     assert Answer(AnswerKind.MAIL_FAILED) == answer(talk.connection)
 
 
+def test_a_connection_cancelled_while_it_is_mailed_made_no_call() -> None:
+    talk = Dialogue().play((0, Started()), (1, Cancel("shutdown")))
+    assert Answer(AnswerKind.MAIL_FAILED) == answer(talk.connection)
+
+
 def test_a_mail_accepted_too_late_dials_nobody() -> None:
     talk = Dialogue(mail_timeout_s=10).play((0, Started()), (10, Elapsed()), (11, MailSent()))
     assert [SendMail(), Report(Outcome.MAIL_FAILED)] == talk.commands

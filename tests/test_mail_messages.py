@@ -47,6 +47,7 @@ BARE = dataclasses.replace(
 )
 FULL = dataclasses.replace(
     BARE,
+    interval_s=5,
     lead=Lead(
         email="leads+valencia@milmoh.com",
         property_name="Ático en L'Eixample – 3ª planta €",
@@ -143,7 +144,7 @@ def test_text_names_every_field() -> None:
         "Superficie (m²): <b>90</b> & más",
         "Precio: {{ 7 * 7 }} %s {0} 350.000 €",
         "Anuncio: https://www.milmoh.com/anuncio/77?vista=mar&año=2025 (www.milmoh.com)",
-        "Espera entre llamadas: 0 s",
+        "Espera entre llamadas: 5 s",
         "",
         "Enviado a: leads+valencia@milmoh.com",
         "Referencia: 01jd9q3m5c0000000000000000",
@@ -161,7 +162,6 @@ def test_absent_and_blank_fields_leave_no_trace() -> None:
     assert [line.partition(":")[0] for line in compose_lead(BARE, sender=SENDER).text.splitlines()[4:]] == [
         "Primer número",
         "Segundo número",
-        "Espera entre llamadas",
         "",
         "Enviado a",
         "Referencia",

@@ -383,7 +383,7 @@ async def test_a_fault_of_ours_ends_its_own_connection_only(bench: Bench) -> Non
 
     bench.letters.answer = fault
     first, second = an_order(1), an_order(2)
-    assert AnswerKind.CALL_FAILED is (await bench.connect(first)).kind
+    assert AnswerKind.MAIL_FAILED is (await bench.connect(first)).kind
     assert "cancelled" == await bench.over(first)
     bench.letters.answer = None
     assert MADE == await bench.connect(second)

@@ -82,6 +82,7 @@ def test_a_connection_reads_as_a_timeline() -> None:
         entry(0, "started", None, "recorded", "mailing"),
         entry(0.12, "mail_sent", None, "mailing", "dialing_first"),
         entry(0.121, "dialed", A, "dialing_first", "dialing_first"),
+        entry(0.3214, "ringing", A, "dialing_first", "ringing_first"),
         entry(2.2214, "answered", A, "ringing_first", "waiting"),
         entry(2.5, "digit", A, "waiting", "waiting", digit="5", duration_ms=160),
         entry(7.5, "joined", None, "joining", "joined"),
@@ -111,8 +112,7 @@ Connection 01m83ajpb70000000000000dk0: completed, ended by A
   area m²    82
   price      456
   answered   200
-  A rang     2.100 s
-  B rang     4.279 s
+  A rang     1.900 s
   A waited   5.279 s
   talked     65.000 s
 
@@ -120,6 +120,7 @@ Connection 01m83ajpb70000000000000dk0: completed, ended by A
      0.000    started                                          → mailing
      0.120    mail sent                                        → dialing first
      0.121 A  dialed
+     0.321 A  ringing                                          → ringing first
      2.221 A  answered                                         → waiting
      2.500 A  digit · 5 · duration ms 160
      7.500    joined                                           → joined
@@ -134,17 +135,19 @@ Connection 01m83ajpb70000000000000dk0: completed, ended by A
 
 
 def test_a_carriers_words_cannot_rewrite_the_terminal() -> None:
-    """And the leg that was never answered rang until it ended."""
-    lines = render_connection(BUSY, []).splitlines()
+    """And a leg that was busy never rang."""
+    ringing = entry(0.1, "ringing", A, "dialing_first", "ringing_first")
+    lines = render_connection(BUSY, [ringing]).splitlines()
     assert lines[0] == "Connection 01m83ajpb70000000000000dk0: second busy, ended by B"
     assert lines[4] == "  B, second  +34960000022 · busy · 486 Busy [2J Here"
-    assert lines[-5:] == [
-        "  A rang     1.900 s",
-        "  B rang     0.900 s",
-        "  A waited   2.000 s",
-        "",
-        "   seconds    what happened",
-    ]
+    assert lines[-5:-1] == ["  A rang     1.900 s", "  A waited   2.000 s", "", "   seconds    what happened"]
+
+
+def test_nobody_knows_how_long_they_talked_when_the_service_died() -> None:
+    """The legs' ends are those of the next start, which may be hours later."""
+    lost = replace(TALKED, outcome="interrupted", ended_by="restart")
+    assert "talked" not in render_connection(lost, [])
+    assert "interrupted\n" in render_list([lost])
 
 
 def test_an_open_connection_says_where_it_stands() -> None:

@@ -278,6 +278,8 @@ def phone(
     from dosvoces import phone as phones
     from dosvoces.settings import Bind
 
+    if sum((ring, busy, decline, not_found)) > 1:
+        raise typer.BadParameter("--ring, --busy, --decline and --not-found exclude each other")
     refusal = phones.BUSY if busy else phones.DECLINE if decline else phones.NOT_FOUND if not_found else None
     try:
         behaviour = phones.PhoneBehaviour(

@@ -441,7 +441,8 @@ def answer(c: Connection) -> Answer | None:
         return Answer(AnswerKind.MADE)
     if c.verdict is None:
         return None
-    if c.verdict is Outcome.MAIL_FAILED:
+    if c.mail is not MailState.SENT:
+        # Cancelled meanwhile, or refused: in either case no call was tried.
         return Answer(AnswerKind.MAIL_FAILED)
     trying = Side.A if c.a.answered_at is None else Side.B
     return Answer(AnswerKind.CALL_FAILED, c.failed_side or trying)

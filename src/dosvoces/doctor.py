@@ -120,6 +120,9 @@ async def _database(settings: Settings, store: Store) -> AsyncIterator[Finding]:
 def _place(path: Path) -> Finding | None:
     """What can be said of the record's file without opening it; `None` if it is there and may be written."""
     remedy = "see [database] url, or chown it to the service's account"
+    if not path.parent.is_dir():
+        text = f"there is no folder {path.parent.absolute()}"
+        return Finding(Level.ERROR, "database", text, "make it, or see [database] url")
     if not os.access(path.parent, os.W_OK | os.X_OK):
         return Finding(Level.ERROR, "database", f"nothing can be written in {path.parent.absolute()}", remedy)
     if path.exists() and not os.access(path, os.W_OK):

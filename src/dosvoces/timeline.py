@@ -8,7 +8,7 @@ from outside (a carrier's words, a mail) has its control characters taken out: t
 import email.message
 import email.policy
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from email import message_from_bytes
 
@@ -30,7 +30,7 @@ def render_list(records: Sequence[ConnectionRecord]) -> str:
 
 def render_connection(record: ConnectionRecord, entries: Sequence[Entry]) -> str:
     """What was asked, how it ended, how long each part took, and all that happened, in seconds from the start."""
-    parts = [_title(record), *_facts(record), "", *_timeline(record.created_at, entries)]
+    parts = [_title(record), *_facts(record, _rang_at(entries)), "", *_timeline(record.created_at, entries)]
     return "\n".join(parts)
 
 
@@ -74,7 +74,7 @@ def _title(record: ConnectionRecord) -> str:
     return _clean(f"Connection {record.id}: {_spoken(record.outcome)}{by}")
 
 
-def _facts(record: ConnectionRecord) -> Iterator[str]:
+def _facts(record: ConnectionRecord, rang_at: Mapping[Side, datetime]) -> Iterator[str]:
     yield from _labelled("asked", f"{record.created_at:%Y-%m-%d %H:%M:%S.%f}"[:-3] + " UTC")
     yield from _labelled("interval", f"{record.interval_s} s")
     for name, number, side in (("A, first", record.first, Side.A), ("B, second", record.second, Side.B)):
@@ -85,7 +85,7 @@ def _facts(record: ConnectionRecord) -> Iterator[str]:
             yield from _labelled(_LEAD_LABELS.get(name, _spoken(name)), value)
     if record.answer_status is not None:
         yield from _labelled("answered", str(record.answer_status))
-    for label, duration in _durations(record):
+    for label, duration in _durations(record, rang_at):
         yield from _labelled(label, duration)
 
 
@@ -103,12 +103,21 @@ def _leg_words(leg: LegRecord | None) -> Iterator[str]:
             yield leg.detail
 
 
-def _durations(record: ConnectionRecord) -> Iterator[tuple[str, str]]:
+def _rang_at(entries: Iterable[Entry]) -> dict[Side, datetime]:
+    """When each phone began to ring; whoever was busy, or not there, never did."""
+    rang_at: dict[Side, datetime] = {}
+    for entry in entries:
+        if entry.event == "ringing" and entry.side is not None:
+            rang_at.setdefault(entry.side, entry.at)
+    return rang_at
+
+
+def _durations(record: ConnectionRecord, rang_at: Mapping[Side, datetime]) -> Iterator[tuple[str, str]]:
     """How long each rang, how long A waited for B, how long they talked."""
     legs = {side: _leg(record, side) for side in Side}
     for side, leg in legs.items():
-        if leg is not None and leg.dialed_at is not None and (until := leg.answered_at or leg.ended_at) is not None:
-            yield f"{side.name} rang", _seconds(leg.dialed_at, until)
+        if leg is not None and side in rang_at and (until := leg.answered_at or leg.ended_at) is not None:
+            yield f"{side.name} rang", _seconds(rang_at[side], until)
     a = legs[Side.A]
     if a is not None and a.answered_at is not None and (until := record.joined_at or a.ended_at) is not None:
         yield "A waited", _seconds(a.answered_at, until)
@@ -117,7 +126,13 @@ def _durations(record: ConnectionRecord) -> Iterator[tuple[str, str]]:
 
 
 def _talk_end(record: ConnectionRecord) -> datetime | None:
-    """The first leg that ended ends the talk; the other one is only released."""
+    """
+    The first leg that ended ends the talk; the other one is only released.
+
+    After a crash nobody knows: the legs' ends in the record are those of the next start, maybe hours later.
+    """
+    if record.ended_by == "restart":
+        return None
     ends = [leg.ended_at for leg in record.legs if leg.ended_at is not None]
     return min(ends, default=record.ended_at)
 

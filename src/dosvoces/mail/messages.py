@@ -125,7 +125,8 @@ def _rows(order: Order, labels: dict[str, str]) -> Iterator[Row]:
             yield Row(labels[name], value)
     if url := clean(lead.url):
         yield _url_row(labels["url"], url)
-    yield Row(labels["interval"], f"{order.interval_s} s")
+    if order.interval_s:
+        yield Row(labels["interval"], f"{order.interval_s} s")
 
 
 def _number_row(label: str, number: PhoneNumber) -> Row:
