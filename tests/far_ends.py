@@ -25,7 +25,7 @@ from dosvoces.phone import BUSY, DECLINE, Phone, PhoneBehaviour
 from dosvoces.sip import sdp
 from dosvoces.sip.agent import Agent, IncomingCall
 from dosvoces.sip.api import CallEnd, CallHandler
-from tests.ports import free_port, free_range
+from tests.ports import free_port, own_range
 
 HOST = "127.0.0.1"
 LIMIT_S = 5.0
@@ -309,8 +309,8 @@ FAR_ENDS: dict[str, Callable[[], AbstractAsyncContextManager[FarEnd]]] = {"fake"
 
 
 def media_ports() -> tuple[int, int]:
-    """A range of ports for a media worker that is free now."""
-    return free_range(400)
+    """A range of ports for a media worker."""
+    return own_range(400)
 
 
 def a_call(number: int, side: Side, does: Does) -> Call:

@@ -23,7 +23,7 @@ from dosvoces.media.rtp import Packet, TelephoneEvent
 from dosvoces.media.rtpengine import RtpengineRelay, RtpengineSettings
 from dosvoces.model import ConnectionId, Side
 from tests.peers.rtpengine import Rtpengine
-from tests.ports import free_range
+from tests.ports import free_range, own_range
 
 HOST = "127.0.0.1"
 STRANGER_HOST = "127.0.0.2"
@@ -142,7 +142,7 @@ Open = Callable[[float], AbstractAsyncContextManager[Bench]]
 
 @asynccontextmanager
 async def worker_bench(silence_s: float) -> AsyncIterator[Bench]:
-    relay = WorkerRelay(MediaSettings(HOST, HOST, free_range(400), silence_s=silence_s))
+    relay = WorkerRelay(MediaSettings(HOST, HOST, own_range(400), silence_s=silence_s))
     async with started(Bench(relay, lambda: relay.worker_pids, Variations())) as bench:
         yield bench
 
@@ -539,7 +539,7 @@ async def test_an_allocation_that_is_cancelled_keeps_no_ports() -> None:
 
 
 async def test_connections_are_spread_over_the_workers() -> None:
-    relay = WorkerRelay(MediaSettings(HOST, HOST, free_range(100), workers=2))
+    relay = WorkerRelay(MediaSettings(HOST, HOST, own_range(100), workers=2))
     await relay.start(lambda event: None)
     try:
         places = [await relay.allocate(ConnectionId(str(number)), country="ES") for number in range(4)]

@@ -30,6 +30,7 @@ from dosvoces.sip.transaction import InviteClient, NonInviteClient, State
 from dosvoces.store import ConnectionRecord, Entry
 from tests.peers.agreement import disagreements
 from tests.peers.sipp import HOST, SippPhone, free_ports, free_tcp_port, until
+from tests.ports import own_range
 
 FIRST = "+34600000011"
 SECOND = "+34960000022"
@@ -231,13 +232,13 @@ def settings_values(
     dialing: dict[str, float] | None = None,
 ) -> dict[str, Any]:
     """Everything on loopback and on free ports, one trunk to each side's phone."""
-    media = free_ports(400)[0]
+    first, last = own_range(400)
     return {
         "http": {"host": HOST, "port": free_tcp_port()},
         "database": {"url": f"sqlite:///{folder}/record.db"},
         "mail": {"url": "inbox:"},
         "sip": {"bind": f"{HOST}:{free_ports(1)[0]}"},
-        "media": {"address": HOST, "ports": f"{media}-{media + 399}"},
+        "media": {"address": HOST, "ports": f"{first}-{last}"},
         "dialing": {"ring_timeout_s": 10, **(dialing or {})},
         "trunks": [
             {

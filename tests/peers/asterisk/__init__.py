@@ -16,8 +16,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.peers.sipp import HOST, PROBE_S, fill_in, free_port_of_both, free_ports, free_tcp_port, until
+from tests.peers.sipp import HOST, PROBE_S, fill_in, free_port_of_both, free_tcp_port, until
 from tests.peers.unpacked import Unpacked, unpacked
+from tests.ports import own_range
 
 ETC = Path(__file__).parent / "etc"
 PASSWORD = "carrier-secret"
@@ -153,9 +154,8 @@ class Asterisk:
 
 
 def _rtp_range() -> tuple[int, int]:
-    """Ports that are free now."""
-    ports = free_ports(RTP_PORTS)
-    return ports[0], ports[-1]
+    """Ports for its audio; it goes around those that others hold."""
+    return own_range(RTP_PORTS)
 
 
 def _configure(here: Path, program: Unpacked, **texts: str | int) -> None:
