@@ -3,6 +3,7 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
@@ -14,7 +15,7 @@ from dosvoces.model import EndReason, Side
 from dosvoces.phone import Phone, PhoneBehaviour
 from dosvoces.phone_call import PhoneCall
 from dosvoces.sip import sdp
-from dosvoces.testing import A, B
+from dosvoces.testing import A, B, until
 from tests.far_ends import HOST, LIMIT_S, Exchange, Party, sip_far_end
 from tests.test_carriers_sip import ONE, Bench, started, to
 
@@ -207,9 +208,24 @@ class Voice:
         self._sequence += 1
         self.socket.sendto(rtp.build(rtp.Packet(8, self._sequence, self._sequence * 160, 7, payload)), self._to)
 
+    async def read(self) -> None:
+        """Wait until the worker has read all that was said: commands may overtake what still waits at its socket."""
+
+        async def empty() -> bool:
+            return waiting(*self._to) == 0
+
+        await until(empty)
+
     async def hear(self) -> bytes:
         data = await asyncio.wait_for(asyncio.get_running_loop().sock_recv(self.socket, 2048), LIMIT_S)
         return rtp.parse(data).payload
+
+
+def waiting(host: str, port: int) -> int:
+    """The bytes that wait to be read at a UDP socket, by proc(5): the local address, and then `SENT:RECEIVED`."""
+    local = f"{int.from_bytes(socket.inet_aton(host), 'little'):08X}:{port:04X}"
+    (row,) = [row for row in Path("/proc/net/udp").read_text().splitlines() if row.split()[1] == local]
+    return int(row.split()[4].partition(":")[2], 16)
 
 
 @pytest.mark.parametrize("direction", [sdp.Direction.SENDONLY, sdp.Direction.INACTIVE])
@@ -230,6 +246,7 @@ async def test_a_hold_is_silence_to_both_and_no_offer_to_the_other(bench: Bench,
         assert (await changed(parties[B], sdp.PCMA, direction=direction))[0] == 200
         await bench.sip.join(ONE)  # joined already; its answer shows that the hold has been done
         voices[A].say(b"unheard")
+        await voices[A].read()
         if direction.sends:
             voices[B].say(b"music")
             assert await voices[A].hear() == b"music"
