@@ -208,7 +208,8 @@ def test_plain_audio_beside_encrypted_audio_is_taken() -> None:
     both = SIPP.replace(b"m=audio 6000", b"m=audio 5000 RTP/SAVP 0\na=crypto:1 X inline:a\nm=audio 6000")
     assert choose(parse(both)).port == 6000
     assert (
-        b"m=audio 0 RTP/SAVP 0\r\nm=audio 7000 RTP/AVP 0\r\n" in answer_to(parse(both), "::1", 7000, session_id=1).body
+        b"m=audio 0 RTP/SAVP 0\r\nm=audio 7000 RTP/AVP 0\r\n"
+        in answer_to(parse(both), "127.0.0.1", 7000, session_id=1).body
     )
 
 
@@ -318,11 +319,11 @@ def test_our_answer_keeps_every_line_in_its_place() -> None:
 
 def test_the_running_codec_is_kept_while_it_is_offered() -> None:
     offered = parse(BARESIP)
-    assert answer_to(offered, "::1", 2, session_id=1).chosen.codec.name == "opus"
-    assert answer_to(offered, "::1", 2, session_id=1, in_use=PCMA).chosen.codec == PCMA
-    assert answer_to(offered, "::1", 2, [PCMA, PCMU], session_id=1, in_use=Codec("x", 99)).chosen.codec == PCMU
+    assert answer_to(offered, "127.0.0.1", 2, session_id=1).chosen.codec.name == "opus"
+    assert answer_to(offered, "127.0.0.1", 2, session_id=1, in_use=PCMA).chosen.codec == PCMA
+    assert answer_to(offered, "127.0.0.1", 2, [PCMA, PCMU], session_id=1, in_use=Codec("x", 99)).chosen.codec == PCMU
     with pytest.raises(NotAcceptable, match="no common codec"):
-        answer_to(offered, "::1", 2, [Codec("x", 99)], session_id=1, in_use=Codec("y", 99))
+        answer_to(offered, "127.0.0.1", 2, [Codec("x", 99)], session_id=1, in_use=Codec("y", 99))
 
 
 def test_the_version_goes_up_only_with_the_text() -> None:
@@ -341,7 +342,7 @@ def test_the_version_goes_up_only_with_the_text() -> None:
 
 
 def test_our_own_hold_limits_the_answer() -> None:
-    answered = answer_to(parse(ASTERISK), "::1", 2, session_id=1, direction=Direction.SENDONLY)
+    answered = answer_to(parse(ASTERISK), "127.0.0.1", 2, session_id=1, direction=Direction.SENDONLY)
     assert answered.chosen.direction == Direction.SENDONLY
 
 
@@ -369,7 +370,7 @@ def test_opus_takes_the_events_of_its_own_clock() -> None:
     body = offer("192.0.2.1", 2000, [OPUS, TELEPHONE_EVENT, TELEPHONE_EVENT_48K], session_id=1)
     chosen = choose(parse(body))
     assert (chosen.dtmf_payload_type, chosen.dtmf_clock_rate) == (102, 48000)
-    assert parse(answer_to(parse(body), "::1", 2, session_id=1).body).media[0].events == (TELEPHONE_EVENT_48K,)
+    assert parse(answer_to(parse(body), "127.0.0.1", 2, session_id=1).body).media[0].events == (TELEPHONE_EVENT_48K,)
     alone = choose(parse(offer("192.0.2.1", 2000, [OPUS, TELEPHONE_EVENT], session_id=1)))
     assert (alone.dtmf_payload_type, alone.dtmf_clock_rate) == (101, 8000)
 
@@ -427,3 +428,14 @@ def test_what_is_offered_is_read_back(
             ),
         ),
     )
+
+
+@pytest.mark.parametrize("line", ["IN IP6 2001:db8::9", "IN IP6 fe80::1%eth0"])
+def test_an_address_that_our_socket_can_t_send_to_is_refused(line: str) -> None:
+    theirs = parse(
+        f"v=0\r\no=- 1 1 IN IP4 192.0.2.1\r\ns=-\r\nc={line}\r\nt=0 0\r\nm=audio 6000 RTP/AVP 8\r\n".encode()
+    )
+    with pytest.raises(NotAcceptable, match="address"):
+        choose(theirs, address="192.0.2.7")
+    with pytest.raises(NotAcceptable, match="address"):
+        answer_to(theirs, "192.0.2.7", 4000, session_id=1)

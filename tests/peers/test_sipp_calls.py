@@ -200,6 +200,8 @@ ODD_MEDIA = {
     "encrypted": (HERE, "m=audio 6000 RTP/SAVP 8"),
     "no address": ("b=AS:64", "m=audio 6000 RTP/AVP 8"),
     "a name": ("c=IN IP4 phone.invalid", "m=audio 6000 RTP/AVP 8"),
+    "the other family": ("c=IN IP6 2001:db8::9", "m=audio 6000 RTP/AVP 8"),
+    "nowhere": ("c=IN IP4 0.0.0.0", "m=audio 6000 RTP/AVP 8"),
     "nonsense": (HERE, "m=audio"),
 }
 

@@ -11,12 +11,14 @@ from typing import Protocol
 from dosvoces.carriers import Call, sip_codecs
 from dosvoces.carriers.end_reasons import TEMPORARY_FAILURE, detail_of, reason_of
 from dosvoces.carriers.trunks import Way
+from dosvoces.errors import MediaError
 from dosvoces.events import Answered, Ended, Event, Ringing, Unreached
 from dosvoces.media import Address, Format, MediaRelay, Srtp
 from dosvoces.model import ConnectionId, EndReason, Note, Side
 from dosvoces.sip import sdp
 from dosvoces.sip.agent import OutgoingCall
 from dosvoces.sip.api import CallEnd, CallHandler, CallStateError, DialogFacts, Hop, Later
+from dosvoces.sip.description import is_unspecified
 
 REOFFER_PAUSE_S = 0.3  # before an offer is tried again that met one of the peer's
 REOFFER_TRIES = 10
@@ -123,6 +125,10 @@ class SipLeg(CallHandler):
             # A call that nobody could hear is hung up at once and told as what it is.
             self.fail(f"no media: {error}")
             return
+        if is_unspecified(self.chosen.host):
+            # In a re-INVITE that is a hold (RFC 3264 §8.4); whoever answers with it can't be heard by anybody.
+            self.fail(f"no media: answered with the address {self.chosen.host}")
+            return
         if self.security is not sdp.Security.OFF:
             self._note("encryption", {"suite": _suite(self.chosen)})
         self.carrier.note(self.session.connection_id, Note("dialog", self.side, _dialog_facts(facts)))
@@ -136,7 +142,11 @@ class SipLeg(CallHandler):
         """It has a codec that the other leg has too: from here on it counts as answered."""
         assert self.chosen is not None
         if self.session.legs.get(self.side) is self and not self._failure:
-            self._connect_media(self.chosen)
+            try:
+                self._connect_media(self.chosen)
+            except MediaError as error:
+                self.fail(f"no media: {error}")
+                return
             self.answered = True
             self._tell(Answered(self.side))
 
@@ -316,7 +326,8 @@ class SipLeg(CallHandler):
         )
 
     def _choose(self, answer: bytes, offered: Sequence[sdp.Codec]) -> sdp.Chosen:
-        return sdp.choose(sdp.parse(answer), offered, security=self.security, crypto=self._crypto)
+        here = self.session.addresses[self.side].host
+        return sdp.choose(sdp.parse(answer), offered, address=here, security=self.security, crypto=self._crypto)
 
     def _fresh_crypto(self) -> tuple[sdp.Crypto, ...]:
         return () if self.security is sdp.Security.OFF else sdp.new_crypto(secrets.token_bytes)

@@ -171,7 +171,7 @@ def answer_to(
     line, keys = _taken(audio, security, crypto)
     # RFC 3264 §6.1: the peer's order counts; but a running stream keeps its codec.
     codec = _first_common(audio, [in_use]) if in_use is not None else None
-    chosen = _chosen(audio, codec or _first_common(audio, codecs), direction, keys)
+    chosen = _chosen(audio, codec or _first_common(audio, codecs), direction, keys, address)
     event = next((event for event in audio.events if event.payload_type == chosen.dtmf_payload_type), None)
     lines: list[str] = []
     for media in offered.media:
@@ -192,17 +192,18 @@ def choose(
     answer: SessionDescription,
     offered: Sequence[Codec] = DEFAULT_CODECS,
     *,
+    address: str = "",
     security: Security = Security.OFF,
     crypto: Sequence[Crypto] = (),
 ) -> Chosen:
     """
-    What `answer` makes of our offer of `offered`, with the keys in `crypto`.
+    What `answer` makes of our offer of `offered` at `address` (`""`: of either family), with the keys in `crypto`.
 
     Raises `NotAcceptable`, naming what is wrong.
     """
     audio = _usable_audio(answer, security)
     keys = _agreed(audio, security, crypto)
-    return _chosen(audio, _first_common(audio, offered), Direction.SENDRECV, keys)
+    return _chosen(audio, _first_common(audio, offered), Direction.SENDRECV, keys, address)
 
 
 def with_version(fresh: bytes, previous: bytes | None) -> bytes:
@@ -281,11 +282,11 @@ def _first_common(audio: Media, ours: Sequence[Codec]) -> Codec | None:
     return next((theirs for theirs in audio.codecs if any(theirs.same_format(codec) for codec in ours)), None)
 
 
-def _chosen(audio: Media, codec: Codec | None, ours: Direction, keys: Keys | None) -> Chosen:
+def _chosen(audio: Media, codec: Codec | None, ours: Direction, keys: Keys | None, address: str) -> Chosen:
     if codec is None:
         names = ", ".join(f"{codec.name}/{codec.clock_rate}"[:40] for codec in audio.codecs) or "none that is known"
         raise NotAcceptable(f"no common codec; the peer has {names}")
-    _check_host(audio.host)
+    _check_host(audio.host, address)
     peer = audio.wants.mirrored
     event = next((event for event in audio.events if event.clock_rate == codec.clock_rate), None)
     if event is None and audio.events:
@@ -304,7 +305,7 @@ def _chosen(audio: Media, codec: Codec | None, ours: Direction, keys: Keys | Non
     )
 
 
-def _check_host(host: str) -> None:
+def _check_host(host: str, address: str) -> None:
     if not host:
         raise NotAcceptable("no connection address (c=) for the audio")
     multicast = _is_multicast(host) if len(host) <= MAX_LITERAL else None
@@ -313,13 +314,20 @@ def _check_host(host: str) -> None:
         raise NotAcceptable(f"the audio's address is {host[:60]!r}, not a literal IP address")
     if multicast:
         raise NotAcceptable(f"the audio's address {host} is multicast")
+    if address and (":" in host) is not (":" in address):
+        # Our socket is of one family: what we sent there would leave nobody, in silence.
+        raise NotAcceptable(f"the audio's address {host} is not of the family of ours, {address}")
 
 
 @lru_cache(maxsize=1024)
 def _is_multicast(host: str) -> bool | None:
-    """`None` if it is no literal address. A carrier's media come from few addresses; reading one takes 10 µs."""
+    """
+    `None` if it is no literal address, or one with a zone, which holds on the peer's machine alone.
+
+    A carrier's media come from few addresses; reading one takes 10 µs.
+    """
     try:
-        return ipaddress.ip_address(host).is_multicast
+        return None if "%" in host else ipaddress.ip_address(host).is_multicast
     except ValueError:
         return None
 
