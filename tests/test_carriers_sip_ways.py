@@ -29,9 +29,10 @@ class Ways:
     zone: DnsServer
     phone: Phone
     dead_port: int
+    transport: str
 
     def way(self, port: int) -> str:
-        return f"main {HOST}:{port}/udp"
+        return f"main {HOST}:{port}/{self.transport}"
 
     async def unreached(self) -> Call:
         """Dial the first way, which is dead; returns the call for the next one."""
@@ -42,16 +43,16 @@ class Ways:
 
 
 @asynccontextmanager
-async def ways() -> AsyncIterator[Ways]:
+async def ways(transport: str = "udp") -> AsyncIterator[Ways]:
     dead_port = free_port()
     behaviour = PhoneBehaviour(answer_after_s=0.0)
     async with DnsServer.open() as zone, Phone.open(lambda _number: behaviour) as phone:
         zone.ttl = 0
-        zone.add(f"_sip._udp.{NAME}", "SRV", f"1 0 {dead_port} a.{NAME}.", f"2 0 {phone.address[1]} a.{NAME}.")
+        zone.add(f"_sip._{transport}.{NAME}", "SRV", f"1 0 {dead_port} a.{NAME}.", f"2 0 {phone.address[1]} a.{NAME}.")
         zone.add(f"a.{NAME}", "A", HOST)
         relay = WorkerRelay(MediaSettings(bind_host=HOST, advertised_host=HOST, port_range=media_ports()))
         carrier = SipCarrier(
-            trunks=[Trunk("main", NAME, transport="udp")],
+            trunks=[Trunk("main", NAME, transport=transport)],
             relay=relay,
             bind=(HOST, 0),
             dns=zone.dns,
@@ -60,7 +61,7 @@ async def ways() -> AsyncIterator[Ways]:
         told = Recorder()
         await carrier.start(told)
         try:
-            yield Ways(carrier, told, zone, phone, dead_port)
+            yield Ways(carrier, told, zone, phone, dead_port, transport)
         finally:
             await carrier.close()
         assert carrier.open_sessions == 0
@@ -81,6 +82,13 @@ async def test_the_second_server_of_the_dns_is_reached_when_the_first_is_dead() 
         ]
         made.carrier.hangup(call.id)
         await made.told.saw(ONE, Ended(A, EndReason.HANGUP))
+
+
+async def test_why_no_connection_was_made_is_told() -> None:
+    async with ways("tcp") as made:
+        await made.unreached()
+        why = "destination unreachable; Connection refused"
+        assert made.told.of(ONE) == [Dialed(A), Unreached(A, made.way(made.dead_port), why)]
 
 
 async def test_a_leg_that_reached_nobody_and_is_not_dialed_again_leaves_nothing() -> None:

@@ -10,7 +10,8 @@ from contextlib import asynccontextmanager, contextmanager
 import pytest
 
 from dosvoces.errors import MediaError
-from dosvoces.media import Address, Format, Lost, RelayEvent, Silent, Statistics, rtp
+from dosvoces.media import Address, Format, Lost, RelayEvent, Silent, rtp
+from dosvoces.media.process import how_it_ended
 from dosvoces.media.relay import MediaSettings, WorkerRelay
 from dosvoces.media.rtp import Packet
 from dosvoces.model import ConnectionId, Side
@@ -117,9 +118,8 @@ async def test_of_several_workers_a_killed_one_takes_only_its_own_calls_with_it(
             killed_at = asyncio.get_running_loop().time()
             os.kill(killed, signal.SIGKILL)
             events = [await bench.event() for _ in range(2)]
-            assert [event.connection_id for _, event in events if isinstance(event, Lost)] == list(
-                map(connection, (0, 4))
-            )
+            why = "the media worker is gone: it was ended by SIGKILL"
+            assert [event for _, event in events] == [Lost(connection(number), why) for number in (0, 4)]
             assert max(when for when, _ in events) - killed_at < 1.0
             say(phone[Side.A], at[1][Side.A], 1, b"still here")
             assert await hear(phone[Side.B]) == b"still here"
@@ -128,7 +128,20 @@ async def test_of_several_workers_a_killed_one_takes_only_its_own_calls_with_it(
                     await asyncio.sleep(0.01)
             assert killed not in bench.relay.worker_pids
             await bench.call(8, other)
-            assert [await bench.relay.release(connection(n)) for n in (0, 4)] == [{s: Statistics() for s in Side}] * 2
+            assert [await bench.relay.release(connection(n)) for n in (0, 4)] == [{}, {}]
+
+
+@pytest.mark.parametrize(
+    ("code", "why"),
+    [
+        (-signal.SIGSEGV, "it was ended by SIGSEGV"),
+        (-signal.SIGRTMIN - 1, f"it was ended by signal {signal.SIGRTMIN + 1}"),
+        (1, "it ended with status 1"),
+        (0, "it ended with status 0"),
+    ],
+)
+def test_the_end_of_a_worker_is_told_by_its_exit_status(code: int, why: str) -> None:
+    assert how_it_ended(code) == why
 
 
 # --- strangers ---

@@ -462,6 +462,9 @@ async def test_a_request_that_comes_during_the_shutdown_is_not_tried(tmp_path: P
     assert carrier.dialed == []
 
 
+KILLED = "the media worker is gone: it was ended by SIGKILL"
+
+
 async def test_a_media_worker_that_is_killed_ends_its_connection_and_no_other_after_it(tmp_path: Path) -> None:
     async with house_and_phones(tmp_path, ANSWERS, ANSWERS) as (running, phones):
         answer = await running.post()
@@ -472,6 +475,9 @@ async def test_a_media_worker_that_is_killed_ends_its_connection_and_no_other_af
         assert asyncio.get_running_loop().time() - began < 1.0
         assert (record.outcome, record.ended_by) == ("interrupted", "media")
         await phones.quiet()
+        journal = await running.journal(record)
+        assert [entry.facts for entry in journal if entry.event == "unjoined"] == [{"detail": KILLED}]
+        assert not [entry for entry in journal if entry.event == "statistics"], "what is lost is not told as 0"
 
         async def taken() -> bool:
             return not await running.service.ready()

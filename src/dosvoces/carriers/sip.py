@@ -27,7 +27,7 @@ from dosvoces.media import Digit, Headers, Heard, Lost, MediaRelay, RelayEvent, 
 from dosvoces.model import ConnectionId, EndReason, LegId, Note, PhoneNumber, Side
 from dosvoces.sip import sdp
 from dosvoces.sip.agent import Agent, SipTransportError
-from dosvoces.sip.api import CallEnd, Hop, Invitation
+from dosvoces.sip.api import CallEnd, EndCause, Hop, Invitation
 from dosvoces.sip.session_timer import DEFAULT_TERMS, SessionTerms
 from dosvoces.sip.tls import Tls, TlsError
 
@@ -248,7 +248,8 @@ class SipCarrier:
     def unreached(self, leg: SipLeg, end: CallEnd) -> Unreached | None:
         """What a dial's end means for its way; the event to tell, if nobody was rung and another way is left."""
         way, now = leg.way, self._now()
-        learn(way.circuit, end, now, self.agent.why_unreachable(way.hop))
+        why = self.agent.why_unreachable(way.hop)
+        learn(way.circuit, end, now, why)
         if not way.circuit.closed or way.circuit.suspect:
             self._upkeep.nudge(way.line)
         if not reached_nobody(end):
@@ -256,7 +257,8 @@ class SipCarrier:
         avoid = (*leg.dialed.avoid, str(way))
         if not self._trunks.another(leg.dialed.number, now, avoid, leg.dialed.caller_id):
             return None
-        return Unreached(leg.side, str(way), detail_of(end))
+        detail = f"{detail_of(end)}; {why}" if why and end.cause is EndCause.TRANSPORT else detail_of(end)
+        return Unreached(leg.side, str(way), detail)
 
     # --- its own ---
 
@@ -304,7 +306,9 @@ class SipCarrier:
             task.add_done_callback(self._releases.discard)
 
     async def _release(self, session: Session) -> None:
-        for side, statistics in (await self._relay.release(session.connection_id)).items():
+        known = await self._relay.release(session.connection_id)
+        # Of media that were lost the relay knows at most what came after: no figures are truer than those.
+        for side, statistics in () if session.lost else known.items():
             self.note(session.connection_id, _statistics_note(side, statistics))
         # By now the last answers have left too; a second attempt goes on with the same recording.
         if session.connection_id not in self._sessions and (packed := self._recorder.end(session.connection_id)):

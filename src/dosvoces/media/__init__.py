@@ -228,7 +228,11 @@ class MediaRelay(Protocol):
         """
 
     async def release(self, connection_id: ConnectionId) -> dict[Side, Statistics]:
-        """Stop everything for this connection and give its ports back after the drain."""
+        """
+        Stop everything for this connection and give its ports back after the drain.
+
+        Empty where nothing is known: no such connection, or its media were lost.
+        """
 
     def problems(self) -> list[str]:
         """Why no connection could be taken now, in words; empty if one could."""

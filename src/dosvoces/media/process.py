@@ -7,6 +7,7 @@ It knows the wire and nothing of connections; `relay.py` does.
 import asyncio
 import itertools
 import logging
+import signal
 import socket
 import sys
 from collections import deque
@@ -20,6 +21,7 @@ ANSWER_TIMEOUT_S = 2.0  # for one question; it takes a fifth of a millisecond
 PING_INTERVAL_S = 1.0
 FROZEN_S = 5.0  # a worker that is silent for so long is killed: its calls are dead, and should be told
 STOP_TIMEOUT_S = 2.0  # from the end of its socket until it is killed
+STATUS_TIMEOUT_S = 0.5  # from the end of its socket to its exit status; it takes a millisecond
 MAX_UNSENT = 10_000  # messages; a worker that lets so many wait is killed
 MAX_READS = 64  # messages taken in one turn of the loop
 
@@ -44,6 +46,7 @@ class WorkerProcess:
         self._blocked = False  # the worker doesn't read; `_write` goes on when it does
         self._watch: asyncio.TimerHandle | None = None
         self._last_heard_at = 0.0
+        self._ending: asyncio.Task[None] | None = None  # from the end of its socket until that is told
         self._ready: asyncio.Future[Message] = self._loop.create_future()
 
     @property
@@ -141,6 +144,8 @@ class WorkerProcess:
         except TimeoutError:
             self.kill()
             await self._process.wait()
+        if self._ending is not None:
+            await asyncio.wait([self._ending])
 
     def _read(self) -> None:
         for _ in range(MAX_READS):
@@ -153,7 +158,8 @@ class WorkerProcess:
             except OSError:
                 data = b""
             if not data:
-                self._gone("it ended by itself")
+                self._close_socket()
+                self._ending = self._loop.create_task(self._tell_end())
                 return
             self._last_heard_at = self._loop.time()
             for message in decode(data):
@@ -215,6 +221,17 @@ class WorkerProcess:
         self.kill()
         self._gone(why)
 
+    async def _tell_end(self) -> None:
+        """The socket ends before the process does, whose exit status says why."""
+        assert self._process is not None, "it was heard"
+        try:
+            async with asyncio.timeout(STATUS_TIMEOUT_S):
+                code = await self._process.wait()
+        except TimeoutError:
+            self._give_up("it closed its socket")
+        else:
+            self._gone(how_it_ended(code))
+
     def _gone(self, why: str) -> None:
         self._close_socket()
         self._fail_all(f"the media worker is gone: {why}")
@@ -235,6 +252,16 @@ class WorkerProcess:
             self._loop.remove_writer(self._socket.fileno())
             self._socket.close()
             self._socket = None
+
+
+def how_it_ended(code: int) -> str:
+    """A process's return code in words; below 0 it is a signal's number."""
+    if code >= 0:
+        return f"it ended with status {code}"
+    try:
+        return f"it was ended by {signal.Signals(-code).name}"
+    except ValueError:  # Most real-time signals have no name.
+        return f"it was ended by signal {-code}"
 
 
 def _nobody(why: str) -> None:

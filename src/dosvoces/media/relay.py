@@ -182,7 +182,7 @@ class WorkerRelay(MediaRelay):
     async def release(self, connection_id: ConnectionId) -> dict[Side, Statistics]:
         call = self._calls.pop(connection_id, None)
         if call is None:
-            return {side: Statistics() for side in Side}
+            return {}
         call.slot.calls.pop(connection_id, None)
         try:
             assert call.slot.process is not None, "a worker that is gone has no calls"
@@ -190,7 +190,7 @@ class WorkerRelay(MediaRelay):
         except MediaError as error:
             # The worker died or froze meanwhile; what it knew is lost, and its end frees the ports.
             _log.warning("no statistics of connection %s: %s", connection_id, error)
-            return {side: Statistics() for side in Side}
+            return {}
         return {Side.A: Statistics(*a), Side.B: Statistics(*b)}
 
     def problems(self) -> list[str]:

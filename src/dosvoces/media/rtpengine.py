@@ -164,7 +164,7 @@ class RtpengineRelay(MediaRelay):
     async def release(self, connection_id: ConnectionId) -> dict[Side, Statistics]:
         call = self._calls.pop(connection_id, None)
         if call is None:
-            return {side: Statistics() for side in Side}
+            return {}
         released = asyncio.get_running_loop().create_future()
         self._order(call, lambda: self._delete(call, self._settings.rest_s), released)
         try:
@@ -173,7 +173,7 @@ class RtpengineRelay(MediaRelay):
             # What a daemon knew that is gone is lost; it ends the call by itself, or when it comes back.
             self._leftovers[call.node].add(call.number)
             _log.warning("no statistics of connection %s: %s", connection_id, error)
-            return {side: Statistics() for side in Side}
+            return {}
         return {side: statistics(line) for side, line in call.lines.items()}
 
     def problems(self) -> list[str]:
