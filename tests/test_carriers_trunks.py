@@ -58,6 +58,19 @@ def test_an_open_circuit_is_passed_by() -> None:
     assert trunks.warnings(0.0) == ["trunk main: 192.0.2.1:5060/udp is down (no answer)"]
 
 
+def test_a_half_open_circuit_is_told_until_its_trial_succeeded() -> None:
+    trunks = the_trunks()
+    circuit = trunks.way(MADRID, 0.0).circuit
+    opened(circuit, 0.0)
+    told = ["trunk main: 192.0.2.1:5060/udp is down (no answer)"]
+    assert circuit.usable(OPEN_S)
+    assert trunks.warnings(OPEN_S) == told
+    circuit.take(OPEN_S)
+    assert trunks.warnings(OPEN_S) == told
+    circuit.answered()
+    assert trunks.warnings(OPEN_S) == []
+
+
 def test_a_trunk_that_doesn_t_know_us_is_passed_by() -> None:
     trunks = the_trunks()
     trunks.lines[0].registration_trouble = "403 Forbidden"

@@ -236,7 +236,7 @@ class Line:
         return told + [
             f"trunk {self.trunk.name}: {hop} is down ({circuit.why})"
             for hop, circuit in circuits.items()
-            if not circuit.usable(now)
+            if not circuit.closed or not circuit.usable(now)  # half open isn't up: only a trial tells
         ]
 
 
