@@ -52,7 +52,8 @@ class Agent:
 
     Who is heard: the addresses in `peers`, and for the length of a call those that its invitation or its dialog
     (Contact, Record-Route) names; everybody else is dropped unread. `peers=None` hears everybody, which is for trial
-    phones. Without `on_invite` an INVITE that belongs to no call gets no answer, whoever sent it.
+    phones. Without `on_invite` an INVITE of a peer's that belongs to no call is answered with 480; a
+    stranger's gets no answer.
     """
 
     __slots__ = (
