@@ -5,7 +5,7 @@ The rules are those of RFC 3261 and of the design: each leg INVITEd at most once
 BYE or CANCEL per leg that needed it, and a journal that tells the same story at the same times.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from dosvoces.model import ConnectionId, Side, leg_id
 from dosvoces.store import ConnectionRecord, Entry
@@ -69,9 +69,16 @@ def _dialed_once(ours: list[SipMessage], seen: list[SipMessage], journal: list[E
 
 
 def _initial_invites(seen: list[SipMessage]) -> list[SipMessage]:
-    """One for each transaction of ours; repeats have the same branch."""
-    invites = [m for m in seen if not m.sent and m.status is None and m.method == "INVITE" and not m.to_tag]
-    return list({m.branch: m for m in reversed(invites)}.values())[::-1]
+    """One for each transaction of ours."""
+    return _unrepeated(m for m in seen if not m.sent and m.status is None and m.method == "INVITE" and not m.to_tag)
+
+
+def _unrepeated(requests: Iterable[SipMessage]) -> list[SipMessage]:
+    """The first of each transaction: a repeat has the branch of what it repeats (RFC 3261 §17.1.3)."""
+    first: dict[str, SipMessage] = {}
+    for request in requests:
+        first.setdefault(request.branch, request)
+    return list(first.values())
 
 
 def _answers(seen: list[SipMessage], method: str, first: int, last: int) -> list[SipMessage]:
@@ -139,7 +146,8 @@ def _told_the_same(seen: list[SipMessage], journal: list[Entry]) -> Iterator[str
     refused = [m for m in refusals if m.branch not in within]
     if refused and not cancelled and not str(ended.facts["detail"]).startswith(str(refused[0].status)):
         yield f"the phone said {refused[0].first_line}, the journal {ended.facts}"
-    byes = [m for m in seen if m.method == "BYE" and m.status is None]
+    # A phone that lost our 200 repeats its BYE when all is over.
+    byes = _unrepeated(m for m in seen if m.method == "BYE" and m.status is None)
     if told["answered"] and ended.facts["reason"] == "hangup" and not byes:
         yield "hung up according to the journal, and nobody said BYE"
     if any(message.at > ended.at.timestamp() + CLOCK_SLACK_S for message in byes):

@@ -115,14 +115,21 @@ def _parameter(value: str, name: str) -> str:
     return match[1] if match else ""
 
 
+_LOST = r"UDP message (?:lost \(recv\)|voluntary lost \(while sending\))\."
 _LOGGED = re.compile(
+    rf"(?:{_LOST})*"
     r"-{47} (?P<day>\d{4}-\d\d-\d\d)\s(?P<clock>\d\d:\d\d:\d\d\.\d+)\n"
     r"UDP message (?P<way>sent|received) [(\[]\d+\]? bytes\)? ?:\n\n"
 )
 
 
 def read_messages(log: Path) -> list[SipMessage]:
-    """All that SIPp sent and received, in order. What it lost on purpose (`lost="100"`) isn't among it."""
+    """
+    All that SIPp sent and received, in order.
+
+    Of what it loses on purpose (`lost="100"`, `-lost`), what it didn't send isn't among it, what came and was then
+    thrown away is.
+    """
     text = log.read_bytes().decode("utf-8", "replace") if log.exists() else ""
     found = list(_LOGGED.finditer(text))
     ends = [*(match.start() for match in found), len(text)][1:]
@@ -239,6 +246,11 @@ class SippPhone:
     @property
     def messages(self) -> list[SipMessage]:
         return read_messages(self.folder / "messages.log")
+
+    @property
+    def lost(self) -> int:
+        """How many messages it lost on purpose, either way."""
+        return len(re.findall(_LOST, (self.folder / "messages.log").read_text(errors="replace")))
 
     def received(self, method: str) -> list[SipMessage]:
         """Requests of that method, repeats included."""
