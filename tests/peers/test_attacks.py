@@ -1,7 +1,7 @@
 """
 Attacks on a running service: SIPVicious scans it, and garbage floods it while a call is set up and talks.
 
-`FLOOD_S` says how long the flood lasts (3 s; 10 s for a release), `FLOOD_PER_S` how dense it is.
+`FLOOD_S` says how long the flood lasts (10 s), `FLOOD_PER_S` how dense it is (10,000 datagrams a second).
 """
 
 import asyncio
@@ -23,8 +23,9 @@ from tests.ports import free_port
 
 STRANGER = "127.0.0.66"
 WITNESS = "127.0.0.67"
-FLOOD_S = float(os.environ.get("FLOOD_S", "3"))
+FLOOD_S = float(os.environ.get("FLOOD_S", "10"))
 FLOOD_PER_S = int(os.environ.get("FLOOD_PER_S", "10000"))
+FLOOD_SHARE = 0.98  # of the datagrams asked for, that must have gone out
 RSS_LIMIT = 20 * 2**20  # bytes that the service may grow by
 TALK_S = 1.0
 
@@ -154,7 +155,8 @@ async def test_a_flood_of_garbage_leaves_calls_alone(tmp_path: Path) -> None:
     """
     Half from a stranger, with sound requests among it, half under the trunk's own address, which is parsed.
 
-    Calls are made one after the other as long as it lasts.
+    Calls are made one after the other as long as it lasts. The senders make up for a late turn, so the full rate is
+    kept; only what falls due after a sender's last turn, some hundredths of a second, may be missing.
     """
     port = free_port()
     numbers = {
@@ -181,7 +183,7 @@ async def test_a_flood_of_garbage_leaves_calls_alone(tmp_path: Path) -> None:
         await until(all_over, limit_s=5)
         outcomes = serving.rows("SELECT outcome FROM connection")
     assert [result["answers"] for result in results] == [0, 0]
-    assert sum(result["sent"] for result in results) >= FLOOD_PER_S * FLOOD_S / 2, "the flood was none"
+    assert sum(result["sent"] for result in results) >= FLOOD_PER_S * FLOOD_S * FLOOD_SHARE, results
     assert outcomes == [("completed",)] * (1 + len(set_up_s))
     assert max(set_up_s) < quiet_s + 1.0, (quiet_s, set_up_s)
     assert grown < RSS_LIMIT, f"{grown / 2**20:.1f} MiB"
