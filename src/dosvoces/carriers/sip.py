@@ -16,7 +16,7 @@ from dosvoces.capture import Captured
 from dosvoces.capture.recorder import Recorder
 from dosvoces.carriers import Call, Listener, sip_codecs
 from dosvoces.carriers.dns import Dns
-from dosvoces.carriers.end_reasons import NORMAL_CLEARING, detail_of
+from dosvoces.carriers.end_reasons import NORMAL_CLEARING, detail_of, reason_of
 from dosvoces.carriers.public import NOTHING_LEARNED, Nat, PublicSide
 from dosvoces.carriers.sip_leg import Session, SipLeg, facts_of
 from dosvoces.carriers.trunks import Trunk, Trunks, learn, reached_nobody
@@ -245,20 +245,22 @@ class SipCarrier:
             self._release_if_over(session)
         self.tell(session.connection_id, event)
 
-    def unreached(self, leg: SipLeg, end: CallEnd) -> Unreached | None:
-        """What a dial's end means for its way; the event to tell, if nobody was rung and another way is left."""
+    def end_of(self, leg: SipLeg, end: CallEnd) -> Ended | Unreached:
+        """The event that a call's end is; `Unreached` if nobody was rung and another way is left."""
+        answered, why = leg.chosen is not None, self.agent.why_unreachable(leg.way.hop)
+        detail = f"{detail_of(end)}; {why}" if why and end.cause is EndCause.TRANSPORT else detail_of(end)
+        if not answered and self._another_way(leg, end, why):
+            return Unreached(leg.side, str(leg.way), detail)
+        return Ended(leg.side, reason_of(end, answered=answered), detail)
+
+    def _another_way(self, leg: SipLeg, end: CallEnd, why: str) -> bool:
+        """Let the dial's way learn from its end; whether nobody was rung and the number can be tried otherwise."""
         way, now = leg.way, self._now()
-        why = self.agent.why_unreachable(way.hop)
         learn(way.circuit, end, now, why)
         if not way.circuit.closed or way.circuit.suspect:
             self._upkeep.nudge(way.line)
-        if not reached_nobody(end):
-            return None
         avoid = (*leg.dialed.avoid, str(way))
-        if not self._trunks.another(leg.dialed.number, now, avoid, leg.dialed.caller_id):
-            return None
-        detail = f"{detail_of(end)}; {why}" if why and end.cause is EndCause.TRANSPORT else detail_of(end)
-        return Unreached(leg.side, str(way), detail)
+        return reached_nobody(end) and self._trunks.another(leg.dialed.number, now, avoid, leg.dialed.caller_id)
 
     # --- its own ---
 

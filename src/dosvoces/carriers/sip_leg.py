@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from dosvoces.carriers import Call, sip_codecs
-from dosvoces.carriers.end_reasons import TEMPORARY_FAILURE, detail_of, reason_of
+from dosvoces.carriers.end_reasons import TEMPORARY_FAILURE
 from dosvoces.carriers.trunks import Way
 from dosvoces.errors import MediaError
 from dosvoces.events import Answered, Ended, Event, Ringing, Unreached
@@ -53,8 +53,8 @@ class Desk(Protocol):
     def leg_over(self, leg: "SipLeg", event: Ended | Unreached) -> None:
         """The leg ended: forget it, then pass its end on."""
 
-    def unreached(self, leg: "SipLeg", end: CallEnd) -> Unreached | None:
-        """Learn of the way from this end; the event to tell where nobody was rung and another way is left."""
+    def end_of(self, leg: "SipLeg", end: CallEnd) -> Ended | Unreached:
+        """The event that a call's end is; `Unreached` if nobody was rung and another way is left."""
 
 
 class SipLeg(CallHandler):
@@ -307,14 +307,8 @@ class SipLeg(CallHandler):
             self._note("digit", {"digit": signal, "by": "INFO"})
 
     def on_ended(self, end: CallEnd) -> None:
-        event: Ended | Unreached | None
-        if self._failure:
-            event = Ended(self.side, EndReason.FAILED, self._failure)
-        else:
-            answered = self.chosen is not None
-            event = None if answered else self.carrier.unreached(self, end)
-            event = event or Ended(self.side, reason_of(end, answered=answered), detail_of(end))
-        self.carrier.leg_over(self, event)
+        failed = Ended(self.side, EndReason.FAILED, self._failure) if self._failure else None
+        self.carrier.leg_over(self, failed or self.carrier.end_of(self, end))
 
     def _offer(self, codecs: Sequence[sdp.Codec]) -> bytes:
         here = self.session.addresses[self.side]
