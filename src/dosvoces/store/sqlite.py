@@ -88,16 +88,7 @@ class SqliteFile:
         """Create the file if there is none, bring its tables up to date, and return the writer's engine."""
         self._create()
         engine = self._engine("PRAGMA synchronous = FULL", f"PRAGMA journal_size_limit = {WAL_SIZE_LIMIT_BYTES}")
-        try:
-            with engine.connect() as db:
-                self._inspect(db, create=True)
-        except (SQLAlchemyError, sqlite3.Error) as error:
-            engine.dispose()
-            raise self.explain(error) from error
-        except StoreError:
-            engine.dispose()
-            raise
-        return engine
+        return self._inspected(engine, create=True)
 
     # --- for readers ---
 
@@ -108,10 +99,15 @@ class SqliteFile:
                 f"there is no record at {self.path}: start `dosvoces serve` first, or mend [database] url",
                 permanent=True,
             )
-        engine = self._engine("PRAGMA query_only = 1")
+        return self._inspected(self._engine("PRAGMA query_only = 1"), create=False)
+
+    # --- for all ---
+
+    def _inspected(self, engine: Engine, *, create: bool) -> Engine:
+        """`engine`, once its database was looked at; given back if that fails. Raises `StoreError`."""
         try:
             with engine.connect() as db:
-                self._inspect(db, create=False)
+                self._inspect(db, create=create)
         except (SQLAlchemyError, sqlite3.Error) as error:
             engine.dispose()
             raise self.explain(error) from error
@@ -119,8 +115,6 @@ class SqliteFile:
             engine.dispose()
             raise
         return engine
-
-    # --- for all ---
 
     def check_present(self) -> None:
         """
