@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import (
     JSON,
+    Boolean,
     CheckConstraint,
     Column,
     DateTime,
@@ -23,11 +24,12 @@ from sqlalchemy import (
     Table,
     Text,
     TypeDecorator,
+    false,
     text,
 )
 from sqlalchemy.types import TypeEngine
 
-REVISION = "0002"
+REVISION = "0003"
 """The newest migration: what a database must be at. A test holds it equal to the head of `migrations/versions`."""
 
 
@@ -89,6 +91,11 @@ connection = Table(
     Column("created_at", Moment, nullable=False),
     Column("first", String(16), nullable=False, doc="E.164."),
     Column("second", String(16), nullable=False, doc="E.164."),
+    # With these a node that did not take the request can do all of it, answer included.
+    Column("first_received", Text, nullable=False, server_default="", doc="As the client wrote it."),
+    Column("second_received", Text, nullable=False, server_default="", doc="As the client wrote it."),
+    Column("caller_id_first", String(16), nullable=False, server_default="", doc="E.164; empty: by the settings."),
+    Column("caller_id_second", String(16), nullable=False, server_default="", doc="E.164; empty: by the settings."),
     Column("email", String(320), nullable=False),
     Column("property_name", Text),
     Column("agent_name", Text),
@@ -99,7 +106,15 @@ connection = Table(
     Column("interval_s", Integer, nullable=False),
     # Unique: one key, one request, also when two of them arrive at the same moment.
     Column("idempotency_key", Text, unique=True),
-    Column("fingerprint", String(64), nullable=False),
+    Column("fingerprint", String(64), nullable=False, index=True),
+    Column(
+        "resumes", String(26), doc="The connection of the same request that a crash ended before anybody was dialled."
+    ),
+    Column("owner", String(26), doc="`node.id` of the process whose it is; NULL while it waits for one."),
+    Column("not_before", Moment, doc="When it may start; NULL: at once."),
+    Column("expires_at", Moment, doc="When it is refused if it has not started; NULL: never."),
+    Column("cancel_by", Text, doc="Who asked to end it, for its owner to read; NULL: nobody did."),
+    Column("mail", String(8), nullable=False, server_default="pending", doc="`core.MailState`."),
     Column("phase", String(20), nullable=False),
     Column("outcome", String(20)),
     Column("ended_by", Text, nullable=False, server_default=""),
@@ -117,6 +132,14 @@ connection = Table(
 Index(
     "ix_connection_open",
     connection.c.deadline,
+    sqlite_where=text("outcome IS NULL"),
+    postgresql_where=text("outcome IS NULL"),
+)
+
+# Open connections of one process: what it is asked to end, and what is settled when it is dead.
+Index(
+    "ix_connection_owner",
+    connection.c.owner,
     sqlite_where=text("outcome IS NULL"),
     postgresql_where=text("outcome IS NULL"),
 )
@@ -147,7 +170,36 @@ dial_attempt = Table(
     Column("attempt", Integer, primary_key=True, autoincrement=False),
     Column("number", String(16), nullable=False, doc="E.164."),
     Column("at", Moment, nullable=False),
+    Column("trunk", Text, doc="The name of the trunk whose limits it counts against."),
+    Column("facts", JSON(none_as_null=True), doc="What taking the dial back after a crash needs."),
     sqlite_with_rowid=False,
+)
+
+node = Table(
+    "node",
+    metadata,
+    # Of the process, not of the machine: a restarted process is another node, and owns nothing of the last one's.
+    Column("id", String(26), primary_key=True),
+    Column("name", Text, nullable=False, doc="For people: `[node] name`, or the host's."),
+    Column("host", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("url", Text, nullable=False, doc="Where its API listens."),
+    Column("version", Text, nullable=False),
+    Column("started_at", Moment, nullable=False),
+    Column("beat_at", Moment, nullable=False, doc="Its last sign of life, on the database's clock."),
+    Column("capacity", Integer, nullable=False, doc="Connections that it takes at most."),
+    Column("open_connections", Integer, nullable=False, server_default="0"),
+    Column("draining", Boolean, nullable=False, server_default=false()),
+    Column("drain_by", Text, doc="Who asked it to drain, for it to read; NULL: nobody did."),
+    Column("heir", String(26), doc="The node that settles what this one left, once it is dead."),
+)
+
+trunk_pace = Table(
+    "trunk_pace",
+    metadata,
+    Column("trunk", Text, primary_key=True),
+    # GCRA's theoretical arrival time: one row reserves the moments of all nodes' dials.
+    Column("next_at", Moment, nullable=False, doc="When the next dial may leave."),
 )
 
 journal = Table(

@@ -81,7 +81,7 @@ class Writes:
     def __init__(self, dialect: Dialect) -> None:
         self._insert_connection = _insert_new(connection, dialect, _CONNECTION_COLUMNS)
         self._insert_leg = _Prepared(insert(leg), dialect, ("connection_id", "side", "number", "state"))
-        self._insert_attempt = _insert_new(dial_attempt, dialect, [column.name for column in dial_attempt.c])
+        self._insert_attempt = _insert_new(dial_attempt, dialect, _ATTEMPT_COLUMNS)
         self._insert_mail = _insert_new(mail, dialect, [column.name for column in mail.c if column.name != "number"])
         self._insert_capture = _insert_new(capture, dialect, [column.name for column in capture.c])
         self._insert_entry = _Prepared(_insert_entry(), dialect)
@@ -212,6 +212,7 @@ _CONNECTION_COLUMNS = (
     "fingerprint",
     "phase",
 )
+_ATTEMPT_COLUMNS = ("connection_id", "side", "attempt", "number", "at")
 _STATE_COLUMNS = ("phase", "ended_by", "failed_side", "started_at", "joined_at", "deadline")
 _LEG_COLUMNS = ("state", "dialed_at", "answered_at", "released_at", "ended_at", "reason", "detail")
 
