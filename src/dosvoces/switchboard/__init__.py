@@ -1,0 +1,167 @@
+"""
+The shell of the core: the only place where the pure rules meet the world.
+
+Holds the live connections of this process in memory (`live.py`) and lets in who may come in (`admission.py`); every
+event is journalled, and what can't be taken back leaves only after its intent is on disk.
+"""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+
+import structlog
+
+from dosvoces import telemetry
+from dosvoces.carriers import Carrier
+from dosvoces.core import Answer, Connection, Terms
+from dosvoces.errors import AlreadyRecorded, NotNow, StoreError
+from dosvoces.events import Cancel, Event, Started
+from dosvoces.journal import entry_of
+from dosvoces.mail import Mail, Mailbox
+from dosvoces.model import ConnectionId, Note, Order, Outcome
+from dosvoces.recovery import settle_leftovers
+from dosvoces.store import Earlier, Entry, Store
+from dosvoces.switchboard.admission import NOT_RECORDABLE, Admission, Limits
+from dosvoces.switchboard.live import LiveConnection, Parts
+
+__all__ = ["Limits", "Switchboard"]
+
+log = structlog.get_logger(__name__)
+
+
+class Switchboard:
+    """
+    Connects people: `connect` records, mails, dials and joins, and answers when both calls were made.
+
+    One event loop's own; every method is called from it.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        mailbox: Mailbox,
+        carrier: Carrier,
+        compose: Callable[[Order], Mail],
+        limits: Limits,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._store = store
+        self._carrier = carrier
+        self._limits = limits
+        self._now = now
+        self._live: dict[ConnectionId, LiveConnection] = {}
+        self._parts = Parts(store, mailbox, carrier, compose, limits, now)
+        self._admission = Admission(store, carrier, limits, lambda: len(self._live))
+
+    @property
+    def open_connections(self) -> int:
+        return len(self._live)
+
+    async def start(self) -> None:
+        """Get ready to dial, and settle what the last process left open. Raises `CarrierError`, `StoreError`."""
+        await self._carrier.start(self)
+        await settle_leftovers(self._store, self._carrier, self._now)
+
+    async def connect(self, order: Order) -> Answer:
+        """
+        Do what was asked for; returns when both calls were made or something failed.
+
+        The connection goes on without the caller. Raises `NotNow` if nothing was tried, `NotAllowed` if a caller id is
+        not ours to show (nothing was tried either), and `AlreadyRecorded` if the order's idempotency key is taken.
+        """
+        with self._admission.entering(order):
+            try:
+                await self._store.record(order)
+            except AlreadyRecorded:
+                raise
+            except StoreError as error:
+                log.error("request not recorded", connection=order.id, error=str(error))
+                raise NotNow(NOT_RECORDABLE) from error
+            live = self._live[order.id] = LiveConnection(order, self._parts, self._over)
+        live.happened(Started())
+        return await asyncio.shield(live.answered)
+
+    def cancel(self, connection_id: ConnectionId, *, by: str) -> bool:
+        """End a connection of ours, in whatever state; whether there was one."""
+        live = self._live.get(connection_id)
+        if live is not None:
+            live.happened(Cancel(by))
+        return live is not None
+
+    async def ended(self, connection_id: ConnectionId) -> None:
+        """Wait until this connection is over and settled in the record."""
+        live = self._live.get(connection_id)
+        if live is not None:
+            await asyncio.shield(live.over)
+
+    async def earlier(self, key: str) -> Earlier | None:
+        """What was asked before under this idempotency key."""
+        return await self._store.earlier(key)
+
+    async def remember_answer(self, connection_id: ConnectionId, *, status: int, body: str) -> None:
+        """Keep what the client was told, for a repeat. A record that can't be written now loses the repeat only."""
+        try:
+            await self._store.remember_answer(connection_id, status=status, body=body)
+        except StoreError as error:
+            log.warning("answer not kept", connection=connection_id, error=str(error))
+
+    def problems(self) -> list[str]:
+        """Why a request would be refused now, in words; empty if it would be taken."""
+        return self._admission.problems()
+
+    def warnings(self) -> list[str]:
+        """What an operator should know though requests are taken."""
+        return self._carrier.warnings()
+
+    async def close(self) -> None:
+        """
+        Refuse what comes, hang up every leg, wait (bounded) until the far ends confirmed and all is recorded.
+
+        Idempotent: who did not confirm in time isn't waited for again.
+        """
+        if self._admission.closed:
+            return
+        self._admission.closed = "shutting down"
+        for live in list(self._live.values()):
+            live.happened(Cancel("shutdown"))
+        if waiting := [live.over for live in self._live.values()]:
+            await asyncio.wait(waiting, timeout=self._limits.close_limit_s)
+        for live in self._live.values():
+            log.error("left open at shutdown", connection=live.order.id, phase=live.state.phase)
+            live.unschedule()
+        for task in list(self._parts.tasks):
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+    # --- the carrier's listener ---
+
+    def happened(self, connection_id: ConnectionId, event: Event) -> None:
+        """Take an event from a driver."""
+        live = self._live.get(connection_id)
+        if live is None:
+            self._journal_late(connection_id, event)
+        else:
+            live.happened(event)
+
+    def noted(self, connection_id: ConnectionId, note: Note) -> None:
+        """Take a note from a driver: it is journalled, also after the end."""
+        live = self._live.get(connection_id)
+        phase = live.state.phase if live is not None else "ended"
+        self._store.journal(Entry(connection_id, self._now(), note.kind, note.side, phase, phase, note.facts))
+
+    def captured(self, connection_id: ConnectionId, packed: bytes) -> None:
+        """Keep what a driver captured of a connection."""
+        self._store.keep_capture(connection_id, packed)
+
+    # --- its own ---
+
+    def _over(self, live: LiveConnection, outcome: Outcome) -> None:
+        del self._live[live.order.id]
+        telemetry.CONNECTIONS.labels(outcome).inc()
+
+    def _journal_late(self, connection_id: ConnectionId, event: Event) -> None:
+        ended = Connection(Terms(), outcome=Outcome.INTERRUPTED)
+        self._store.journal(entry_of(connection_id, self._now(), event, ended, ended))

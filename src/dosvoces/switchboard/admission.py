@@ -1,0 +1,85 @@
+"""Whether a request may begin now, and on which terms: nothing is tried here."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from dosvoces.carriers import Carrier
+from dosvoces.core import Terms
+from dosvoces.errors import NotNow
+from dosvoces.model import ConnectionId, Order, Side
+from dosvoces.store import Store
+
+NOT_RECORDABLE = "the request can't be recorded now; nothing was done"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one switchboard takes on, and the terms of each connection but for its own interval."""
+
+    max_connections: int = 100
+    ring_timeout_s: float = 30.0
+    talk_limit_s: float = 3600.0
+    mail_timeout_s: float = 15.0
+    close_limit_s: float = 5.0
+    """How long a shutdown waits for the far ends to confirm: a container is killed 10 s after it was told to stop."""
+    trunk_timeout_s: float = 6.0
+    """How long a trunk may stay silent before the next way is tried."""
+
+    def terms(self, order: Order) -> Terms:
+        return Terms(
+            interval_s=order.interval_s,
+            ring_timeout_s=self.ring_timeout_s,
+            talk_limit_s=self.talk_limit_s,
+            mail_timeout_s=self.mail_timeout_s,
+        )
+
+
+class Admission:
+    """The door of one switchboard: who came in and is not open yet counts like who is."""
+
+    def __init__(self, store: Store, carrier: Carrier, limits: Limits, open_connections: Callable[[], int]) -> None:
+        self._store = store
+        self._carrier = carrier
+        self._limits = limits
+        self._open_connections = open_connections
+        self._entering: set[ConnectionId] = set()
+        self.closed = ""
+        """Why nobody is let in any more; empty while somebody may be."""
+
+    def problems(self) -> list[str]:
+        """Why a request would be refused now, in words; empty if it would be taken."""
+        return self._problems(self._carrier.problems())
+
+    @contextmanager
+    def entering(self, order: Order) -> Iterator[None]:
+        """
+        Count `order` in while it is recorded. Raises `NotNow`, and `NotAllowed` for a caller id that is not ours.
+
+        Counted before anything is awaited: parallel requests see each other.
+        """
+        self._admit(order)
+        self._entering.add(order.id)
+        try:
+            yield
+        finally:
+            self._entering.discard(order.id)
+
+    def _admit(self, order: Order) -> None:
+        if self._store.problems():
+            # The store's words name files; they are for the operator, who has them in the log and in `problems`.
+            raise NotNow(NOT_RECORDABLE)
+        if problems := self._problems(self._carrier.problems(order.first, order.second)):
+            raise NotNow("; ".join(problems))
+        for side in Side:
+            if wanted := order.caller_id(side):
+                self._carrier.check_caller_id(order.number(side), wanted)
+
+    def _problems(self, of_carrier: list[str]) -> list[str]:
+        problems = [*self._store.problems(), *of_carrier]
+        if self.closed:
+            problems.append(self.closed)
+        most = self._limits.max_connections
+        if self._open_connections() + len(self._entering) >= most:
+            problems.append(f"{most} connections are open, as many as dialing.max_connections")
+        return problems

@@ -1,0 +1,224 @@
+"""
+One connection in memory: stepped one event at a time, journalled, its commands carried out.
+
+What can't be taken back (a mail, a dial, a report) leaves only after its intent is on disk.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import structlog
+
+from dosvoces.carriers import Call, Carrier
+from dosvoces.core import Answer, Connection, LegState, answer, deadline, step
+from dosvoces.errors import CarrierError, MailError, StoreError
+from dosvoces.events import (
+    Cancel,
+    Command,
+    Dial,
+    Elapsed,
+    Ended,
+    Event,
+    Hangup,
+    Join,
+    Joined,
+    MailRefused,
+    MailSent,
+    PlayRinging,
+    Report,
+    SendMail,
+    Unjoined,
+    Unreached,
+)
+from dosvoces.journal import entry_of
+from dosvoces.mail import Mail, Mailbox
+from dosvoces.model import EndReason, Order, Outcome, Side, leg_id
+from dosvoces.store import Store
+from dosvoces.switchboard.admission import Limits
+
+log = structlog.get_logger(__name__)
+
+SETTLE_RETRY_S = 1.0  # how soon an outcome that could not be written is tried again
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What all connections of a switchboard work with."""
+
+    store: Store
+    mailbox: Mailbox
+    carrier: Carrier
+    compose: Callable[[Order], Mail]
+    limits: Limits
+    now: Callable[[], datetime]
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    """What is being done for any of them."""
+
+
+class LiveConnection:
+    """A connection that is under way. `over` is told once, with the outcome that is in the record."""
+
+    def __init__(self, order: Order, parts: Parts, over: Callable[["LiveConnection", Outcome], None]) -> None:
+        loop = asyncio.get_running_loop()
+        self.order = order
+        self.state = Connection(parts.limits.terms(order))
+        self.answered: asyncio.Future[Answer] = loop.create_future()
+        self.over: asyncio.Future[Outcome] = loop.create_future()
+        self._parts = parts
+        self._tell_over = over
+        self._loop = loop
+        self._inbox: deque[Event] = deque()
+        self._stepping = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_due: datetime | None = None
+
+    # --- one event at a time ---
+
+    def happened(self, event: Event) -> None:
+        """Step the connection. An event that comes while its commands are being given waits its turn."""
+        self._inbox.append(event)
+        if self._stepping:
+            return
+        self._stepping = True
+        try:
+            while self._inbox:
+                self._step(self._inbox.popleft())
+        finally:
+            self._stepping = False
+
+    def unschedule(self) -> None:
+        """Let no deadline come any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _step(self, event: Event) -> None:
+        store, now, before = self._parts.store, self._parts.now(), self.state
+        after, commands = step(before, event, now)
+        self.state = after
+        # Time that passes without effect is no news.
+        if after is not before or not isinstance(event, Elapsed):
+            store.journal(entry_of(self.order.id, now, event, before, after))
+        if after is not before:
+            store.update(self.order.id, after, self._schedule(now))
+        for command in commands:
+            self._do(command)
+        if not self.answered.done() and (told := answer(after)) is not None:
+            self.answered.set_result(told)
+
+    def _schedule(self, now: datetime) -> datetime | None:
+        """
+        See to it that `Elapsed` comes at the next deadline, and return that.
+
+        A timer that would fire too early is left to: most deadlines move away before they come, and a timer that finds
+        nothing due is cheaper than a timer set anew at each event.
+        """
+        due = deadline(self.state)
+        if due is None:
+            self.unschedule()
+        elif self._timer is None or self._timer_due is None or due < self._timer_due:
+            self.unschedule()
+            delay = max(0.0, (due - now).total_seconds())
+            self._timer = self._loop.call_later(delay, self._elapsed)
+            self._timer_due = due
+        return due
+
+    def _elapsed(self) -> None:
+        self._timer = None
+        self.happened(Elapsed())
+        if self._timer is None:
+            self._schedule(self._parts.now())
+
+    # --- commands ---
+
+    def _do(self, command: Command) -> None:
+        match command:
+            case SendMail():
+                self._spawn(self._send_mail())
+            case Dial(side=side, attempt=attempt):
+                self._spawn(self._dial(side, attempt))
+            case PlayRinging(side=side):
+                self._parts.carrier.play_ringing(leg_id(self.order.id, side))
+            case Join():
+                self._spawn(self._join())
+            case Hangup(side=side):
+                self._parts.carrier.hangup(leg_id(self.order.id, side))
+            case Report(outcome=outcome):
+                self._spawn(self._report(outcome))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(self._guard(work))
+        self._parts.tasks.add(task)
+        task.add_done_callback(self._parts.tasks.discard)
+
+    async def _guard(self, work: Coroutine[Any, Any, None]) -> None:
+        """The loop's edge: a fault of ours ends its own connection, with its trace in the log, and no other."""
+        try:
+            await work
+        except Exception:
+            log.exception("connection failed inside", connection=self.order.id)
+            self.happened(Cancel("fault"))
+
+    async def _send_mail(self) -> None:
+        try:
+            await self._parts.mailbox.deliver(self._parts.compose(self.order))
+        except MailError as error:
+            self.happened(MailRefused(str(error)))
+        else:
+            self.happened(MailSent())
+
+    async def _dial(self, side: Side, attempt: int) -> None:
+        order, parts = self.order, self._parts
+        call = Call(
+            order.id,
+            side,
+            order.number(side),
+            attempt=attempt,
+            avoid=self.state.leg(side).tried,
+            silence_limit_s=parts.limits.trunk_timeout_s,
+            caller_id=order.caller_id(side),
+        )
+        try:
+            await parts.store.intend_dial(order, side, attempt=attempt, at=parts.now())
+            if self.state.verdict is not None:
+                # Meanwhile it was cancelled or the other side hung up: nobody is rung for nothing.
+                self.happened(Ended(side, EndReason.CANCELLED, "not dialled"))
+                return
+            await parts.carrier.dial(call)
+        except (StoreError, CarrierError) as error:
+            self.happened(_not_dialed(side, error))
+            return
+        if self.state.leg(side).state is LegState.RELEASING:
+            # The hang-up came while the dial was on its way to the carrier, which didn't know the leg yet.
+            parts.carrier.hangup(leg_id(order.id, side))
+
+    async def _join(self) -> None:
+        try:
+            await self._parts.carrier.join(self.order.id)
+        except CarrierError as error:
+            self.happened(Unjoined(str(error)))
+        else:
+            self.happened(Joined())
+
+    async def _report(self, outcome: Outcome) -> None:
+        parts = self._parts
+        while True:
+            try:
+                await parts.store.settle(self.order.id, self.state, outcome, at=parts.now())
+                break
+            except StoreError as error:
+                log.error("outcome not written, trying again", connection=self.order.id, error=str(error))
+                await asyncio.sleep(SETTLE_RETRY_S)
+        self._tell_over(self, outcome)
+        self.over.set_result(outcome)
+        log.info("connection over", connection=self.order.id, outcome=outcome, ended_by=self.state.ended_by)
+
+
+def _not_dialed(side: Side, error: StoreError | CarrierError) -> Ended | Unreached:
+    if isinstance(error, CarrierError) and error.way:
+        return Unreached(side, error.way, str(error))
+    return Ended(side, EndReason.UNREACHABLE if isinstance(error, CarrierError) else EndReason.FAILED, str(error))
