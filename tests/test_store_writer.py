@@ -15,7 +15,7 @@ from sqlalchemy import Engine
 
 from dosvoces.core import Connection, Leg, LegState, Terms
 from dosvoces.errors import StoreError
-from dosvoces.model import Order
+from dosvoces.model import NodeId, Order
 from dosvoces.store import Entry
 from dosvoces.store.lane import Lane
 from dosvoces.store.sqlite import SqliteFile
@@ -29,7 +29,7 @@ class Desk:
     """A writer on a real file, and every statement that it runs."""
 
     def __init__(self, engine: Engine, file: SqliteFile, lane: Lane, *, entries_limit: int) -> None:
-        self.writes = Writes(engine.dialect)
+        self.writes = Writes(engine.dialect, NodeId("0" * 26))
         connection = engine.raw_connection()
         self.writer = Writer(file, self.writes, connection.cursor(), lane, entries_limit=entries_limit)
         self.statements: list[str] = []

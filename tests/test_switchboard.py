@@ -11,8 +11,9 @@ from dosvoces.carriers import Call
 from dosvoces.carriers.fake import FakeCarrier, Script
 from dosvoces.core import Answer, AnswerKind
 from dosvoces.errors import AlreadyRecorded, MailError, NotAllowed, NotNow, StoreError
+from dosvoces.events import Answered
 from dosvoces.mail import Mail
-from dosvoces.model import ConnectionId, LegId, Note, Order, Side, leg_id
+from dosvoces.model import ConnectionId, LegId, NodeId, Note, Order, Side, leg_id
 from dosvoces.store import Store
 from dosvoces.store.sql import SqlStore, open_store
 from dosvoces.switchboard import Limits, Switchboard
@@ -50,13 +51,14 @@ class Bench:
         self.carrier = FakeCarrier(lambda call: self.script(call))
         self.switchboard = self.make()
 
-    def make(self, **limits: float) -> Switchboard:
+    def make(self, holds_lease: Callable[[], bool] = lambda: True, **limits: float) -> Switchboard:
         self.switchboard = Switchboard(
             store=self.store,
             mailbox=self.letters,
             carrier=self.carrier,
             compose=_compose,
             limits=Limits(**limits),  # type: ignore[arg-type]
+            holds_lease=holds_lease,
         )
         return self.switchboard
 
@@ -154,11 +156,8 @@ async def test_an_unreachable_first_party_is_a_failed_call(bench: Bench) -> None
 
 async def test_another_way_is_a_dial_of_its_own_with_its_own_intent(bench: Bench) -> None:
     order = an_order()
-    bench.script = lambda call: Script(
-        dead_ways=2 if call.side is A else 0, hangs_up_after_s=0.05 if call.side is B else None
-    )
+    bench.script = lambda call: Script(dead_ways=2 if call.side is A else 0)
     assert MADE == await bench.connect(order)
-    assert "completed" == await bench.over(order)
     a = [call for call in bench.carrier.dialed if call.side is A]
     expected = [(1, ()), (2, ("way 1",)), (3, ("way 1", "way 2"))]
     assert expected == [(call.attempt, call.avoid) for call in a]
@@ -175,6 +174,8 @@ async def test_another_way_is_a_dial_of_its_own_with_its_own_intent(bench: Bench
     for attempt in (1, 2, 3):
         with pytest.raises(AlreadyRecorded):
             await bench.store.intend_dial(order, A, attempt=attempt, at=order.created_at)
+    bench.switchboard.cancel(order.id, by="operator")
+    await bench.over(order)
 
 
 async def test_ways_that_all_lead_to_nobody_end_the_connection(bench: Bench) -> None:
@@ -374,6 +375,38 @@ async def test_what_the_last_process_left_is_settled_and_never_dialed_again(benc
     assert [("ended", "failed")] == [(leg.state, leg.reason) for leg in record.legs if leg.side is A]
     assert [] == bench.carrier.dialed
     assert ["lost_at_restart"] == await bench.events(order)
+
+
+async def test_what_another_node_has_taken_is_hung_up_and_let_go(bench: Bench) -> None:
+    order = an_order()
+    bench.script = lambda call: Script(answers_after_s=None if call.side is B else 0.0)
+    assert MADE == await bench.connect(order)
+    bench.store.node, ours = NodeId("another"), bench.store.node
+    await bench.store.adopt_strays()
+    bench.store.node = ours
+    # Whatever happens next is written, and finds that it isn't ours.
+    bench.switchboard.happened(order.id, Answered(B))
+    await asyncio.wait_for(bench.switchboard.ended(order.id), 5)
+    record = await bench.store.connection(order.id)
+    assert record is not None
+    assert ([], "another", None) == (bench.carrier.live_legs, record.owner, record.outcome)
+    assert 0 == bench.switchboard.open_connections
+
+
+async def test_a_node_without_its_lease_rings_nobody(bench: Bench) -> None:
+    held = True
+    bench.make(holds_lease=lambda: held)
+    await bench.switchboard.start()
+    order = an_order()
+
+    async def lose_it() -> None:
+        nonlocal held
+        held = False
+
+    bench.letters.answer = lose_it
+    assert Answer(AnswerKind.CALL_FAILED, A) == await bench.connect(order)
+    assert "interrupted" == await bench.over(order)
+    assert [] == bench.carrier.dialed
 
 
 async def test_a_fault_of_ours_ends_its_own_connection_only(bench: Bench) -> None:

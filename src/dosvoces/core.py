@@ -226,8 +226,8 @@ def _apply(c: Connection, event: Event, now: datetime) -> Connection:
             return _close(c, Outcome.INTERRUPTED, "media") if c.a.live or c.b.live else c
         case Cancel(by=by):
             return _close(c, Outcome.CANCELLED if c.joined_at is None else Outcome.COMPLETED, by)
-        case LostAtRestart():
-            return _close(c, Outcome.INTERRUPTED, "restart")
+        case LostAtRestart(by=by):
+            return _close(c, Outcome.INTERRUPTED, by)
         case Elapsed():
             return _elapse(c, now)
         case _:

@@ -52,5 +52,9 @@ class StoreError(_DependencyError):
     """The record could not be written or read."""
 
 
+class NotOurs(StoreError):
+    """The connection is another node's by now: whatever we still have of it is hung up, and the rest is that node's."""
+
+
 class AlreadyRecorded(StoreError):
     """The unique key is taken: this connection, this dial attempt or this idempotency key is in the record already."""

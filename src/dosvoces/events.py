@@ -96,7 +96,10 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class LostAtRestart:
-    """The process that carried it died; whatever was up is hung up, nothing is dialled again."""
+    """The process that carried it died, or must let it go; whatever is up is hung up, nothing is dialled again."""
+
+    by: str = "restart"
+    """What took it away: `restart`, `fence`, `taken`."""
 
 
 Event = (

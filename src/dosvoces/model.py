@@ -12,6 +12,8 @@ from typing import NewType
 
 ConnectionId = NewType("ConnectionId", str)
 LegId = NewType("LegId", str)
+NodeId = NewType("NodeId", str)
+"""Of one run of the process: a restarted one is another node."""
 
 
 class Side(enum.StrEnum):
@@ -148,6 +150,11 @@ def connection_id(now: datetime, entropy: int) -> ConnectionId:
     """
     value = (int(now.timestamp() * 1000) << 80) | (entropy & ((1 << 80) - 1))
     return ConnectionId("".join(_CROCKFORD[(value >> shift) & 31] for shift in range(125, -1, -5)))
+
+
+def node_id(now: datetime, entropy: int) -> NodeId:
+    """A new id of a node: made like a connection's."""
+    return NodeId(connection_id(now, entropy))
 
 
 @dataclass(frozen=True, slots=True)

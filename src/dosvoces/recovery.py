@@ -19,11 +19,14 @@ log = structlog.get_logger(__name__)
 
 async def settle_leftovers(store: Store, carrier: Carrier, now: Callable[[], datetime]) -> None:
     """
-    End every connection of the record that has no outcome, as `interrupted`. Raises `StoreError`.
+    End every connection of this node that has no outcome, as `interrupted`: nothing of its own is under way yet.
+
+    What is open of processes that are no more becomes this node's first. Raises `StoreError`.
 
     Who was up is hung up first: were we killed in between, the next start does it again, which harms nobody.
     """
-    for record in await store.unfinished():
+    await store.adopt_strays()
+    for record in await store.unfinished(owner=store.node):
         for dialog in _left_up(await store.entries(record.id)):
             carrier.hangup_leftover(record.id, dialog)
         await _settle(store, record, now())

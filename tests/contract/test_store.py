@@ -8,16 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from dosvoces.core import Connection, Leg, LegState, Terms
-from dosvoces.errors import AlreadyRecorded, StoreError
+from dosvoces.core import Connection, Leg, LegState, MailState, Terms
+from dosvoces.errors import AlreadyRecorded, NotOurs, StoreError
 from dosvoces.mail import Mail
-from dosvoces.model import ConnectionId, EndReason, Outcome, Side
+from dosvoces.model import ConnectionId, EndReason, NodeId, Outcome, PhoneNumber, Side
 from dosvoces.store import ConnectionRecord, Earlier, Entry, KeptMail, LegRecord, Store
 from dosvoces.store.sql import open_store
 from dosvoces.testing import T0, A, B, an_order
 
 Reopen = Callable[[], Awaitable[Store]]
 ORDER = an_order(1, interval_s=3, key="k1")
+NODE, OTHER = NodeId("0" * 25 + "1"), NodeId("0" * 25 + "2")
 MAIL = Mail("<1@dosvoces>", "ana@example.com", "Ático", "Hola", b"Subject: Hola\r\n\r\nHola\r\n")
 
 
@@ -40,7 +41,7 @@ async def reopen(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterato
     async def again() -> Store:
         for store in opened:
             await store.close()
-        store = open_store(urls[request.param])
+        store = open_store(urls[request.param], node=NODE)
         await store.open()
         opened.append(store)
         return store
@@ -85,6 +86,7 @@ async def test_durable_on_return_record(store: Store, reopen: Reopen) -> None:
             LegRecord(A, "+34600000011", "idle", None, None, None, None, ""),
             LegRecord(B, "+34960000022", "idle", None, None, None, None, ""),
         ),
+        owner=NODE,
     )
     assert expected == await store.connection(ORDER.id)
     again = await reopen()
@@ -204,6 +206,60 @@ async def test_one_key_one_request_is_found_with_its_answer(store: Store) -> Non
     assert await store.earlier("k1") == Earlier(ORDER.id, ORDER.fingerprint, None, None)
     await store.remember_answer(ORDER.id, status=200, body="Data received successfully")
     assert await store.earlier("k1") == Earlier(ORDER.id, ORDER.fingerprint, 200, "Data received successfully")
+
+
+# --- only the owner writes ---
+
+
+async def test_only_the_owner_writes(store: Store) -> None:
+    await store.record(ORDER)
+    await store.record(replace(ORDER, id=an_order(2).id, idempotency_key=None))
+    await store.settle(an_order(2).id, at(1), Outcome.CANCELLED, at=T0)
+    taken: list[ConnectionId] = []
+    store.when_taken(taken.append)
+    store.node = OTHER
+    with pytest.raises(NotOurs):
+        await store.intend_dial(ORDER, A, attempt=1, at=T0)
+    with pytest.raises(NotOurs):
+        await store.settle(ORDER.id, at(1), Outcome.COMPLETED, at=T0)
+    store.update(ORDER.id, at(1), None)
+    record = await store.connection(ORDER.id)
+    assert record is not None
+    assert (record.owner, record.phase, record.outcome) == (NODE, "recorded", None)
+    assert [leg.state for leg in record.legs] == ["idle", "idle"]
+    assert taken == [ORDER.id]
+    assert await store.unfinished(owner=OTHER) == []
+    # Nobody beats for the first one: it is no node.
+    await store.adopt_strays()
+    assert [record.id for record in await store.unfinished(owner=OTHER)] == [ORDER.id]
+    await store.intend_dial(ORDER, A, attempt=1, at=T0)
+    await store.settle(ORDER.id, at(1), Outcome.COMPLETED, at=T0)
+    store.node = NODE
+    with pytest.raises(NotOurs):
+        await store.intend_dial(ORDER, B, attempt=1, at=T0)
+    assert await store.unfinished() == []
+
+
+async def test_another_node_finds_the_whole_order(store: Store, reopen: Reopen) -> None:
+    asked = replace(
+        ORDER,
+        first=PhoneNumber("+34600000011", "0034 600 00 00 11"),
+        caller_id_first="+34910000001",
+        caller_id_second="+34910000002",
+        lead=replace(ORDER.lead, agent_name="Eva", url="https://example.com/1", city="Elx", area_m2="80"),
+    )
+    await store.record(asked)
+    again = await reopen()
+    assert asked == await again.order(asked.id)
+    assert await again.order(ConnectionId("unknown")) is None
+
+
+async def test_the_mail_s_state_is_in_the_record(store: Store) -> None:
+    await store.record(ORDER)
+    store.update(ORDER.id, at(1)._replace(mail=MailState.SENT), None)
+    record = await store.connection(ORDER.id)
+    assert record is not None
+    assert record.mail == "sent"
 
 
 # --- journal in order ---

@@ -5,14 +5,14 @@ What can't be taken back leaves only after its intent is durable; the `async` me
 disk. `journal` alone is written behind. One writer gathers what waits across all connections and commits once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
 from dosvoces.core import Connection
 from dosvoces.mail import Mail
-from dosvoces.model import ConnectionId, Order, Outcome, Side
+from dosvoces.model import ConnectionId, NodeId, Order, Outcome, Side
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +74,10 @@ class ConnectionRecord:
     ended_at: datetime | None
     answer_status: int | None
     legs: Sequence[LegRecord]
+    owner: NodeId | None = None
+    """The node that steps it; `None` while it waits for one."""
+    mail: str = "pending"
+    """`core.MailState`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,25 +101,36 @@ class Store(Protocol):
       moment.
     - *one dial per attempt*: a second `intend_dial` for the same connection, side and attempt raises
       `AlreadyRecorded`.
+    - *only the owner writes*: a connection that is recorded here is this node's; when another node has taken it,
+      `intend_dial` and `settle` raise `NotOurs`, `update` changes nothing, and who asked by `when_taken` is told.
     - *one key, one request*: a second `record` under the same idempotency key raises `AlreadyRecorded`.
     - *journal in order*: entries come back in the order given, none lost that was given before a durable write.
     - *errors are ours*: whatever the database does, callers see `StoreError`.
     """
 
+    node: NodeId
+    """Whose the connections are that are recorded here. It changes when this process begins anew as another node."""
+
     async def open(self) -> None:
         """Connect, migrate (SQLite), and check that the record can be written. Raises `StoreError`."""
 
+    def when_taken(self, tell: Callable[[ConnectionId], None]) -> None:
+        """Have `tell` called, from the loop, with each connection of which an `update` found that it isn't ours."""
+
+    async def adopt_strays(self) -> None:
+        """Make ours what is open and whose owner is no node any more. Raises `StoreError`."""
+
     async def record(self, order: Order) -> None:
-        """Write a new connection. Raises `AlreadyRecorded`, `StoreError`."""
+        """Write a new connection, of this node. Raises `AlreadyRecorded`, `StoreError`."""
 
     async def intend_dial(self, order: Order, side: Side, *, attempt: int, at: datetime) -> None:
-        """Write that this number is about to be rung. Raises `AlreadyRecorded`, `StoreError`."""
+        """Write that this number is about to be rung. Raises `NotOurs`, `AlreadyRecorded`, `StoreError`."""
 
     def update(self, connection_id: ConnectionId, state: Connection, deadline: datetime | None) -> None:
         """Note the newest state and its deadline, written behind; the last one before a commit counts."""
 
     async def settle(self, connection_id: ConnectionId, state: Connection, outcome: Outcome, *, at: datetime) -> None:
-        """Write the outcome and both legs' ends, once. Raises `StoreError`."""
+        """Write the outcome and both legs' ends, once. Raises `NotOurs`, `StoreError`."""
 
     def journal(self, entry: Entry) -> None:
         """Write `entry` behind. Never raises, never waits; a queue near its limit is reported by `problems`."""
@@ -132,8 +147,11 @@ class Store(Protocol):
     async def earlier(self, key: str) -> Earlier | None:
         """What was recorded under this idempotency key."""
 
-    async def unfinished(self) -> list[ConnectionRecord]:
-        """Connections without an outcome: at start, those that the last process left."""
+    async def unfinished(self, *, owner: NodeId | None = None) -> list[ConnectionRecord]:
+        """Connections without an outcome: all, or those of one node."""
+
+    async def order(self, connection_id: ConnectionId) -> Order | None:
+        """What was asked for, as it was recorded: any node can carry it out."""
 
     async def connection(self, connection_id: ConnectionId) -> ConnectionRecord | None:
         """One connection with its legs."""

@@ -7,9 +7,9 @@ from sqlalchemy import Connection, Row, Select, select
 from sqlalchemy.sql.elements import ColumnElement
 
 from dosvoces.core import LegState
-from dosvoces.model import ConnectionId, Side
+from dosvoces.model import ConnectionId, Lead, NodeId, Order, PhoneNumber, Side
 from dosvoces.store import ConnectionRecord, Earlier, Entry, KeptMail, LegRecord
-from dosvoces.store.tables import capture, connection, dial_attempt, journal, leg, mail
+from dosvoces.store.tables import LEAD_COLUMNS, capture, connection, dial_attempt, journal, leg, mail
 
 ROWS_LIMIT = 1_000
 """The most that one question brings."""
@@ -24,9 +24,31 @@ def earlier_request(db: Connection, key: str) -> Earlier | None:
     return None if row is None else Earlier(ConnectionId(row.id), row.fingerprint, row.answer_status, row.answer_body)
 
 
-def open_connections(db: Connection) -> list[ConnectionRecord]:
+def open_connections(db: Connection, owner: NodeId | None = None) -> list[ConnectionRecord]:
     """Those without an outcome, oldest first: all of them, for there are never more than may be open at once."""
-    return _records(db, connection.c.outcome.is_(None), select(connection).order_by(connection.c.id))
+    unfinished = connection.c.outcome.is_(None)
+    which = unfinished if owner is None else unfinished & (connection.c.owner == owner)
+    return _records(db, which, select(connection).order_by(connection.c.id))
+
+
+def order_of(db: Connection, connection_id: ConnectionId) -> Order | None:
+    """What was asked for."""
+    row = db.execute(select(connection).where(connection.c.id == connection_id)).one_or_none()
+    if row is None:
+        return None
+    return Order(
+        id=connection_id,
+        created_at=row.created_at,
+        # What an older version recorded has no text of the client's: it is quoted in E.164 then.
+        first=PhoneNumber(row.first, row.first_received or row.first),
+        second=PhoneNumber(row.second, row.second_received or row.second),
+        lead=Lead(email=row.email, **{name: getattr(row, name) for name in LEAD_COLUMNS}),
+        interval_s=row.interval_s,
+        idempotency_key=row.idempotency_key,
+        fingerprint=row.fingerprint,
+        caller_id_first=row.caller_id_first,
+        caller_id_second=row.caller_id_second,
+    )
 
 
 def one_connection(db: Connection, connection_id: ConnectionId) -> ConnectionRecord | None:
@@ -110,19 +132,14 @@ def _connection_record(row: Row[Any], legs: Sequence[LegRecord]) -> ConnectionRe
         first=row.first,
         second=row.second,
         email=row.email,
-        lead={
-            "property_name": row.property_name,
-            "agent_name": row.agent_name,
-            "url": row.url,
-            "city": row.city,
-            "area_m2": row.area_m2,
-            "price": row.price,
-        },
+        lead={name: getattr(row, name) for name in LEAD_COLUMNS},
         interval_s=row.interval_s,
         joined_at=row.joined_at,
         ended_at=row.ended_at,
         answer_status=row.answer_status,
         legs=tuple(legs),
+        owner=row.owner,
+        mail=row.mail,
     )
 
 

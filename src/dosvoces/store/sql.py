@@ -6,8 +6,9 @@ a commit. A reader (`dosvoces list` beside a running service) has the second lan
 """
 
 import asyncio
+import secrets
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -21,7 +22,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from dosvoces.core import Connection
 from dosvoces.errors import SettingsError, StoreError
 from dosvoces.mail import Mail
-from dosvoces.model import ConnectionId, Order, Outcome, Side
+from dosvoces.model import ConnectionId, NodeId, Order, Outcome, Side, node_id
 from dosvoces.store import ConnectionRecord, Earlier, Entry, KeptMail, Store, queries
 from dosvoces.store.lane import Lane
 from dosvoces.store.sqlite import SqliteFile
@@ -33,11 +34,12 @@ T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
 
-def open_store(url: str, *, reader: bool = False) -> "SqlStore":
+def open_store(url: str, *, node: NodeId | None = None, reader: bool = False) -> "SqlStore":
     """
     The record at `url`, not yet opened: `sqlite:///dosvoces.db` (relative) or `sqlite:////var/lib/dosvoces.db`.
 
-    A `reader` never writes, creates or migrates, and may run beside the service. Raises `SettingsError`.
+    `node` is whose the connections are that are recorded in it; a new one unless given. A `reader` never writes,
+    creates or migrates, and may run beside the service. Raises `SettingsError`.
     """
     try:
         parsed = make_url(url)
@@ -52,14 +54,16 @@ def open_store(url: str, *, reader: bool = False) -> "SqlStore":
         raise SettingsError(
             f"[database] url = {url!r} names no file (a record in memory would be lost): try sqlite:///dosvoces.db"
         )
-    return SqlStore(SqliteFile(Path(parsed.database)), reader=reader)
+    return SqlStore(SqliteFile(Path(parsed.database)), node=node, reader=reader)
 
 
 class SqlStore(Store):
     """The record in a SQL database. `open` before all else; used from one event loop."""
 
-    def __init__(self, file: SqliteFile, *, reader: bool = False) -> None:
+    def __init__(self, file: SqliteFile, *, node: NodeId | None = None, reader: bool = False) -> None:
         self._file = file
+        self._node = node or node_id(datetime.now(UTC), secrets.randbits(80))
+        self._tell_taken: Callable[[ConnectionId], None] | None = None
         self._is_reader = reader
         self._writer: Writer | None = None
         self._writes: Writes | None = None
@@ -86,8 +90,10 @@ class SqlStore(Store):
             raise
         self._engines.append((lane, engine))
         self._raw = engine.raw_connection()
-        self._writes = Writes(engine.dialect)
+        self._writes = Writes(engine.dialect, self._node)
         self._writer = Writer(self._file, self._writes, self._raw.cursor(), lane)
+        if self._tell_taken is not None:
+            self._writer.tell_taken = self._tell_taken
         # The first write there can be tells whether there can be any.
         await self._writer.write(self._writes.touch)
 
@@ -116,6 +122,25 @@ class SqlStore(Store):
             self._file.release()
 
     # --- writing ---
+
+    @property
+    def node(self) -> NodeId:
+        return self._node
+
+    @node.setter
+    def node(self, node: NodeId) -> None:
+        self._node = node
+        if self._writes is not None:
+            self._writes.node = node
+
+    def when_taken(self, tell: Callable[[ConnectionId], None]) -> None:
+        self._tell_taken = tell
+        if self._writer is not None:
+            self._writer.tell_taken = tell
+
+    async def adopt_strays(self) -> None:
+        writer, writes = self._opened()
+        await writer.write(writes.adopt_strays)
 
     async def record(self, order: Order) -> None:
         writer, writes = self._opened()
@@ -172,8 +197,11 @@ class SqlStore(Store):
     async def earlier(self, key: str) -> Earlier | None:
         return await self._ask(partial(queries.earlier_request, key=key))
 
-    async def unfinished(self) -> list[ConnectionRecord]:
-        return await self._ask(queries.open_connections)
+    async def unfinished(self, *, owner: NodeId | None = None) -> list[ConnectionRecord]:
+        return await self._ask(partial(queries.open_connections, owner=owner))
+
+    async def order(self, connection_id: ConnectionId) -> Order | None:
+        return await self._ask(partial(queries.order_of, connection_id=connection_id))
 
     async def connection(self, connection_id: ConnectionId) -> ConnectionRecord | None:
         return await self._ask(partial(queries.one_connection, connection_id=connection_id))

@@ -128,6 +128,9 @@ connection = Table(
     Column("version", Integer, nullable=False, server_default="1", doc="Counts the writes of the state."),
 )
 
+LEAD_COLUMNS = ("property_name", "agent_name", "url", "city", "area_m2", "price")
+"""Named as in `model.Lead`."""
+
 # Open connections only, by what is due first: the start after a crash asks for them, and never reads the history.
 Index(
     "ix_connection_open",

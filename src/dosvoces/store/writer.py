@@ -95,6 +95,8 @@ class _Batch:
     """Whether to write something in any case, to learn whether it can be done again."""
     refusals: dict[int, StoreError] = field(default_factory=dict)
     """By a request's index: why it alone was refused."""
+    not_ours: list[ConnectionId] = field(default_factory=list)
+    """Whose state was not written, as they are another node's."""
     lost: list[str] = field(default_factory=list)
     """States and entries that the database will never take, in words."""
 
@@ -111,6 +113,8 @@ class Writer:
         *,
         entries_limit: int = WAITING_ENTRIES_LIMIT,
     ) -> None:
+        self.tell_taken: Callable[[ConnectionId], None] = _unheard
+        """Called with each connection whose state turned out not to be ours to write."""
         self._entries_limit = entries_limit
         self._committer = _Committer(database, writes, cursor)
         self._lane = lane
@@ -291,6 +295,8 @@ class Writer:
     def _succeeded(self, batch: _Batch) -> None:
         for index, request in enumerate(batch.requests):
             _finish(request, batch.refusals.get(index))
+        for connection_id in batch.not_ours:
+            self.tell_taken(connection_id)
         for lost in batch.lost:
             log.error("record_refused_row", row=lost)
         if self._trouble is not None:
@@ -315,6 +321,10 @@ class Writer:
         self._entries = batch.entries + self._entries
         self._start_within(self._retry_s)
         self._retry_s = min(self._retry_s * 2, LAST_RETRY_S)
+
+
+def _unheard(connection_id: ConnectionId) -> None:
+    """Who doesn't ask isn't told."""
 
 
 def _finish(request: _Request, error: StoreError | None) -> None:
@@ -349,6 +359,7 @@ class _Committer:
             except self._row_errors:
                 # One row is bad; find it. Rare enough that it may cost a second transaction.
                 batch.refusals.clear()
+                batch.not_ours.clear()
                 self._in_transaction(batch, self._run_one_by_one)
         except self._database.errors as error:
             raise self._database.explain(error) from error
@@ -370,7 +381,7 @@ class _Committer:
     def _run(self, batch: _Batch) -> None:
         # States come first: one that was given before its connection was settled must not follow the outcome.
         for connection_id, state in batch.states.items():
-            self._state(connection_id, state)
+            self._state(batch, connection_id, state)
         for index, request in enumerate(batch.requests):
             try:
                 request.write(self._cursor)
@@ -383,7 +394,7 @@ class _Committer:
 
     def _run_one_by_one(self, batch: _Batch) -> None:
         for connection_id, state in batch.states.items():
-            if error := self._try(partial(self._state, connection_id, state)):
+            if error := self._try(partial(self._state, batch, connection_id, state)):
                 batch.lost.append(f"state of {connection_id}: {error}")
         for index, request in enumerate(batch.requests):
             error = self._try(partial(request.write, self._cursor))
@@ -407,5 +418,6 @@ class _Committer:
             self._cursor.execute("RELEASE one")
         return None
 
-    def _state(self, connection_id: ConnectionId, state: _State) -> None:
-        self._writes.state(self._cursor, connection_id, *state, self._legs_on_disk.get(connection_id))
+    def _state(self, batch: _Batch, connection_id: ConnectionId, state: _State) -> None:
+        if not self._writes.state(self._cursor, connection_id, *state, self._legs_on_disk.get(connection_id)):
+            batch.not_ours.append(connection_id)

@@ -15,9 +15,11 @@ from sqlalchemy import (
     Insert,
     Integer,
     Select,
+    String,
     Table,
     Update,
     bindparam,
+    exists,
     func,
     insert,
     literal_column,
@@ -28,11 +30,21 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from dosvoces.core import Connection, Leg, LegState, Phase
-from dosvoces.errors import AlreadyRecorded, StoreError
+from dosvoces.errors import AlreadyRecorded, NotOurs, StoreError
 from dosvoces.mail import Mail
-from dosvoces.model import ConnectionId, Order, Outcome, Side
+from dosvoces.model import ConnectionId, NodeId, Order, Outcome, Side
 from dosvoces.store import Entry
-from dosvoces.store.tables import alembic_version, capture, connection, dial_attempt, journal, leg, mail
+from dosvoces.store.tables import (
+    LEAD_COLUMNS,
+    alembic_version,
+    capture,
+    connection,
+    dial_attempt,
+    journal,
+    leg,
+    mail,
+    node,
+)
 
 Row = dict[str, Any]
 Statement = Select[Any] | Insert | Update
@@ -76,9 +88,11 @@ class _Prepared:
 
 
 class Writes:
-    """All that is ever written, for one dialect. Times and ids come from the caller."""
+    """All that is ever written, for one dialect, by one node. Times and ids come from the caller."""
 
-    def __init__(self, dialect: Dialect) -> None:
+    def __init__(self, dialect: Dialect, node: NodeId) -> None:
+        self.node = node
+        """Whose the connections are that are recorded, and the only ones whose state is written."""
         self._insert_connection = _insert_new(connection, dialect, _CONNECTION_COLUMNS)
         self._insert_leg = _Prepared(insert(leg), dialect, ("connection_id", "side", "number", "state"))
         self._insert_attempt = _insert_new(dial_attempt, dialect, _ATTEMPT_COLUMNS)
@@ -88,13 +102,17 @@ class Writes:
         self._update_connection = _Prepared(_update_open(_STATE_COLUMNS), dialect)
         self._settle_connection = _Prepared(_update_open((*_STATE_COLUMNS, "outcome", "ended_at")), dialect)
         self._update_leg = _Prepared(_update_leg(), dialect)
-        self._outcome = _Prepared(select(connection.c.outcome).where(connection.c.id == bindparam("of")), dialect)
+        self._outcome = _Prepared(
+            select(connection.c.outcome, connection.c.owner).where(connection.c.id == bindparam("of")), dialect
+        )
+        self._hold = _Prepared(_hold(), dialect)
+        self._adopt_strays = _Prepared(_adopt_strays(), dialect)
         self._remember_answer = _Prepared(_remember_answer(), dialect)
         self._touch = _Prepared(update(alembic_version).values(version_num=alembic_version.c.version_num), dialect)
 
     def record(self, cursor: Cursor, order: Order) -> None:
         """Write a new connection and its legs. Raises `AlreadyRecorded` for a taken id or idempotency key."""
-        if not self._insert_connection.run(cursor, _connection_row(order)):
+        if not self._insert_connection.run(cursor, _connection_row(order, self.node)):
             key = f" or the idempotency key {order.idempotency_key}" if order.idempotency_key else ""
             raise AlreadyRecorded(f"connection {order.id}{key} is in the record already", permanent=True)
         idle = LegState.IDLE.value
@@ -107,7 +125,14 @@ class Writes:
         )
 
     def intend_dial(self, cursor: Cursor, order: Order, side: Side, attempt: int, at: datetime) -> None:
-        """The intent to ring. Raises `AlreadyRecorded` if it is there already, whoever wrote it."""
+        """
+        The intent to ring. Raises `NotOurs`, and `AlreadyRecorded` if it is there already, whoever wrote it.
+
+        The connection is held until the commit: no other node takes it in between.
+        """
+        self._hold.run(cursor, {"of": order.id, "by": self.node})
+        if cursor.fetchone() is None:
+            raise NotOurs(f"connection {order.id} is over, or another node's by now", permanent=True)
         row = {
             "connection_id": order.id,
             "side": side.value,
@@ -126,9 +151,10 @@ class Writes:
     ) -> None:
         """
         The outcome and how both legs ended. The same outcome again changes nothing, so that a doubtful write can be
-        repeated. Raises `AlreadyRecorded` if there is another outcome, `StoreError` if there is no such connection.
+        repeated. Raises `AlreadyRecorded` if there is another outcome, `NotOurs` if it is another node's to settle, and
+        `StoreError` if there is no such connection.
         """
-        row = _state_row(connection_id, state, None)
+        row = _state_row(connection_id, state, None, self.node)
         row.update(phase=Phase.ENDED.value, outcome=outcome.value, ended_at=at)
         if self._settle_connection.run(cursor, row):
             self._legs(cursor, connection_id, state.a, state.b)
@@ -137,6 +163,8 @@ class Writes:
         found = cursor.fetchone()
         if found is None:
             raise StoreError(f"connection {connection_id} is not in the record", permanent=True)
+        if found[0] is None:
+            raise NotOurs(f"connection {connection_id} is another node's by now", permanent=True)
         if found[0] != outcome.value:
             raise AlreadyRecorded(f"connection {connection_id} ended as {found[0]} already", permanent=True)
 
@@ -168,11 +196,21 @@ class Writes:
         state: Connection,
         due: datetime | None,
         on_disk: tuple[Leg, Leg] | None,
-    ) -> None:
-        """The newest state, unless the connection has its outcome; of the legs, what differs from `on_disk`."""
-        if self._update_connection.run(cursor, _state_row(connection_id, state, due)):
-            a, b = on_disk or (None, None)
-            self._legs(cursor, connection_id, None if state.a is a else state.a, None if state.b is b else state.b)
+    ) -> bool:
+        """
+        The newest state; of the legs, what differs from `on_disk`.
+
+        Writes nothing and returns `False` if the connection has its outcome, or is another node's.
+        """
+        if not self._update_connection.run(cursor, _state_row(connection_id, state, due, self.node)):
+            return False
+        a, b = on_disk or (None, None)
+        self._legs(cursor, connection_id, None if state.a is a else state.a, None if state.b is b else state.b)
+        return True
+
+    def adopt_strays(self, cursor: Cursor) -> None:
+        """Make this node the owner of what is open and has an owner that is no node any more."""
+        self._adopt_strays.run(cursor, {"by": self.node})
 
     def _legs(self, cursor: Cursor, connection_id: ConnectionId, *legs: Leg | None) -> None:
         """A's leg and B's; `None`, and what was never dialled, is left as it is."""
@@ -199,36 +237,65 @@ def _insert_new(table: Table, dialect: Dialect, columns: Sequence[str]) -> _Prep
     return _Prepared(statement, dialect, columns)
 
 
-_LEAD_COLUMNS = ("property_name", "agent_name", "url", "city", "area_m2", "price")
 _CONNECTION_COLUMNS = (
     "id",
     "created_at",
     "first",
     "second",
+    "first_received",
+    "second_received",
+    "caller_id_first",
+    "caller_id_second",
     "email",
-    *_LEAD_COLUMNS,
+    *LEAD_COLUMNS,
     "interval_s",
     "idempotency_key",
     "fingerprint",
+    "owner",
     "phase",
 )
 _ATTEMPT_COLUMNS = ("connection_id", "side", "attempt", "number", "at")
-_STATE_COLUMNS = ("phase", "ended_by", "failed_side", "started_at", "joined_at", "deadline")
+_STATE_COLUMNS = ("phase", "mail", "ended_by", "failed_side", "started_at", "joined_at", "deadline")
 _LEG_COLUMNS = ("state", "dialed_at", "answered_at", "released_at", "ended_at", "reason", "detail")
 
 
 # Written into the text, so that a row has nothing but its own values to bring.
 _ZERO: ColumnElement[int] = literal_column("0", Integer)
 _ONE: ColumnElement[int] = literal_column("1", Integer)
+_RECORDED: ColumnElement[str] = literal_column(f"'{Phase.RECORDED.value}'", String)
 
 
 def _update_open(columns: Sequence[str]) -> Statement:
     values: dict[str, Any] = {name: bindparam(name, type_=connection.c[name].type) for name in columns}
     return (
         update(connection)
-        .where(connection.c.id == bindparam("of"), connection.c.outcome.is_(None))
+        .where(
+            connection.c.id == bindparam("of"),
+            connection.c.owner == bindparam("by"),
+            connection.c.outcome.is_(None),
+        )
         .values(version=connection.c.version + _ONE, **values)
     )
+
+
+def _hold() -> Statement:
+    """Locks the row until the commit on PostgreSQL; SQLite has one writer at a time."""
+    return (
+        select(connection.c.id)
+        .where(
+            connection.c.id == bindparam("of"),
+            connection.c.owner == bindparam("by"),
+            connection.c.outcome.is_(None),
+        )
+        .with_for_update()
+    )
+
+
+def _adopt_strays() -> Statement:
+    """What nobody owns waits to be started, unless an older version, which named no owners, had started it."""
+    ownerless = connection.c.owner.is_(None) & (connection.c.phase != _RECORDED)
+    abandoned = connection.c.owner.is_not(None) & ~exists().where(node.c.id == connection.c.owner)
+    return update(connection).where(connection.c.outcome.is_(None), ownerless | abandoned).values(owner=bindparam("by"))
 
 
 def _update_leg() -> Statement:
@@ -257,31 +324,33 @@ def _insert_entry() -> Statement:
     return insert(journal).inline().values(connection_id=bindparam("of"), seq=last.scalar_subquery() + _ONE, **values)
 
 
-def _connection_row(order: Order) -> Row:
+def _connection_row(order: Order, node: NodeId) -> Row:
     lead = order.lead
     return {
         "id": order.id,
         "created_at": order.created_at,
         "first": order.first.e164,
         "second": order.second.e164,
+        "first_received": order.first.as_received,
+        "second_received": order.second.as_received,
+        "caller_id_first": order.caller_id_first,
+        "caller_id_second": order.caller_id_second,
         "email": lead.email,
-        "property_name": lead.property_name,
-        "agent_name": lead.agent_name,
-        "url": lead.url,
-        "city": lead.city,
-        "area_m2": lead.area_m2,
-        "price": lead.price,
+        **{name: getattr(lead, name) for name in LEAD_COLUMNS},
         "interval_s": order.interval_s,
         "idempotency_key": order.idempotency_key,
         "fingerprint": order.fingerprint,
+        "owner": node,
         "phase": Phase.RECORDED.value,
     }
 
 
-def _state_row(connection_id: ConnectionId, state: Connection, due: datetime | None) -> Row:
+def _state_row(connection_id: ConnectionId, state: Connection, due: datetime | None, node: NodeId) -> Row:
     return {
         "of": connection_id,
+        "by": node,
         "phase": state.phase.value,
+        "mail": state.mail.value,
         "ended_by": state.ended_by,
         "failed_side": None if state.failed_side is None else state.failed_side.value,
         "started_at": state.started_at,

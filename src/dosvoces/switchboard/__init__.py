@@ -16,7 +16,7 @@ from dosvoces import telemetry
 from dosvoces.carriers import Carrier
 from dosvoces.core import Answer, Connection, Terms
 from dosvoces.errors import AlreadyRecorded, NotNow, StoreError
-from dosvoces.events import Cancel, Event, Started
+from dosvoces.events import Cancel, Event, LostAtRestart, Started
 from dosvoces.journal import entry_of
 from dosvoces.mail import Mail, Mailbox
 from dosvoces.model import ConnectionId, Note, Order, Outcome
@@ -46,13 +46,14 @@ class Switchboard:
         compose: Callable[[Order], Mail],
         limits: Limits,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        holds_lease: Callable[[], bool] = lambda: True,
     ) -> None:
         self._store = store
         self._carrier = carrier
         self._limits = limits
         self._now = now
         self._live: dict[ConnectionId, LiveConnection] = {}
-        self._parts = Parts(store, mailbox, carrier, compose, limits, now)
+        self._parts = Parts(store, mailbox, carrier, compose, limits, now, holds_lease)
         self._admission = Admission(store, carrier, limits, lambda: len(self._live))
 
     @property
@@ -61,6 +62,7 @@ class Switchboard:
 
     async def start(self) -> None:
         """Get ready to dial, and settle what the last process left open. Raises `CarrierError`, `StoreError`."""
+        self._store.when_taken(self._taken)
         await self._carrier.start(self)
         await settle_leftovers(self._store, self._carrier, self._now)
 
@@ -157,6 +159,11 @@ class Switchboard:
         self._store.keep_capture(connection_id, packed)
 
     # --- its own ---
+
+    def _taken(self, connection_id: ConnectionId) -> None:
+        """Another node has settled it, or does: nobody is left on a line of ours."""
+        if (live := self._live.get(connection_id)) is not None:
+            live.happened(LostAtRestart("taken"))
 
     def _over(self, live: LiveConnection, outcome: Outcome) -> None:
         del self._live[live.order.id]

@@ -15,7 +15,7 @@ import structlog
 
 from dosvoces.carriers import Call, Carrier
 from dosvoces.core import Answer, Connection, LegState, answer, deadline, step
-from dosvoces.errors import CarrierError, MailError, StoreError
+from dosvoces.errors import AlreadyRecorded, CarrierError, MailError, NotOurs, StoreError
 from dosvoces.events import (
     Cancel,
     Command,
@@ -26,6 +26,7 @@ from dosvoces.events import (
     Hangup,
     Join,
     Joined,
+    LostAtRestart,
     MailRefused,
     MailSent,
     PlayRinging,
@@ -55,6 +56,8 @@ class Parts:
     compose: Callable[[Order], Mail]
     limits: Limits
     now: Callable[[], datetime]
+    holds_lease: Callable[[], bool]
+    """Whether this node may act: it is asked once more right before somebody is rung."""
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     """What is being done for any of them."""
 
@@ -188,7 +191,14 @@ class LiveConnection:
                 # Meanwhile it was cancelled or the other side hung up: nobody is rung for nothing.
                 self.happened(Ended(side, EndReason.CANCELLED, "not dialled"))
                 return
+            if not parts.holds_lease():
+                # This process may have been frozen since: by now another node may have settled the connection.
+                raise NotOurs(f"connection {order.id} is not dialled: this node has lost its lease")
             await parts.carrier.dial(call)
+        except NotOurs as error:
+            self.happened(LostAtRestart("taken"))
+            self.happened(_not_dialed(side, error))
+            return
         except (StoreError, CarrierError) as error:
             self.happened(_not_dialed(side, error))
             return
@@ -209,13 +219,17 @@ class LiveConnection:
         while True:
             try:
                 await parts.store.settle(self.order.id, self.state, outcome, at=parts.now())
+                log.info("connection over", connection=self.order.id, outcome=outcome, ended_by=self.state.ended_by)
+                break
+            except (NotOurs, AlreadyRecorded) as error:
+                # The outcome is in the record, or another node's to write: what was ours to do is done.
+                log.warning("connection let go", connection=self.order.id, reason=str(error))
                 break
             except StoreError as error:
                 log.error("outcome not written, trying again", connection=self.order.id, error=str(error))
                 await asyncio.sleep(SETTLE_RETRY_S)
         self._tell_over(self, outcome)
         self.over.set_result(outcome)
-        log.info("connection over", connection=self.order.id, outcome=outcome, ended_by=self.state.ended_by)
 
 
 def _not_dialed(side: Side, error: StoreError | CarrierError) -> Ended | Unreached:
