@@ -31,7 +31,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "capture",
         }
     ),
-    frozenset({"journal", "recovery", "switchboard", "phone", "phone_call", "client"}),
+    frozenset({"deferred", "journal", "recovery", "switchboard", "phone", "phone_call", "client"}),
     frozenset({"web"}),
     frozenset({"cli", "doctor", "doctor_trunks", "app", "demo", "reference", "__main__"}),
 )
@@ -47,6 +47,7 @@ CONCRETE = frozenset(
     {
         "carriers.fake",
         "carriers.sip",
+        "deferred.engine",
         "mail.inbox",
         "mail.smtp",
         "media.relay",

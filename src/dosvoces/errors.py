@@ -58,3 +58,7 @@ class NotOurs(StoreError):
 
 class AlreadyRecorded(StoreError):
     """The unique key is taken: this connection, this dial attempt or this idempotency key is in the record already."""
+
+
+class DeferredError(_DependencyError):
+    """Deferred work could not be written down, or not be asked about."""
