@@ -233,9 +233,9 @@ class _Broken(SqlStore):
     def problems(self) -> list[str]:
         return list(self.trouble)
 
-    async def record(self, order: Order) -> None:
+    async def record(self, order: Order, *, waits: bool = False) -> None:
         self._fail("record")
-        await super().record(order)
+        await super().record(order, waits=waits)
 
     async def intend_dial(self, order: Order, side: Side, **facts: object) -> None:
         self._fail(f"dial {side}")

@@ -128,6 +128,10 @@ class Order:
     caller_id_first: str = ""
     """What the first party sees, in E.164, of the trunk's `caller_ids`; empty: what the settings say."""
     caller_id_second: str = ""
+    not_before: datetime | None = None
+    """When it may begin, in UTC; `None`: at once."""
+    expires_at: datetime | None = None
+    """When it is refused if it has not begun; `None`: never."""
 
     def caller_id(self, side: Side) -> str:
         return self.caller_id_first if side is Side.A else self.caller_id_second

@@ -78,6 +78,8 @@ class ConnectionRecord:
     """The node that steps it; `None` while it waits for one."""
     mail: str = "pending"
     """`core.MailState`."""
+    not_before: datetime | None = None
+    expires_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +122,8 @@ class Store(Protocol):
     async def adopt_strays(self) -> None:
         """Make ours what is open and whose owner is no node any more. Raises `StoreError`."""
 
-    async def record(self, order: Order) -> None:
-        """Write a new connection, of this node. Raises `AlreadyRecorded`, `StoreError`."""
+    async def record(self, order: Order, *, waits: bool = False) -> None:
+        """Write a new connection, ours or, if it `waits`, nobody's yet. Raises `AlreadyRecorded`, `StoreError`."""
 
     async def intend_dial(self, order: Order, side: Side, *, attempt: int, at: datetime) -> None:
         """Write that this number is about to be rung. Raises `NotOurs`, `AlreadyRecorded`, `StoreError`."""
@@ -170,6 +172,13 @@ class Store(Protocol):
 
     async def mail(self, number: int) -> KeptMail | None:
         """One kept mail by its number."""
+
+    async def forget(self, *, before: datetime, limit: int) -> int:
+        """
+        Delete at most `limit` connections that ended before that, with their journals, and as many kept mails.
+
+        Returns how many it were. Raises `StoreError`.
+        """
 
     def problems(self) -> list[str]:
         """Why the record can't be written now, in words; empty if it can."""

@@ -48,6 +48,8 @@ def order_of(db: Connection, connection_id: ConnectionId) -> Order | None:
         fingerprint=row.fingerprint,
         caller_id_first=row.caller_id_first,
         caller_id_second=row.caller_id_second,
+        not_before=row.not_before,
+        expires_at=row.expires_at,
     )
 
 
@@ -137,6 +139,8 @@ def _connection_record(row: Row[Any], legs: Sequence[LegRecord]) -> ConnectionRe
         joined_at=row.joined_at,
         ended_at=row.ended_at,
         answer_status=row.answer_status,
+        not_before=row.not_before,
+        expires_at=row.expires_at,
         legs=tuple(legs),
         owner=row.owner,
         mail=row.mail,

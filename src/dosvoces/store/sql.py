@@ -7,7 +7,7 @@ a commit. A reader (`dosvoces list` beside a running service) has the second lan
 
 import asyncio
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -25,21 +25,27 @@ from dosvoces.mail import Mail
 from dosvoces.model import ConnectionId, NodeId, Order, Outcome, Side, node_id
 from dosvoces.store import ConnectionRecord, Earlier, Entry, KeptMail, Store, queries
 from dosvoces.store.lane import Lane
+from dosvoces.store.report_writes import ReportWrites
+from dosvoces.store.reports import EVENTS
+from dosvoces.store.sql_reports import SqlReports, SqlWaiting
 from dosvoces.store.sqlite import SqliteFile
 from dosvoces.store.writer import Writer
-from dosvoces.store.writes import Writes
+from dosvoces.store.writes import Cursor, Writes
 
 T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
 
-def open_store(url: str, *, node: NodeId | None = None, reader: bool = False) -> "SqlStore":
+def open_store(
+    url: str, *, node: NodeId | None = None, reported: Collection[str] = (), reader: bool = False
+) -> "SqlStore":
     """
     The record at `url`, not yet opened: `sqlite:///dosvoces.db` (relative) or `sqlite:////var/lib/dosvoces.db`.
 
-    `node` is whose the connections are that are recorded in it; a new one unless given. A `reader` never writes,
-    creates or migrates, and may run beside the service. Raises `SettingsError`.
+    `node` is whose the connections are that are recorded in it; a new one unless given. `reported` are the events
+    (`store.reports`) of which somebody is to be told. A `reader` never writes, creates or migrates, and may run beside
+    the service. Raises `SettingsError`.
     """
     try:
         parsed = make_url(url)
@@ -54,17 +60,30 @@ def open_store(url: str, *, node: NodeId | None = None, reader: bool = False) ->
         raise SettingsError(
             f"[database] url = {url!r} names no file (a record in memory would be lost): try sqlite:///dosvoces.db"
         )
-    return SqlStore(SqliteFile(Path(parsed.database)), node=node, reader=reader)
+    return SqlStore(SqliteFile(Path(parsed.database)), node=node, reported=reported, reader=reader)
 
 
 class SqlStore(Store):
     """The record in a SQL database. `open` before all else; used from one event loop."""
 
-    def __init__(self, file: SqliteFile, *, node: NodeId | None = None, reader: bool = False) -> None:
+    def __init__(
+        self,
+        file: SqliteFile,
+        *,
+        node: NodeId | None = None,
+        reported: Collection[str] = (),
+        reader: bool = False,
+    ) -> None:
         self._file = file
         self._node = node or node_id(datetime.now(UTC), secrets.randbits(80))
         self._tell_taken: Callable[[ConnectionId], None] | None = None
+        self._reported = frozenset(reported)
         self._is_reader = reader
+        self.reports = SqlReports(self)
+        """What is to be told."""
+        self.waiting = SqlWaiting(self, self.reports)
+        """The connections that wait for their time, or for a node."""
+        self._report_writes: ReportWrites | None = None
         self._writer: Writer | None = None
         self._writes: Writes | None = None
         self._raw: PoolProxiedConnection | None = None
@@ -91,6 +110,8 @@ class SqlStore(Store):
         self._engines.append((lane, engine))
         self._raw = engine.raw_connection()
         self._writes = Writes(engine.dialect, self._node)
+        self._writes.reported = self._reported
+        self._report_writes = ReportWrites(engine.dialect, self._writes)
         self._writer = Writer(self._file, self._writes, self._raw.cursor(), lane)
         if self._tell_taken is not None:
             self._writer.tell_taken = self._tell_taken
@@ -142,9 +163,9 @@ class SqlStore(Store):
         writer, writes = self._opened()
         await writer.write(writes.adopt_strays)
 
-    async def record(self, order: Order) -> None:
+    async def record(self, order: Order, *, waits: bool = False) -> None:
         writer, writes = self._opened()
-        await writer.write(partial(writes.record, order=order))
+        await writer.write(partial(writes.record, order=order, waits=waits))
 
     async def intend_dial(self, order: Order, side: Side, *, attempt: int, at: datetime) -> None:
         writer, writes = self._opened()
@@ -160,12 +181,25 @@ class SqlStore(Store):
         writer, writes = self._opened()
         settle = partial(writes.settle, connection_id=connection_id, state=state, outcome=outcome, at=at)
         await writer.write(settle)
+        self.reports.due.set()
 
     def journal(self, entry: Entry) -> None:
         if self._writer is None:
             log.error("record_closed_entry_lost", connection=entry.connection_id, entry=entry.event)
         else:
             self._writer.journal(entry)
+            self._report(entry)
+
+    def _report(self, entry: Entry) -> None:
+        """That it is to be told, if it is, and if it made a difference: behind the entry, and before an outcome."""
+        event = EVENTS.get(entry.event)
+        if event is not None and event in self._reported and entry.before != entry.after:
+            writer, writes = self._opened()
+            report = partial(
+                writes.report, connection_id=entry.connection_id, event=event, side=entry.side, at=entry.at
+            )
+            writer.write_behind(report)
+            self.reports.due.set()
 
     def keep_capture(self, connection_id: ConnectionId, packed: bytes) -> None:
         if self._writer is None or self._writes is None:
@@ -187,6 +221,22 @@ class SqlStore(Store):
         writer, writes = self._opened()
         await writer.write(partial(writes.keep_mail, kept=mail, at=at))
 
+    async def forget(self, *, before: datetime, limit: int) -> int:
+        return await self.change(lambda cursor, writes: writes.forget(cursor, before, limit))
+
+    async def change(self, write: Callable[[Cursor, ReportWrites], T]) -> T:
+        """Run `write` in a transaction that others share, and return what it returned once that is committed."""
+        writer, _ = self._opened()
+        assert self._report_writes is not None
+        returned: list[T] = []
+        writes = self._report_writes
+
+        def run(cursor: Cursor) -> None:
+            returned[:] = [write(cursor, writes)]  # It may have to be run twice.
+
+        await writer.write(run)
+        return returned[0]
+
     def _opened(self) -> tuple[Writer, Writes]:
         if self._writer is None or self._writes is None:
             raise StoreError(f"the record {self._file.path} is not open for writing")
@@ -195,33 +245,33 @@ class SqlStore(Store):
     # --- reading ---
 
     async def earlier(self, key: str) -> Earlier | None:
-        return await self._ask(partial(queries.earlier_request, key=key))
+        return await self.ask(partial(queries.earlier_request, key=key))
 
     async def unfinished(self, *, owner: NodeId | None = None) -> list[ConnectionRecord]:
-        return await self._ask(partial(queries.open_connections, owner=owner))
+        return await self.ask(partial(queries.open_connections, owner=owner))
 
     async def order(self, connection_id: ConnectionId) -> Order | None:
-        return await self._ask(partial(queries.order_of, connection_id=connection_id))
+        return await self.ask(partial(queries.order_of, connection_id=connection_id))
 
     async def connection(self, connection_id: ConnectionId) -> ConnectionRecord | None:
-        return await self._ask(partial(queries.one_connection, connection_id=connection_id))
+        return await self.ask(partial(queries.one_connection, connection_id=connection_id))
 
     async def connections(self, *, limit: int = 50, before: ConnectionId | None = None) -> list[ConnectionRecord]:
-        return await self._ask(partial(queries.newest_connections, limit=limit, before=before))
+        return await self.ask(partial(queries.newest_connections, limit=limit, before=before))
 
     async def entries(self, connection_id: ConnectionId) -> list[Entry]:
-        return await self._ask(partial(queries.journal_of, connection_id=connection_id))
+        return await self.ask(partial(queries.journal_of, connection_id=connection_id))
 
     async def capture(self, connection_id: ConnectionId) -> bytes | None:
-        return await self._ask(partial(queries.capture_of, connection_id=connection_id))
+        return await self.ask(partial(queries.capture_of, connection_id=connection_id))
 
     async def mails(self, *, limit: int = 50) -> list[KeptMail]:
-        return await self._ask(partial(queries.newest_mails, limit=limit))
+        return await self.ask(partial(queries.newest_mails, limit=limit))
 
     async def mail(self, number: int) -> KeptMail | None:
-        return await self._ask(partial(queries.one_mail, number=number))
+        return await self.ask(partial(queries.one_mail, number=number))
 
-    async def _ask(self, question: Callable[[Database], T]) -> T:
+    async def ask(self, question: Callable[[Database], T]) -> T:
         """Answer `question` from the database, with what this process has given to be written so far in it."""
         if self._reading is None:
             raise StoreError(f"the record {self._file.path} is not open")

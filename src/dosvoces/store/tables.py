@@ -29,7 +29,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeEngine
 
-REVISION = "0003"
+REVISION = "0004"
 """The newest migration: what a database must be at. A test holds it equal to the head of `migrations/versions`."""
 
 
@@ -240,6 +240,50 @@ capture = Table(
     # A few kilobytes that a list of connections never reads: apart from `connection`, and with a row id, so that the
     # key's tree stays small.
     Column("packed", LargeBinary, nullable=False, doc="`capture.pack`: SIP messages, redacted and compressed."),
+)
+
+report = Table(
+    "report",
+    metadata,
+    _connection_key(),
+    Column("number", Integer, primary_key=True, autoincrement=False, doc="1, 2, 3 … within its connection."),
+    Column("event", Text, nullable=False, doc="`store.reports.EVENTS`."),
+    Column("side", String(1)),
+    Column("at", Moment, nullable=False),
+    Column("body", Text, doc="What is sent: made up once, so that every try says the same."),
+    Column("passed_on", Boolean, nullable=False, server_default=false(), doc="Whether its deliveries are under way."),
+    sqlite_with_rowid=False,
+)
+
+# What is still to be passed on: next to nothing at any moment, of a table that only grows.
+Index(
+    "ix_report_due",
+    report.c.connection_id,
+    report.c.number,
+    sqlite_where=text("passed_on = 0"),
+    postgresql_where=text("NOT passed_on"),
+)
+
+delivery = Table(
+    "delivery",
+    metadata,
+    _connection_key(),
+    Column("number", Integer, primary_key=True, autoincrement=False, doc="Of the report."),
+    Column("target", Text, primary_key=True, doc="Who is told: `webhook:main`, `mail`."),
+    Column("state", String(10), nullable=False, server_default="waiting", doc="`store.reports.DeliveryState`."),
+    Column("tries", Integer, nullable=False, server_default="0"),
+    Column("tried_at", Moment),
+    Column("next_at", Moment, doc="When it is tried next."),
+    Column("answer", Text, nullable=False, server_default="", doc="Of the last try: a status, or what went wrong."),
+    sqlite_with_rowid=False,
+)
+
+# What is not delivered yet, the longest overdue first.
+Index(
+    "ix_delivery_waiting",
+    delivery.c.next_at,
+    sqlite_where=text("state = 'waiting'"),
+    postgresql_where=text("state = 'waiting'"),
 )
 
 # Named here and built by Alembic; the writer touches it to learn whether the record can be written.

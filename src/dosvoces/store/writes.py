@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from sqlalchemy import (
     ColumnElement,
+    Delete,
     Dialect,
     Insert,
     Integer,
@@ -34,6 +35,7 @@ from dosvoces.errors import AlreadyRecorded, NotOurs, StoreError
 from dosvoces.mail import Mail
 from dosvoces.model import ConnectionId, NodeId, Order, Outcome, Side
 from dosvoces.store import Entry
+from dosvoces.store.reports import ENDED
 from dosvoces.store.tables import (
     LEAD_COLUMNS,
     alembic_version,
@@ -44,10 +46,11 @@ from dosvoces.store.tables import (
     leg,
     mail,
     node,
+    report,
 )
 
 Row = dict[str, Any]
-Statement = Select[Any] | Insert | Update
+Statement = Select[Any] | Insert | Update | Delete
 
 
 class Cursor(Protocol):
@@ -93,12 +96,15 @@ class Writes:
     def __init__(self, dialect: Dialect, node: NodeId) -> None:
         self.node = node
         """Whose the connections are that are recorded, and the only ones whose state is written."""
+        self.reported: frozenset[str] = frozenset()
+        """The events (`store.reports.EVENTS`) of which somebody is to be told."""
         self._insert_connection = _insert_new(connection, dialect, _CONNECTION_COLUMNS)
         self._insert_leg = _Prepared(insert(leg), dialect, ("connection_id", "side", "number", "state"))
         self._insert_attempt = _insert_new(dial_attempt, dialect, _ATTEMPT_COLUMNS)
         self._insert_mail = _insert_new(mail, dialect, [column.name for column in mail.c if column.name != "number"])
         self._insert_capture = _insert_new(capture, dialect, [column.name for column in capture.c])
         self._insert_entry = _Prepared(_insert_entry(), dialect)
+        self._insert_report = _Prepared(_insert_report(), dialect)
         self._update_connection = _Prepared(_update_open(_STATE_COLUMNS), dialect)
         self._settle_connection = _Prepared(_update_open((*_STATE_COLUMNS, "outcome", "ended_at")), dialect)
         self._update_leg = _Prepared(_update_leg(), dialect)
@@ -110,9 +116,13 @@ class Writes:
         self._remember_answer = _Prepared(_remember_answer(), dialect)
         self._touch = _Prepared(update(alembic_version).values(version_num=alembic_version.c.version_num), dialect)
 
-    def record(self, cursor: Cursor, order: Order) -> None:
-        """Write a new connection and its legs. Raises `AlreadyRecorded` for a taken id or idempotency key."""
-        if not self._insert_connection.run(cursor, _connection_row(order, self.node)):
+    def record(self, cursor: Cursor, order: Order, waits: bool = False) -> None:
+        """
+        Write a new connection and its legs; one that `waits` is no node's yet.
+
+        Raises `AlreadyRecorded` for a taken id or idempotency key.
+        """
+        if not self._insert_connection.run(cursor, _connection_row(order, None if waits else self.node)):
             key = f" or the idempotency key {order.idempotency_key}" if order.idempotency_key else ""
             raise AlreadyRecorded(f"connection {order.id}{key} is in the record already", permanent=True)
         idle = LegState.IDLE.value
@@ -158,6 +168,7 @@ class Writes:
         row.update(phase=Phase.ENDED.value, outcome=outcome.value, ended_at=at)
         if self._settle_connection.run(cursor, row):
             self._legs(cursor, connection_id, state.a, state.b)
+            self.report_end(cursor, connection_id, at)
             return
         self._outcome.run(cursor, {"of": connection_id})
         found = cursor.fetchone()
@@ -167,6 +178,16 @@ class Writes:
             raise NotOurs(f"connection {connection_id} is another node's by now", permanent=True)
         if found[0] != outcome.value:
             raise AlreadyRecorded(f"connection {connection_id} ended as {found[0]} already", permanent=True)
+
+    def report_end(self, cursor: Cursor, connection_id: ConnectionId, at: datetime) -> None:
+        """That it is over is to be told, if it is: written with the outcome, so that no crash comes between."""
+        if ENDED in self.reported:
+            self.report(cursor, connection_id, ENDED, None, at)
+
+    def report(self, cursor: Cursor, connection_id: ConnectionId, event: str, side: Side | None, at: datetime) -> None:
+        """That something is to be told."""
+        row = {"of": connection_id, "event": event, "side": None if side is None else side.value, "at": at}
+        self._insert_report.run(cursor, row)
 
     def remember_answer(self, cursor: Cursor, connection_id: ConnectionId, status: int, body: str) -> None:
         """What the client was answered. Raises `StoreError` if there is no such connection."""
@@ -252,6 +273,8 @@ _CONNECTION_COLUMNS = (
     "idempotency_key",
     "fingerprint",
     "owner",
+    "not_before",
+    "expires_at",
     "phase",
 )
 _ATTEMPT_COLUMNS = ("connection_id", "side", "attempt", "number", "at")
@@ -324,7 +347,15 @@ def _insert_entry() -> Statement:
     return insert(journal).inline().values(connection_id=bindparam("of"), seq=last.scalar_subquery() + _ONE, **values)
 
 
-def _connection_row(order: Order, node: NodeId) -> Row:
+def _insert_report() -> Statement:
+    """Numbered as the journal's entries are."""
+    earlier = report.alias("earlier")
+    last = select(func.coalesce(func.max(earlier.c.number), _ZERO)).where(earlier.c.connection_id == bindparam("of"))
+    values: dict[str, Any] = {name: bindparam(name, type_=report.c[name].type) for name in ("event", "side", "at")}
+    return insert(report).inline().values(connection_id=bindparam("of"), number=last.scalar_subquery() + _ONE, **values)
+
+
+def _connection_row(order: Order, node: NodeId | None) -> Row:
     lead = order.lead
     return {
         "id": order.id,
@@ -341,6 +372,8 @@ def _connection_row(order: Order, node: NodeId) -> Row:
         "idempotency_key": order.idempotency_key,
         "fingerprint": order.fingerprint,
         "owner": node,
+        "not_before": order.not_before,
+        "expires_at": order.expires_at,
         "phase": Phase.RECORDED.value,
     }
 

@@ -1,0 +1,142 @@
+"""What is written of reports, deliveries and connections that wait: as `writes.py`, beside it for its length."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import (
+    Delete,
+    Dialect,
+    Integer,
+    Select,
+    Update,
+    and_,
+    bindparam,
+    delete,
+    func,
+    literal_column,
+    select,
+    true,
+    update,
+)
+from sqlalchemy.sql.elements import ColumnElement
+
+from dosvoces.core import Phase
+from dosvoces.model import ConnectionId, Outcome, connection_id
+from dosvoces.store.reports import Delivery, DeliveryState, Report
+from dosvoces.store.tables import connection, delivery, mail, report
+from dosvoces.store.writes import Cursor, Writes, _insert_new, _Prepared
+
+_ONE: ColumnElement[int] = literal_column("1", Integer)
+_NOBODYS = and_(connection.c.id == bindparam("of"), connection.c.owner.is_(None), connection.c.outcome.is_(None))
+
+
+class ReportWrites:
+    """For one dialect; `writes` says whose node this is and which events are told."""
+
+    def __init__(self, dialect: Dialect, writes: Writes) -> None:
+        self._writes = writes
+        self._body = _Prepared(_keep_body(), dialect)
+        self._insert_delivery = _insert_new(delivery, dialect, ("connection_id", "number", "target", "next_at"))
+        self._passed_on = _Prepared(update(report).where(*_one_report()).values(passed_on=true()), dialect)
+        self._tried = _Prepared(_tried(), dialect)
+        self._claim = _Prepared(update(connection).where(_NOBODYS).values(owner=bindparam("by")), dialect)
+        self._end = _Prepared(_end(), dialect)
+        self._delete_ended = _Prepared(_delete_ended(), dialect)
+        self._delete_mails = _Prepared(_delete_mails(), dialect)
+
+    def prepare(self, cursor: Cursor, of: Report, body: str, targets: Sequence[str]) -> None:
+        """What is sent and to whom; what is there of both already stays."""
+        self._body.run(cursor, {**_key(of), "body": body})
+        for target in targets:
+            row = {"connection_id": of.connection_id, "number": of.number, "target": target, "next_at": of.at}
+            self._insert_delivery.run(cursor, row)
+
+    def passed_on(self, cursor: Cursor, of: Report) -> None:
+        self._passed_on.run(cursor, _key(of))
+
+    def tried(
+        self,
+        cursor: Cursor,
+        of: Delivery,
+        state: DeliveryState,
+        answer: str,
+        at: datetime,
+        next_at: datetime | None,
+    ) -> None:
+        """One more try, unless it is over."""
+        row = {**_key(of), "to": of.target, "state": state.value, "answer": answer, "tried_at": at, "next_at": next_at}
+        self._tried.run(cursor, row)
+
+    def claim(self, cursor: Cursor, connection_id: ConnectionId) -> bool:
+        """Make a connection that waits this node's; whether it waited."""
+        return bool(self._claim.run(cursor, {"of": connection_id, "by": self._writes.node}))
+
+    def end(self, cursor: Cursor, connection_id: ConnectionId, outcome: Outcome, by: str, at: datetime) -> bool:
+        """The outcome of a connection that waits; whether it waited."""
+        row = {"of": connection_id, "outcome": outcome.value, "ended_by": by, "ended_at": at}
+        ended = bool(self._end.run(cursor, row))
+        if ended:
+            self._writes.report_end(cursor, connection_id, at)
+        return ended
+
+    def forget(self, cursor: Cursor, before: datetime, limit: int) -> int:
+        """Delete connections that ended before that, with all that belongs to them, and mails kept before it."""
+        row = {"before": before, "most": limit}
+        ended = self._delete_ended.run(cursor, {**row, "id_before": connection_id(before, 0)})
+        return ended + self._delete_mails.run(cursor, row)
+
+
+def _key(of: Report | Delivery) -> dict[str, Any]:
+    return {"of": of.connection_id, "which": of.number}
+
+
+def _one_report() -> tuple[ColumnElement[bool], ...]:
+    return report.c.connection_id == bindparam("of"), report.c.number == bindparam("which")
+
+
+def _keep_body() -> Update:
+    """The first one stays: each try says the same."""
+    return update(report).where(*_one_report()).values(body=func.coalesce(report.c.body, bindparam("body")))
+
+
+def _tried() -> Update:
+    values: dict[str, Any] = {
+        name: bindparam(name, type_=delivery.c[name].type) for name in ("state", "answer", "tried_at", "next_at")
+    }
+    return (
+        update(delivery)
+        .where(
+            delivery.c.connection_id == bindparam("of"),
+            delivery.c.number == bindparam("which"),
+            delivery.c.target == bindparam("to"),
+            delivery.c.state == literal_column(f"'{DeliveryState.WAITING.value}'"),
+        )
+        .values(tries=delivery.c.tries + _ONE, **values)
+    )
+
+
+def _end() -> Update:
+    values: dict[str, Any] = {
+        name: bindparam(name, type_=connection.c[name].type) for name in ("outcome", "ended_by", "ended_at")
+    }
+    return update(connection).where(_NOBODYS).values(phase=literal_column(f"'{Phase.ENDED.value}'"), **values)
+
+
+def _delete_ended() -> Delete:
+    """The ids sort by time, so that what is newer is not looked at: there may be millions of them."""
+    c = connection.c
+    before = c.ended_at < bindparam("before", type_=c.ended_at.type)
+    ended = select(c.id).where(c.id < bindparam("id_before"), c.outcome.is_not(None), before)
+    old = _first(ended.order_by(c.id))
+    return delete(connection).where(connection.c.id.in_(old))
+
+
+def _delete_mails() -> Delete:
+    before = mail.c.kept_at < bindparam("before", type_=mail.c.kept_at.type)
+    return delete(mail).where(mail.c.number.in_(_first(select(mail.c.number).where(before).order_by(mail.c.number))))
+
+
+def _first(ordered: Select[Any]) -> Select[Any]:
+    # The offset in words: SQLite's dialect would bind a nameless one.
+    return ordered.limit(bindparam("most", type_=Integer)).offset(literal_column("0"))

@@ -1,0 +1,144 @@
+"""Reports and connections that wait, in the record's SQL database: what `SqlStore` lends its lanes to."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
+from functools import partial
+from typing import Any, Protocol, TypeVar
+
+from sqlalchemy import Connection as Database
+from sqlalchemy import Row, and_, func, literal_column, select
+
+from dosvoces.model import ConnectionId, Outcome, Side
+from dosvoces.store.report_writes import ReportWrites
+from dosvoces.store.reports import Delivery, DeliveryState, Report, Reports, Waiting, WaitingConnection
+from dosvoces.store.tables import connection, delivery, report
+from dosvoces.store.writes import Cursor
+
+T = TypeVar("T")
+
+
+class Lanes(Protocol):
+    """The record's two ways, which belong to `SqlStore`."""
+
+    def ask(self, question: Callable[[Database], T]) -> Awaitable[T]: ...
+    def change(self, write: Callable[[Cursor, ReportWrites], T]) -> Awaitable[T]: ...
+
+
+class SqlReports(Reports):
+    """The reports of an open record."""
+
+    def __init__(self, lanes: Lanes) -> None:
+        self._lanes = lanes
+        self.due = asyncio.Event()
+
+    async def to_pass_on(self, *, limit: int) -> Sequence[Report]:
+        return await self._lanes.ask(partial(_due, limit=limit))
+
+    async def prepare(self, report: Report, body: str, targets: Sequence[str]) -> None:
+        await self._lanes.change(lambda cursor, writes: writes.prepare(cursor, report, body, targets))
+
+    async def passed_on(self, report: Report) -> None:
+        await self._lanes.change(lambda cursor, writes: writes.passed_on(cursor, report))
+
+    async def report(self, connection_id: ConnectionId, number: int) -> Report | None:
+        return await self._lanes.ask(partial(_one_report, connection_id=connection_id, number=number))
+
+    async def delivery(self, connection_id: ConnectionId, number: int, target: str) -> Delivery | None:
+        return await self._lanes.ask(partial(_one_delivery, connection_id=connection_id, number=number, target=target))
+
+    async def tried(
+        self, delivery: Delivery, state: DeliveryState, answer: str, *, at: datetime, next_at: datetime | None
+    ) -> None:
+        await self._lanes.change(lambda cursor, writes: writes.tried(cursor, delivery, state, answer, at, next_at))
+
+    async def deliveries(
+        self, *, state: DeliveryState | None = None, due_before: datetime | None = None, limit: int = 50
+    ) -> Sequence[Delivery]:
+        return await self._lanes.ask(partial(_newest_deliveries, state=state, due_before=due_before, limit=limit))
+
+
+class SqlWaiting(Waiting):
+    """The connections of an open record that wait."""
+
+    def __init__(self, lanes: Lanes, reports: SqlReports) -> None:
+        self._lanes = lanes
+        self._reports = reports
+
+    async def claim(self, connection_id: ConnectionId) -> bool:
+        return await self._lanes.change(lambda cursor, writes: writes.claim(cursor, connection_id))
+
+    async def end(self, connection_id: ConnectionId, outcome: Outcome, *, by: str, at: datetime) -> bool:
+        ended = await self._lanes.change(lambda cursor, writes: writes.end(cursor, connection_id, outcome, by, at))
+        self._reports.due.set()
+        return ended
+
+    async def waiting(self, *, limit: int) -> Sequence[WaitingConnection]:
+        return await self._lanes.ask(partial(_waiting, limit=limit))
+
+
+# --- questions ---
+
+
+def _due(db: Database, limit: int) -> list[Report]:
+    due = select(report).where(~report.c.passed_on).order_by(report.c.connection_id, report.c.number).limit(limit)
+    return [_report(row) for row in db.execute(due)]
+
+
+def _one_report(db: Database, connection_id: ConnectionId, number: int) -> Report | None:
+    this = and_(report.c.connection_id == connection_id, report.c.number == number)
+    row = db.execute(select(report).where(this)).one_or_none()
+    return None if row is None else _report(row)
+
+
+_DELIVERIES = select(delivery, report.c.event, report.c.at).join(
+    report, and_(report.c.connection_id == delivery.c.connection_id, report.c.number == delivery.c.number)
+)
+
+
+def _one_delivery(db: Database, connection_id: ConnectionId, number: int, target: str) -> Delivery | None:
+    c = delivery.c
+    this = and_(c.connection_id == connection_id, c.number == number, c.target == target)
+    row = db.execute(_DELIVERIES.where(this)).one_or_none()
+    return None if row is None else _delivery(row)
+
+
+def _newest_deliveries(
+    db: Database, state: DeliveryState | None, due_before: datetime | None, limit: int
+) -> list[Delivery]:
+    found = _DELIVERIES
+    if state is not None:
+        # In words: SQLite uses a partial index only where the query's text says what the index's says.
+        found = found.where(delivery.c.state == literal_column(f"'{state.value}'"))
+    if due_before is not None:
+        found = found.where(delivery.c.next_at < due_before)
+    newest = found.order_by(delivery.c.connection_id.desc(), delivery.c.number.desc(), delivery.c.target)
+    return [_delivery(row) for row in db.execute(newest.limit(limit))]
+
+
+def _waiting(db: Database, limit: int) -> list[WaitingConnection]:
+    c = connection.c
+    due = func.coalesce(c.not_before, c.created_at)
+    found = select(c.id, c.not_before, c.expires_at).where(c.owner.is_(None), c.outcome.is_(None))
+    rows = db.execute(found.order_by(due).limit(limit))
+    return [WaitingConnection(ConnectionId(row.id), row.not_before, row.expires_at) for row in rows]
+
+
+def _report(row: Row[Any]) -> Report:
+    side = None if row.side is None else Side(row.side)
+    return Report(ConnectionId(row.connection_id), row.number, row.event, side, row.at, row.body)
+
+
+def _delivery(row: Row[Any]) -> Delivery:
+    return Delivery(
+        connection_id=ConnectionId(row.connection_id),
+        number=row.number,
+        target=row.target,
+        event=row.event,
+        at=row.at,
+        state=DeliveryState(row.state),
+        tries=row.tries,
+        tried_at=row.tried_at,
+        next_at=row.next_at,
+        answer=row.answer,
+    )
