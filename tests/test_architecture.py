@@ -31,7 +31,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "capture",
         }
     ),
-    frozenset({"deferred", "journal", "recovery", "switchboard", "phone", "phone_call", "client"}),
+    frozenset({"deferred", "journal", "nodes", "recovery", "switchboard", "phone", "phone_call", "client"}),
     frozenset({"web"}),
     frozenset({"cli", "doctor", "doctor_trunks", "app", "demo", "reference", "__main__"}),
 )

@@ -338,6 +338,52 @@ async def test_shutdown_hangs_everybody_up_and_records_it(bench: Bench) -> None:
         await bench.connect(an_order(2))
 
 
+async def test_a_drain_lets_calls_end_and_takes_none(bench: Bench) -> None:
+    order = an_order()
+    assert MADE == await bench.connect(order)
+    drained = bench.switchboard.drain(by="operator", limit_s=None)
+    with pytest.raises(NotNow, match="draining") as refusal:
+        await bench.connect(an_order(2))
+    assert refusal.value.leaving
+    assert ["draining: no new calls are taken here"] == bench.switchboard.problems()
+    bench.carrier.hangup(leg_id(order.id, B))
+    await asyncio.wait_for(drained, 5)
+    record = await bench.store.connection(order.id)
+    assert record is not None
+    assert ("completed", "b", set()) == (record.outcome, record.ended_by, bench.carrier.hears_warning)
+
+
+async def test_at_the_limit_of_a_drain_both_parties_are_warned_and_hung_up(bench: Bench) -> None:
+    talking, waiting = an_order(1), an_order(2)
+    bench.script = lambda call: Script(
+        answers_after_s=None if (call.connection_id, call.side) == (waiting.id, B) else 0.0
+    )
+    assert [MADE, MADE] == [await bench.connect(talking), await bench.connect(waiting)]
+    await asyncio.wait_for(bench.switchboard.drain(by="shutdown", limit_s=0.05), 5)
+    heard = {leg_id(talking.id, A), leg_id(talking.id, B), leg_id(waiting.id, A)}
+    assert (heard, []) == (bench.carrier.hears_warning, bench.carrier.live_legs)
+    records = {record.id: (record.outcome, record.ended_by) for record in await bench.store.connections()}
+    assert {talking.id: ("completed", "shutdown"), waiting.id: ("cancelled", "shutdown")} == records
+
+
+async def test_a_drain_without_calls_is_over_at_once(bench: Bench) -> None:
+    await asyncio.wait_for(bench.switchboard.drain(by="shutdown", limit_s=60), 1)
+
+
+async def test_a_fenced_switchboard_lets_go_of_everything_and_takes_nothing_until_it_may(bench: Bench) -> None:
+    order = an_order()
+    assert MADE == await bench.connect(order)
+    assert not bench.switchboard.idle
+    bench.switchboard.fence("the database doesn't answer")
+    assert "interrupted" == await bench.over(order)
+    assert [] == bench.carrier.live_legs
+    with pytest.raises(NotNow, match="the database doesn't answer"):
+        await bench.connect(an_order(2))
+    assert bench.switchboard.idle
+    bench.switchboard.unfence()
+    assert MADE == await bench.connect(an_order(3))
+
+
 class _Mute(FakeCarrier):
     """A carrier whose far ends never confirm a hang-up until it is closed."""
 
@@ -369,6 +415,7 @@ async def test_what_the_last_process_left_is_settled_and_never_dialed_again(benc
     await bench.store.intend_dial(order, A, attempt=1, at=order.created_at)
     bench.make()
     await bench.switchboard.start()
+    await bench.switchboard.settle_leftovers()
     record = await bench.store.connection(ConnectionId(order.id))
     assert record is not None
     assert "interrupted" == record.outcome

@@ -9,12 +9,12 @@ import asyncio
 import gc
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import structlog
 
@@ -36,6 +36,8 @@ from dosvoces.mail.smtp_url import parse_mail_url
 from dosvoces.media import MediaRelay
 from dosvoces.media.relay import MediaSettings, WorkerRelay
 from dosvoces.media.rtpengine import RtpengineRelay, RtpengineSettings
+from dosvoces.nodes import Membership, Times
+from dosvoces.nodes.place import identity_of
 from dosvoces.settings import Settings, is_loopback
 from dosvoces.settings import Trunk as TrunkSettings
 from dosvoces.settings_tls import tls_of
@@ -43,7 +45,7 @@ from dosvoces.sip.sdp import Security
 from dosvoces.sip.session_timer import SessionTerms
 from dosvoces.sip.transport import reachable_address
 from dosvoces.store import Store
-from dosvoces.store.sql import open_store
+from dosvoces.store.sql import open_roll, open_store
 from dosvoces.switchboard import Limits, Switchboard
 from dosvoces.web import build_app
 from dosvoces.web.server import HttpServer
@@ -89,22 +91,32 @@ class Service:
             stack.push_async_callback(mailbox.close)
             carrier = carrier or _carrier(settings)
             stack.push_async_callback(carrier.close)
+            membership = _membership(settings, store)
             switchboard = Switchboard(
                 store=store,
                 mailbox=mailbox,
                 carrier=carrier,
                 compose=partial(compose_lead, sender=settings.mail.from_, locale=settings.mail.locale),
                 limits=_limits(settings),
+                holds_lease=membership.holds_lease,
             )
+            # Until the last outcome is written this node is on the roll: what it couldn't settle, others find.
+            stack.push_async_callback(membership.close)
             stack.push_async_callback(switchboard.close)
             await switchboard.start()
+            await membership.start(switchboard)
             service = cls(settings=settings, store=store, mailbox=mailbox, carrier=carrier, switchboard=switchboard)
             telemetry.OPEN_CONNECTIONS.set_function(lambda: switchboard.open_connections)
             stack.callback(asyncio.create_task(telemetry.watch_loop(), name="loop lag").cancel)
             await service._listen(stack)
+            membership.url = service.http_url
             yield service
             # Requests that wait for their call are answered while the door is still open; new ones get 503.
             await switchboard.close()
+
+    async def drain(self, limit_s: float) -> None:
+        """Take no more requests; return when no call is open any more, which those after `limit_s` are told."""
+        await self.switchboard.drain(by="shutdown", limit_s=limit_s)
 
     async def _listen(self, stack: AsyncExitStack) -> None:
         app = build_app(
@@ -136,6 +148,17 @@ class Service:
         return self.switchboard.warnings()
 
 
+def _membership(settings: Settings, store: Store) -> Membership:
+    url = settings.database.url.get_secret_value()
+    return Membership(
+        roll=open_roll(url),
+        store=store,
+        identify=partial(identity_of, name=settings.node.name, capacity=settings.dialing.max_connections),
+        times=Times(settings.node.beat_s, settings.node.fence_s, settings.node.dead_s),
+        alone=url.startswith("sqlite"),
+    )
+
+
 def number_rules(settings: Settings) -> NumberRules:
     """Whom this installation may dial."""
     own = frozenset(number for trunk in settings.trunks for number in trunk.pool)
@@ -158,12 +181,14 @@ async def serve(settings: Settings, *, welcome: Callable[[str, list[str]], None]
     """
     Run the service until SIGTERM or SIGINT; returns when every leg is hung up and everything is recorded.
 
+    Calls may go on for `[node] drain_s` first; a second signal ends them at once.
+
     `welcome` is told the URL and what is missing, once requests are taken.
     """
-    stop = asyncio.Event()
+    stop, now = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, lambda: now.set() if stop.is_set() else stop.set())
     async with Service.open(settings) as service:
         missing = await service.ready()
         log.info("ready", url=service.http_url, missing=missing)
@@ -172,7 +197,16 @@ async def serve(settings: Settings, *, welcome: Callable[[str, list[str]], None]
         calm_collector()
         await stop.wait()
         log.info("stopping", open_connections=service.switchboard.open_connections)
+        await _until_first(service.drain(settings.node.drain_s), now.wait())
     log.info("stopped")
+
+
+async def _until_first(*ways: Coroutine[Any, Any, object]) -> None:
+    """Return when one of them is over; the others are cancelled."""
+    tasks = [asyncio.ensure_future(way) for way in ways]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
+        task.cancel()
 
 
 def _utc_now() -> datetime:

@@ -11,15 +11,20 @@ from dosvoces.carriers import Carrier
 from dosvoces.core import Connection, Leg, LegState, Terms, step
 from dosvoces.events import Ended, LostAtRestart
 from dosvoces.journal import EVENT_NAMES, entry_of
-from dosvoces.model import EndReason, Note, Outcome, Side
+from dosvoces.model import ConnectionId, EndReason, Note, Outcome, Side
 from dosvoces.store import ConnectionRecord, Entry, LegRecord, Store
 
 log = structlog.get_logger(__name__)
 
 
-async def settle_leftovers(store: Store, carrier: Carrier, now: Callable[[], datetime]) -> None:
+async def settle_leftovers(
+    store: Store,
+    carrier: Carrier,
+    now: Callable[[], datetime],
+    under_way: Callable[[ConnectionId], bool] = lambda _: False,
+) -> None:
     """
-    End every connection of this node that has no outcome, as `interrupted`: nothing of its own is under way yet.
+    End every connection of this node that has no outcome and is not `under_way` here, as `interrupted`.
 
     What is open of processes that are no more becomes this node's first. Raises `StoreError`.
 
@@ -27,6 +32,8 @@ async def settle_leftovers(store: Store, carrier: Carrier, now: Callable[[], dat
     """
     await store.adopt_strays()
     for record in await store.unfinished(owner=store.node):
+        if under_way(record.id):
+            continue
         for dialog in _left_up(await store.entries(record.id)):
             carrier.hangup_leftover(record.id, dialog)
         await _settle(store, record, now())

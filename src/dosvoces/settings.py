@@ -193,6 +193,32 @@ class Media(_Section):
         return self
 
 
+class Node(_Section):
+    """This process among others on the same record."""
+
+    name: Annotated[str, Field(max_length=64, pattern=r"^[\x21-\x7e]*$")] = ""
+    """What `dosvoces nodes` calls it. Without it: the name of the machine."""
+    beat_s: Annotated[float, Field(ge=0.1, le=60)] = 2.0
+    """Seconds from one sign of life in the record to the next."""
+    fence_s: Annotated[float, Field(ge=0.3, le=300)] = 8.0
+    """After so many seconds without one that arrived, this node hangs up its calls and takes none until the database
+    answers. Not with SQLite, where nobody else could take them over."""
+    dead_s: Annotated[float, Field(ge=0.5, le=600)] = 15.0
+    """After so many seconds without one, the other nodes settle what a node left: the same on all nodes."""
+    drain_s: Annotated[float, Field(ge=0, le=86_400)] = 5.0
+    """How long calls may go on after SIGTERM, in seconds; then both parties hear a warning tone and are hung up. With
+    tone and hang-up it stays below the 10 s after which Docker kills. Set it to 15 s less than whoever stops the
+    service waits. See [many nodes](../howto/many_nodes.md)."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if not 2 * self.beat_s <= self.fence_s:
+            raise ValueError("`fence_s` must be at least twice `beat_s`: one beat that is late is no reason to hang up")
+        if not self.fence_s < self.dead_s:
+            raise ValueError("`dead_s` must be more than `fence_s`: a node hangs up before others settle its calls")
+        return self
+
+
 class Dialing(_Section):
     """Rules and limits of a connection."""
 
@@ -327,6 +353,7 @@ class Settings(_Section):
     nat: Nat = Nat()
     media: Media = Media()
     dialing: Dialing = Dialing()
+    node: Node = Node()
     log: Log = Log()
     trunks: tuple[Trunk, ...] = ()
 

@@ -93,6 +93,9 @@ class Carrier(Protocol):
     def play_ringing(self, leg: LegId) -> None:
         """Let this answered leg hear the ringing tone until `join`."""
 
+    def play_warning(self, leg: LegId) -> None:
+        """Let this answered leg hear, instead of the other party, the tone that tells that the call will be cut."""
+
     async def join(self, connection_id: ConnectionId) -> None:
         """Let both hear each other; returns when they do. Raises `CarrierError`."""
 

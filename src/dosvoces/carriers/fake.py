@@ -57,6 +57,8 @@ class FakeCarrier:
         self._listener: Listener | None = None
         self.dialed: list[Call] = []
         self.hears_ringing: set[LegId] = set()
+        self.hears_warning: set[LegId] = set()
+        """Those who ever did."""
 
     @property
     def live_legs(self) -> list[LegId]:
@@ -93,6 +95,10 @@ class FakeCarrier:
     def play_ringing(self, leg: LegId) -> None:
         if leg in self._legs:
             self.hears_ringing.add(leg)
+
+    def play_warning(self, leg: LegId) -> None:
+        if leg in self._legs:
+            self.hears_warning.add(leg)
 
     async def join(self, connection_id: ConnectionId) -> None:
         for side in Side:

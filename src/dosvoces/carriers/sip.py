@@ -186,6 +186,10 @@ class SipCarrier:
         if (known := self._leg(leg)) is not None:
             self._relay.play_ringing(known.session.connection_id, known.side)
 
+    def play_warning(self, leg: LegId) -> None:
+        if (known := self._leg(leg)) is not None:
+            self._relay.play_warning(known.session.connection_id, known.side)
+
     async def join(self, connection_id: ConnectionId) -> None:
         session = self._sessions.get(connection_id)
         if session is None or not all(side in session.legs and session.legs[side].answered for side in Side):

@@ -155,6 +155,7 @@ class MediaRelay(Protocol):
     - *source lock*: packets are taken from the connected address; another port of that host (a NAT) is learned once,
       from the first packets, and then locked; other hosts are refused and counted. Before `connect` all are.
     - *ringing*: `play_ringing` plays the country's ringing tone to that side until `join`, `stop_ringing` or `release`.
+    - *warning*: `play_warning` plays a tone to that side, until `release`, in the place of whatever it heard.
     - *join*: after `join` each side hears the other within one packet time, with the sequence, timestamp and SSRC of
       its own stream continuous.
     - *hold*: `connect` again with other values moves or (`remote=None`) silences that side, keeping its port.
@@ -219,6 +220,9 @@ class MediaRelay(Protocol):
 
     def stop_ringing(self, connection_id: ConnectionId, side: Side) -> None:
         """Stop it."""
+
+    def play_warning(self, connection_id: ConnectionId, side: Side) -> None:
+        """Play the tone that tells that the call will be cut. G.711 only; on another codec nothing is played."""
 
     async def join(self, connection_id: ConnectionId) -> None:
         """

@@ -168,6 +168,10 @@ class WorkerRelay(MediaRelay):
         if call := self._calls.get(connection_id):
             self._send(call, "stop", connection_id, side)
 
+    def play_warning(self, connection_id: ConnectionId, side: Side) -> None:
+        if call := self._calls.get(connection_id):
+            self._send(call, "warn", connection_id, side)
+
     async def join(self, connection_id: ConnectionId) -> None:
         call = self._calls.get(connection_id)
         if call is None or call.slot.process is None:

@@ -21,7 +21,7 @@ from dosvoces.media.ng import NgError, Node
 from dosvoces.media.ng_call import Call, check_host, hears, statistics
 from dosvoces.media.ng_session import Traffic, describe, local_address, traffic
 from dosvoces.media.rtp import KEYS
-from dosvoces.media.wav import ringing_wav
+from dosvoces.media.wav import ringing_wav, warning_wav
 from dosvoces.model import ConnectionId, Side
 
 PATIENCE_S = 1.0  # how long `allocate` waits for a daemon that comes back
@@ -141,6 +141,10 @@ class RtpengineRelay(MediaRelay):
     def stop_ringing(self, connection_id: ConnectionId, side: Side) -> None:
         if call := self._calls.get(connection_id):
             self._order(call, lambda: self._stop(call, side))
+
+    def play_warning(self, connection_id: ConnectionId, side: Side) -> None:
+        if call := self._calls.get(connection_id):
+            self._order(call, lambda: self._warn(call, side))
 
     async def join(self, connection_id: ConnectionId) -> None:
         call = self._calls.get(connection_id)
@@ -280,6 +284,15 @@ class RtpengineRelay(MediaRelay):
         wav = ringing_wav(call.country)
         await self._ask(call, "play media", from_tag=side.value, blob=wav, repeat_times=1_000_000)
         line.ringing = True
+
+    async def _warn(self, call: Call, side: Side) -> None:
+        # Nothing is passed on any more: rtpengine would send both.
+        call.joined = False
+        await self._flow(call)
+        await self._stop(call, side)
+        line = call.lines[side]
+        if line.format is not None and line.format.name in SILENCE and not line.held:
+            await self._ask(call, "play media", from_tag=side.value, blob=warning_wav(), repeat_times=1_000_000)
 
     async def _stop(self, call: Call, side: Side) -> None:
         if call.lines[side].ringing:

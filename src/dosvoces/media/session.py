@@ -224,6 +224,13 @@ class Session:
             out.start_tone(tones.encoded(tones.ringing_tone(self._country), out.format.name))
         self._wire()
 
+    def play_warning(self, side: Side) -> None:
+        """`MediaRelay.play_warning`."""
+        out = self.lines[side].out
+        if out.format is not None and out.format.name in SILENCE:
+            out.start_tone(tones.warning(out.format.name))
+        self._wire()
+
     def stop_ringing(self, side: Side) -> None:
         """`MediaRelay.stop_ringing`."""
         self.lines[side].out.stop_tone()

@@ -1,9 +1,10 @@
 """
-The ringing tone of each country, ready to be sent: G.711 frames of 20 ms, made once per country and codec.
+The ringing tone of each country and the warning, ready to be sent: G.711 frames of 20 ms, made once per codec.
 
 Sources: ITU-T E.180 Supplement 2 (01/1994) and its successor "Various tones used in national networks" (annex to
 ITU Operational Bulletin 781, 02/2003); for the United Kingdom BT SIN 350; for North America the precise tone plan of
-ANSI T1.401. Where a network allows a range, its usual value is taken.
+ANSI T1.401. Where a network allows a range, its usual value is taken. The warning is the special information tone of
+ITU-T E.180/Q.35, clause 7, which is the same in all networks.
 """
 
 import math
@@ -62,6 +63,14 @@ RINGING: dict[str, Tone] = {
 """By country (ISO 3166 alpha-2)."""
 
 
+WARNING = (Tone((950,), (340, 20)), Tone((1400,), (340, 20)), Tone((1800,), (340, 1040)))
+"""
+Before a call is cut: the special information tone, known everywhere as the sign that what follows isn't as usual.
+
+Three tones of 330 ± 70 ms, with at most 30 ms between them, then a second of silence (1000 ± 250 ms).
+"""
+
+
 def ringing_tone(country: str) -> Tone:
     """The ringing tone of `country`; of a country we don't know, the one most use."""
     return RINGING.get(country.upper(), _COMMON)
@@ -80,6 +89,12 @@ def encoded(tone: Tone, codec: str) -> bytes:
         g711.encode(codec, _burst(tone.frequencies, _samples(sounding))) + silence * _samples(silent)
         for sounding, silent in zip(on, off, strict=True)
     )
+
+
+@cache
+def warning(codec: str) -> bytes:
+    """One round of the warning in `codec`, as `encoded` gives a tone."""
+    return b"".join(encoded(tone, codec) for tone in WARNING)
 
 
 def _samples(milliseconds: int) -> int:

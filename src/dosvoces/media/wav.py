@@ -1,4 +1,4 @@
-"""A ringing tone as a WAV file of A-law (RFC 2361 §A.4): what rtpengine is given to play."""
+"""A tone as a WAV file of A-law (RFC 2361 §A.4): what rtpengine is given to play."""
 
 import struct
 from functools import cache
@@ -11,7 +11,16 @@ _ALAW = 6  # WAVE_FORMAT_ALAW
 @cache
 def ringing_wav(country: str) -> bytes:
     """One round of the country's cadence, 24 to 48 kB: small enough for one message of the NG protocol."""
-    samples = tones.encoded(tones.ringing_tone(country), "PCMA")
+    return _wav(tones.encoded(tones.ringing_tone(country), "PCMA"))
+
+
+@cache
+def warning_wav() -> bytes:
+    """One round of the warning, 17 kB."""
+    return _wav(tones.warning("PCMA"))
+
+
+def _wav(samples: bytes) -> bytes:
     rate = g711.SAMPLE_RATE
     chunks = (
         _chunk(b"fmt ", struct.pack("<HHIIHHH", _ALAW, 1, rate, rate, 1, 8, 0)),

@@ -9,7 +9,8 @@ connection are kept), `["reserve", n, connections]` (done with as many pairs of 
 `["allocate", id, country, first port of a reserved pair]`,
 `["connect", id, side, host or null, port, name, payload type, rate, dtmf or null, packet_ms, sends, RTCP port
 or null, [suite, our key, its key] or null]` (keys are hexadecimal),
-`["play", id, side]`, `["stop", id, side]`, `["join", n, id]`, `["release", n, id]`, `["ping", n]`.
+`["play", id, side]`, `["warn", id, side]`, `["stop", id, side]`,
+`["join", n, id]`, `["release", n, id]`, `["ping", n]`.
 Worker to server: `["done", n, …]` or `["failed", n, why]` for each n; `["digit", id, side, digit, ms]`,
 `["heard", id, side, host, port]`, `["silent", id, side, seconds]`, before a release is done
 `["headers", id, port of A, port of B, [header …]]` (`headers.py`), `["trouble", text]`. The end of the socket ends the

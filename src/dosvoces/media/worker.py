@@ -100,6 +100,7 @@ class Worker:
             "allocate": self._allocate,
             "connect": self._connect,
             "play": self._play,
+            "warn": self._warn,
             "stop": self._stop,
             "join": self._join,
             "release": self._release,
@@ -317,9 +318,17 @@ class Worker:
     def _play(self, id: ConnectionId, side: str) -> None:
         if call := self._calls.get(id):
             call.session.play_ringing(Side(side))
-            if not self._ringing:
-                self._next_tick = time.monotonic()
-            self._watch_ringing(id, call)
+            self._start_ticking(id, call)
+
+    def _warn(self, id: ConnectionId, side: str) -> None:
+        if call := self._calls.get(id):
+            call.session.play_warning(Side(side))
+            self._start_ticking(id, call)
+
+    def _start_ticking(self, id: ConnectionId, call: Call) -> None:
+        if not self._ringing:
+            self._next_tick = time.monotonic()
+        self._watch_ringing(id, call)
 
     def _stop(self, id: ConnectionId, side: str) -> None:
         if call := self._calls.get(id):

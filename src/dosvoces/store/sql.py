@@ -28,6 +28,7 @@ from dosvoces.store.lane import Lane
 from dosvoces.store.report_writes import ReportWrites
 from dosvoces.store.reports import EVENTS
 from dosvoces.store.sql_reports import SqlReports, SqlWaiting
+from dosvoces.store.sql_roll import SqlRoll
 from dosvoces.store.sqlite import SqliteFile
 from dosvoces.store.writer import Writer
 from dosvoces.store.writes import Cursor, Writes
@@ -47,6 +48,15 @@ def open_store(
     (`store.reports`) of which somebody is to be told. A `reader` never writes, creates or migrates, and may run beside
     the service. Raises `SettingsError`.
     """
+    return SqlStore(_database(url), node=node, reported=reported, reader=reader)
+
+
+def open_roll(url: str) -> SqlRoll:
+    """The roll in the record at `url`, not yet opened. Raises `SettingsError`."""
+    return SqlRoll(_database(url))
+
+
+def _database(url: str) -> SqliteFile:
     try:
         parsed = make_url(url)
     except ArgumentError as error:
@@ -60,7 +70,7 @@ def open_store(
         raise SettingsError(
             f"[database] url = {url!r} names no file (a record in memory would be lost): try sqlite:///dosvoces.db"
         )
-    return SqlStore(SqliteFile(Path(parsed.database)), node=node, reported=reported, reader=reader)
+    return SqliteFile(Path(parsed.database))
 
 
 class SqlStore(Store):

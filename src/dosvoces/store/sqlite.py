@@ -95,11 +95,16 @@ class SqliteFile:
     def attach(self) -> Engine:
         """Open what is there to read; creates and changes nothing. Raises `StoreError`."""
         if not self.path.exists():
-            raise StoreError(
-                f"there is no record at {self.path}: start `dosvoces serve` first, or mend [database] url",
-                permanent=True,
-            )
+            raise self._not_there()
         return self._inspected(self._engine("PRAGMA query_only = 1"), create=False)
+
+    # --- beside a running service ---
+
+    def beside(self) -> Engine:
+        """One more way to the file for short writes, beside a running service; builds nothing. Raises `StoreError`."""
+        if not self.path.exists():
+            raise self._not_there()
+        return self._inspected(self._engine("PRAGMA synchronous = FULL"), create=False)
 
     # --- for all ---
 
@@ -152,6 +157,11 @@ class SqliteFile:
         code = getattr(cause, "sqlite_errorcode", None)
         words, permanent = _MEANING.get(code & 0xFF if isinstance(code, int) else None, _UNKNOWN)
         return StoreError(f"the record {self.path} {words} ({cause})", permanent=permanent)
+
+    def _not_there(self) -> StoreError:
+        return StoreError(
+            f"there is no record at {self.path}: start `dosvoces serve` first, or mend [database] url", permanent=True
+        )
 
     def _cannot_open(self, error: OSError) -> StoreError:
         return StoreError(

@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     Boolean,
     CheckConstraint,
     Column,
@@ -29,7 +30,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeEngine
 
-REVISION = "0004"
+REVISION = "0005"
 """The newest migration: what a database must be at. A test holds it equal to the head of `migrations/versions`."""
 
 
@@ -186,6 +187,8 @@ node = Table(
     Column("name", Text, nullable=False, doc="For people: `[node] name`, or the host's."),
     Column("host", Text, nullable=False),
     Column("pid", Integer, nullable=False),
+    Column("born", BigInteger, nullable=False, server_default="0", doc="When that process began: ticks since boot."),
+    Column("place", Text, nullable=False, server_default="", doc="Equal for processes that see each other's pid."),
     Column("url", Text, nullable=False, doc="Where its API listens."),
     Column("version", Text, nullable=False),
     Column("started_at", Moment, nullable=False),
@@ -194,6 +197,7 @@ node = Table(
     Column("open_connections", Integer, nullable=False, server_default="0"),
     Column("draining", Boolean, nullable=False, server_default=false()),
     Column("drain_by", Text, doc="Who asked it to drain, for it to read; NULL: nobody did."),
+    Column("drain_until", Moment, doc="When it hangs up what is still open then; NULL: when that ends by itself."),
     Column("heir", String(26), doc="The node that settles what this one left, once it is dead."),
 )
 

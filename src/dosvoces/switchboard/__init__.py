@@ -24,6 +24,7 @@ from dosvoces.recovery import settle_leftovers
 from dosvoces.store import Earlier, Entry, Store
 from dosvoces.switchboard.admission import NOT_RECORDABLE, Admission, Limits
 from dosvoces.switchboard.live import LiveConnection, Parts
+from dosvoces.switchboard.shutdown import drain
 
 __all__ = ["Limits", "Switchboard"]
 
@@ -55,16 +56,21 @@ class Switchboard:
         self._live: dict[ConnectionId, LiveConnection] = {}
         self._parts = Parts(store, mailbox, carrier, compose, limits, now, holds_lease)
         self._admission = Admission(store, carrier, limits, lambda: len(self._live))
+        self._drains: list[asyncio.Task[None]] = []
+        self._closed = False
 
     @property
     def open_connections(self) -> int:
         return len(self._live)
 
     async def start(self) -> None:
-        """Get ready to dial, and settle what the last process left open. Raises `CarrierError`, `StoreError`."""
+        """Get ready to dial. Raises `CarrierError`."""
         self._store.when_taken(self._taken)
         await self._carrier.start(self)
-        await settle_leftovers(self._store, self._carrier, self._now)
+
+    async def settle_leftovers(self) -> None:
+        """Hang up and settle what is this node's in the record and not under way here. Raises `StoreError`."""
+        await settle_leftovers(self._store, self._carrier, self._now, self._knows)
 
     async def connect(self, order: Order) -> Answer:
         """
@@ -82,7 +88,8 @@ class Switchboard:
                 log.error("request not recorded", connection=order.id, error=str(error))
                 raise NotNow(NOT_RECORDABLE) from error
             live = self._live[order.id] = LiveConnection(order, self._parts, self._over)
-        live.happened(Started())
+        # While it was recorded this process may have been frozen, or cut off: then it isn't begun here.
+        live.happened(Started() if self._parts.holds_lease() else LostAtRestart("fence"))
         return await asyncio.shield(live.answered)
 
     def cancel(self, connection_id: ConnectionId, *, by: str) -> bool:
@@ -109,6 +116,44 @@ class Switchboard:
         except StoreError as error:
             log.warning("answer not kept", connection=connection_id, error=str(error))
 
+    # --- a node among others ---
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is under way here, nor beginning."""
+        return not self._live and not self._admission.anybody
+
+    @property
+    def draining(self) -> bool:
+        return bool(self._admission.leaving)
+
+    @property
+    def fenced(self) -> bool:
+        return bool(self._admission.fenced)
+
+    def fence(self, why: str) -> None:
+        """Let go of everything: hang up, and take nothing new until `unfence`; `why` is what `problems` says."""
+        self._admission.fenced = why
+        for live in list(self._live.values()):
+            live.happened(LostAtRestart("fence"))
+
+    def unfence(self) -> None:
+        """Take requests again."""
+        self._admission.fenced = ""
+
+    def drain(self, *, by: str, limit_s: float | None) -> asyncio.Task[None]:
+        """
+        Refuse what is new, let what is open end; what still is after `limit_s` is told so and hung up.
+
+        The task is done when nothing is open any more. Asked again, each limit counts.
+        """
+        self._admission.leaving = self._admission.leaving or "draining: no new calls are taken here"
+        if self._live:
+            log.info("draining", by=by, limit_s=limit_s, open_connections=self.open_connections)
+        task = asyncio.create_task(drain(self._live, self._carrier, by=by, limit_s=limit_s), name="drain")
+        self._drains.append(task)
+        return task
+
     def problems(self) -> list[str]:
         """Why a request would be refused now, in words; empty if it would be taken."""
         return self._admission.problems()
@@ -123,9 +168,12 @@ class Switchboard:
 
         Idempotent: who did not confirm in time isn't waited for again.
         """
-        if self._admission.closed:
+        if self._closed:
             return
-        self._admission.closed = "shutting down"
+        self._closed = True
+        self._admission.leaving = "shutting down"
+        for task in self._drains:
+            task.cancel()
         for live in list(self._live.values()):
             live.happened(Cancel("shutdown"))
         if waiting := [live.over for live in self._live.values()]:
@@ -159,6 +207,9 @@ class Switchboard:
         self._store.keep_capture(connection_id, packed)
 
     # --- its own ---
+
+    def _knows(self, connection_id: ConnectionId) -> bool:
+        return connection_id in self._live or self._admission.knows(connection_id)
 
     def _taken(self, connection_id: ConnectionId) -> None:
         """Another node has settled it, or does: nobody is left on a line of ours."""

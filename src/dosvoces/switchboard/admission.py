@@ -44,8 +44,19 @@ class Admission:
         self._limits = limits
         self._open_connections = open_connections
         self._entering: set[ConnectionId] = set()
-        self.closed = ""
-        """Why nobody is let in any more; empty while somebody may be."""
+        self.leaving = ""
+        """Why nobody is let in any more, for good; empty while somebody may be."""
+        self.fenced = ""
+        """Why nobody is let in for now."""
+
+    @property
+    def anybody(self) -> bool:
+        """Whether somebody is coming in."""
+        return bool(self._entering)
+
+    def knows(self, connection_id: ConnectionId) -> bool:
+        """Whether this connection is just being recorded."""
+        return connection_id in self._entering
 
     def problems(self) -> list[str]:
         """Why a request would be refused now, in words; empty if it would be taken."""
@@ -66,19 +77,18 @@ class Admission:
             self._entering.discard(order.id)
 
     def _admit(self, order: Order) -> None:
-        if self._store.problems():
+        if self._store.problems() and not self.leaving:
             # The store's words name files; they are for the operator, who has them in the log and in `problems`.
             raise NotNow(NOT_RECORDABLE)
         if problems := self._problems(self._carrier.problems(order.first, order.second)):
-            raise NotNow("; ".join(problems))
+            raise NotNow("; ".join(problems), leaving=bool(self.leaving))
         for side in Side:
             if wanted := order.caller_id(side):
                 self._carrier.check_caller_id(order.number(side), wanted)
 
     def _problems(self, of_carrier: list[str]) -> list[str]:
         problems = [*self._store.problems(), *of_carrier]
-        if self.closed:
-            problems.append(self.closed)
+        problems += [why for why in (self.leaving, self.fenced) if why]
         most = self._limits.max_connections
         if self._open_connections() + len(self._entering) >= most:
             problems.append(f"{most} connections are open, as many as dialing.max_connections")

@@ -139,7 +139,8 @@ class CallEndpoint:
                 return _repeat(earlier, order)
             reply = _reply(order, await self._connector.connect(order), email)
         except NotNow as error:
-            return message(503, str(error), (b"retry-after", str(error.retry_after_s).encode()))
+            closes: tuple[Header, ...] = ((b"connection", b"close"),) if error.leaving else ()
+            return message(503, str(error), (b"retry-after", str(error.retry_after_s).encode()), *closes)
         except NotAllowed as error:
             return message(400, str(error))
         except AlreadyRecorded:  # Another process of ours was quicker with the same key.

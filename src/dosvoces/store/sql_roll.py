@@ -1,0 +1,194 @@
+"""The roll in a SQL database, behind its port: a lane and a connection of its own, opened anew after each failure."""
+
+import asyncio
+from collections.abc import Callable
+from datetime import timedelta
+from functools import partial
+from typing import Any, Protocol, TypeVar
+
+from sqlalchemy import Connection, Engine, Row, delete, exists, insert, select, update
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.sql.elements import ColumnElement
+
+from dosvoces.errors import StoreError
+from dosvoces.model import ConnectionId, NodeId
+from dosvoces.store.clock import database_now
+from dosvoces.store.lane import Lane
+from dosvoces.store.roll import Glance, Identity, Node, Roll, Sign
+from dosvoces.store.tables import connection, node
+
+T = TypeVar("T")
+
+
+class Database(Protocol):
+    """What the roll needs of a database."""
+
+    begin: str
+    """The statement that begins a transaction that will write."""
+
+    def beside(self) -> Engine:
+        """One more way to it for short writes, beside a running service; builds nothing. Raises `StoreError`."""
+
+    def check_present(self) -> None:
+        """Raise `StoreError` if what was opened is no longer there."""
+
+    def explain(self, error: BaseException) -> StoreError: ...
+
+
+class SqlRoll(Roll):
+    """The roll. Used from one event loop."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._lane: Lane | None = None
+        self._engine: Engine | None = None
+
+    async def open(self) -> None:
+        await self._do(lambda db: None)
+
+    async def close(self) -> None:
+        lane, self._lane = self._lane, None
+        if lane is not None:
+            await asyncio.shield(lane.run(self._disconnect))
+            lane.stop()
+
+    async def join(self, node: Identity) -> None:
+        await self._do(partial(_join, identity=node))
+
+    async def beat(self, node: NodeId, sign: Sign) -> bool:
+        return await self._do(partial(_beat, of=node, sign=sign))
+
+    async def look(self, node: NodeId | None = None) -> Glance:
+        return await self._do(partial(_look, of=node), begin="BEGIN")
+
+    async def inherit(self, dead: Node, heir: NodeId) -> bool:
+        return await self._do(partial(_inherit, dead=dead, heir=heir))
+
+    async def retire(self, heir: NodeId) -> None:
+        await self._do(partial(_forget, which=node.c.heir == heir))
+
+    async def leave(self, node_id: NodeId) -> None:
+        await self._do(partial(_forget, which=node.c.id == node_id))
+
+    async def ask_to_drain(self, node: NodeId, *, by: str, limit_s: float | None) -> None:
+        await self._do(partial(_ask_to_drain, of=node, by=by, limit_s=limit_s))
+
+    async def ask_to_cancel(self, connection_id: ConnectionId, *, by: str) -> bool | None:
+        return await self._do(partial(_ask_to_cancel, connection_id=connection_id, by=by))
+
+    async def _do(self, work: Callable[[Connection], T], *, begin: str | None = None) -> T:
+        if self._lane is None:
+            self._lane = Lane("roll")
+        return await self._lane.run(partial(self._in_transaction, work, begin or self._database.begin))
+
+    def _in_transaction(self, work: Callable[[Connection], T], begin: str) -> T:
+        try:
+            if self._engine is None:
+                self._engine = self._database.beside()
+            self._database.check_present()
+            with self._engine.connect() as db, db.begin():
+                db.exec_driver_sql(begin)
+                return work(db)
+        except (SQLAlchemyError, OSError) as error:
+            self._disconnect()
+            raise self._database.explain(error) from error
+
+    def _disconnect(self) -> None:
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            engine.dispose()
+
+
+# --- one function a question or change, inside a transaction ---
+
+
+def _join(db: Connection, identity: Identity) -> None:
+    now = database_now()
+    db.execute(insert(node).values(**_columns(identity), url="", started_at=now, beat_at=now))
+
+
+def _columns(identity: Identity) -> dict[str, Any]:
+    return {name: getattr(identity, name) for name in Identity.__dataclass_fields__}
+
+
+def _beat(db: Connection, of: NodeId, sign: Sign) -> bool:
+    beaten = db.execute(
+        update(node)
+        .where(node.c.id == of, node.c.heir.is_(None))
+        .values(beat_at=database_now(), open_connections=sign.open_connections, draining=sign.draining, url=sign.url)
+    )
+    return beaten.rowcount == 1
+
+
+def _look(db: Connection, of: NodeId | None) -> Glance:
+    now = db.execute(select(database_now())).scalar_one()
+    nodes = tuple(_node(row) for row in db.execute(select(node).order_by(node.c.id)))
+    if of is None:
+        return Glance(now, nodes)
+    wanted = db.execute(
+        select(connection.c.id, connection.c.cancel_by).where(
+            connection.c.owner == of, connection.c.outcome.is_(None), connection.c.cancel_by.is_not(None)
+        )
+    )
+    return Glance(now, nodes, tuple((ConnectionId(row.id), row.cancel_by) for row in wanted))
+
+
+def _node(row: Row[Any]) -> Node:
+    return Node(
+        identity=Identity(
+            id=NodeId(row.id),
+            name=row.name,
+            host=row.host,
+            pid=row.pid,
+            born=row.born,
+            place=row.place,
+            version=row.version,
+            capacity=row.capacity,
+        ),
+        sign=Sign(open_connections=row.open_connections, draining=row.draining, url=row.url),
+        started_at=row.started_at,
+        beat_at=row.beat_at,
+        drain_by=row.drain_by,
+        drain_until=row.drain_until,
+        heir=None if row.heir is None else NodeId(row.heir),
+    )
+
+
+def _inherit(db: Connection, dead: Node, heir: NodeId) -> bool:
+    # As it was seen: a node that beat since lives, and one that has another heir by now is in good hands.
+    as_seen = node.c.heir.is_(None) if dead.heir is None else node.c.heir == dead.heir
+    taken = db.execute(
+        update(node).where(node.c.id == dead.id, node.c.beat_at == dead.beat_at, as_seen).values(heir=heir)
+    )
+    if taken.rowcount != 1:
+        return False
+    db.execute(
+        update(connection).where(connection.c.owner == dead.id, connection.c.outcome.is_(None)).values(owner=heir)
+    )
+    return True
+
+
+def _forget(db: Connection, which: ColumnElement[bool]) -> None:
+    owns = exists().where(connection.c.owner == node.c.id, connection.c.outcome.is_(None))
+    db.execute(delete(node).where(which, ~owns))
+
+
+def _ask_to_drain(db: Connection, of: NodeId, by: str, limit_s: float | None) -> None:
+    until = None
+    if limit_s is not None:
+        until = db.execute(select(database_now())).scalar_one() + timedelta(seconds=limit_s)
+    db.execute(update(node).where(node.c.id == of).values(drain_by=by, drain_until=until))
+
+
+def _ask_to_cancel(db: Connection, connection_id: ConnectionId, by: str) -> bool | None:
+    this = connection.c.id == connection_id
+    # Who asked first is remembered.
+    asked = db.execute(
+        update(connection)
+        .where(this, connection.c.outcome.is_(None), connection.c.cancel_by.is_(None))
+        .values(cancel_by=by)
+    )
+    if asked.rowcount == 1:
+        return True
+    found = db.execute(select(connection.c.outcome).where(this)).one_or_none()
+    return None if found is None else found.outcome is None

@@ -1,0 +1,53 @@
+"""The end of a switchboard's work: what is open may end by itself for a while; then both parties are told."""
+
+import asyncio
+from collections.abc import Mapping
+
+import structlog
+
+from dosvoces.carriers import Carrier
+from dosvoces.core import LegState
+from dosvoces.events import Cancel
+from dosvoces.model import ConnectionId, Side, leg_id
+from dosvoces.switchboard.live import LiveConnection
+
+log = structlog.get_logger(__name__)
+
+WARNING_S = 1.5
+"""How long the warning tone is heard before the hang-up: one round of it, see `media/tones.py`."""
+
+
+async def drain(
+    live: Mapping[ConnectionId, LiveConnection], carrier: Carrier, *, by: str, limit_s: float | None
+) -> None:
+    """Return when nothing is open any more; what still is after `limit_s` hears the warning tone and is hung up."""
+    try:
+        async with asyncio.timeout(limit_s):
+            await _over(live)
+            return
+    except TimeoutError:
+        pass
+    await _announce(live, carrier)
+    for each in list(live.values()):
+        each.happened(Cancel(by))
+    await _over(live)
+
+
+async def _over(live: Mapping[ConnectionId, LiveConnection]) -> None:
+    while live:
+        await asyncio.wait([each.over for each in live.values()], return_when=asyncio.FIRST_COMPLETED)
+
+
+async def _announce(live: Mapping[ConnectionId, LiveConnection], carrier: Carrier) -> None:
+    """Let everybody who is on a line hear that it will be cut."""
+    heard = [
+        leg_id(each.order.id, side)
+        for each in live.values()
+        for side in Side
+        if each.state.leg(side).state is LegState.ANSWERED
+    ]
+    for leg in heard:
+        carrier.play_warning(leg)
+    if heard:
+        log.info("telling parties that their calls are cut", legs=len(heard))
+        await asyncio.sleep(WARNING_S)
