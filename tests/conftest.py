@@ -3,6 +3,10 @@
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.postgres import postgres_cluster, postgres_url, shared_cluster
+
+__all__ = ["postgres_cluster", "postgres_url", "shared_cluster"]
+
 # Before anything imports them: tests/contract uses them too, and is collected before tests/peers.
 pytest.register_assert_rewrite("tests.peers.trial", "tests.peers.sipp", "tests.peers.baresip")
 

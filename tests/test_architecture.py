@@ -53,6 +53,7 @@ CONCRETE = frozenset(
         "media.relay",
         "media.rtpengine",
         "media.worker",
+        "store.postgres",
         "store.sql",
         "store.sqlite",
     }

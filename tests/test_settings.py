@@ -326,8 +326,16 @@ TRUNK = '[[trunks]]\nname = "main"\nproxy = "sip:127.0.0.1"\n'
         ('[mail]\nurl = "smtp://x?timeout=5"', "write the time limit as [mail] timeout_s"),
         ('[mail]\nlocale = "fr"', "it should be 'es' or 'en'"),
         ('[mail]\nfrom = "A <a@b.c"', 'write it as "Dosvoces <leads@example.com>"'),
-        ('[database]\nurl = "mysql://x"', "write it as sqlite:///dosvoces.db, or"),
-        ('[database]\nurl = "postgresql://x"', "PostgreSQL is not supported yet; use sqlite:///path"),
+        ('[database]\nurl = "mysql://x"', "begins with mysql://: write it as sqlite:///dosvoces.db, or postgresql://"),
+        (
+            '[database]\nurl = "postgresql://x"',
+            "names no database: write it as postgresql://user:password@host/database",
+        ),
+        (
+            '[database]\nurl = "postgresql://u:a@b@h:x/d"',
+            "it can't be read; write it as postgresql://user:password@host",
+        ),
+        ('[database]\npassword = "x"', "there is a `password`, which SQLite has no use for: leave it out"),
         ("[dialing]\ncountries = []", "at least 1 item"),
         (TRUNK + TRUNK, "two trunks are called 'main'; names must differ"),
         (TRUNK + 'password = "x"', "there is a password and no `username`"),

@@ -414,9 +414,10 @@ async def test_a_folder_that_is_not_there_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("url", "says"),
     [
-        ("nonsense", "is no database URL: try sqlite:///dosvoces.db"),
-        ("mysql://x/y", "only SQLite is supported"),
-        ("postgresql://u:secret@h/d", r"'postgresql://u:\*\*\*@h/d': only SQLite is supported"),
+        ("nonsense", "is no database URL: write it as sqlite:///dosvoces.db, or postgresql://"),
+        ("mysql://x/y", "begins with mysql://: write it as sqlite:///dosvoces.db, or postgresql://"),
+        ("postgresql://u:secret@h", "names no database: write it as postgresql://user:password@host/database"),
+        ("postgresql://u:secret@h/d?sslmod=require", "libpq knows no option sslmod; write it as postgresql://user"),
         ("sqlite://", "names no file"),
         ("sqlite:///:memory:", "names no file"),
         ("sqlite:///x.db?mode=ro", "not supported; leave it out"),

@@ -30,10 +30,9 @@ class Desk:
 
     def __init__(self, engine: Engine, file: SqliteFile, lane: Lane, *, entries_limit: int) -> None:
         self.writes = Writes(engine.dialect, NodeId("0" * 26))
-        connection = engine.raw_connection()
-        self.writer = Writer(file, self.writes, connection.cursor(), lane, entries_limit=entries_limit)
+        self.writer = Writer(file, self.writes, lane, entries_limit=entries_limit)
         self.statements: list[str] = []
-        driver: Any = connection.driver_connection
+        driver: Any = engine.raw_connection().driver_connection
         driver.set_trace_callback(self.statements.append)
 
     async def record(self, order: Order) -> None:

@@ -84,7 +84,7 @@ class Service:
         `CarrierError` when a part can't start; what had started is given back.
         """
         async with AsyncExitStack() as stack:
-            store = open_store(settings.database.url.get_secret_value())
+            store = open_store(settings.database.address)
             stack.push_async_callback(store.close)
             await store.open()
             mailbox = open_mailbox(settings, store)
@@ -149,7 +149,7 @@ class Service:
 
 
 def _membership(settings: Settings, store: Store) -> Membership:
-    url = settings.database.url.get_secret_value()
+    url = settings.database.address
     return Membership(
         roll=open_roll(url),
         store=store,

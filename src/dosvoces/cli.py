@@ -124,6 +124,7 @@ def serve(context: typer.Context, config: Config = None) -> None:
 def _welcome(settings: "Settings", url: str, missing: list[str]) -> str:
     """One screen: what it is ready for, what is missing, what to do about it."""
     from dosvoces.doctor import Level, offline
+    from dosvoces.store.address import parse_database_url
 
     inbox = settings.mail.url.get_secret_value() == "inbox:"
     mails = "kept here, not sent: dosvoces mail list" if inbox else f"sent as {settings.mail.from_}"
@@ -133,7 +134,7 @@ def _welcome(settings: "Settings", url: str, missing: list[str]) -> str:
         "",
         f"  requests  POST {url}/call",
         f"  mails     {mails}",
-        f"  record    {settings.database.url.get_secret_value().removeprefix('sqlite:///')}",
+        f"  record    {parse_database_url(settings.database.address)}",
         f"  trunks    {', '.join(trunks) or 'none: no call can be made yet'}",
         "",
     ]
@@ -196,7 +197,7 @@ def _findings(context: typer.Context, config: Path | None) -> "list[Finding]":
 
     try:
         settings = _settings(context, config)
-        store = open_store(settings.database.url.get_secret_value(), reader=True)
+        store = open_store(settings.database.address, reader=True)
         mailbox = open_mailbox(settings, store)
     except InvalidSettings as error:
         return [Finding(Level.ERROR, error.source, problem) for problem in error.problems]
@@ -417,7 +418,7 @@ def _read(settings: "Settings", question: "Callable[[Store], Awaitable[T]]") -> 
     from dosvoces.store.sql import open_store
 
     async def ask() -> T:
-        store = open_store(settings.database.url.get_secret_value(), reader=True)
+        store = open_store(settings.database.address, reader=True)
         await store.open()
         try:
             return await question(store)

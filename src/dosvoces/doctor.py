@@ -25,6 +25,7 @@ from dosvoces.mail import Mailbox
 from dosvoces.media import ng
 from dosvoces.settings import PORTS_PER_CONNECTION, HostPort, Settings, is_loopback
 from dosvoces.store import Store
+from dosvoces.store.address import SqliteAddress, parse_database_url
 
 MIN_DISK_BYTES = 100 << 20  # a connection takes some kilobytes; below that the end is near
 FILES_BESIDE_MEDIA = 200  # descriptors for the record, HTTP clients, mail connections, logs
@@ -105,8 +106,8 @@ def _descriptors(settings: Settings, soft: int, hard: int) -> Iterator[Finding]:
 
 async def _database(settings: Settings, store: Store) -> AsyncIterator[Finding]:
     """The record is only read, so that this works beside the service and makes nothing for another account."""
-    path = Path(settings.database.url.get_secret_value().removeprefix("sqlite:///"))
-    if (finding := _place(path)) is not None:
+    address = parse_database_url(settings.database.address)
+    if isinstance(address, SqliteAddress) and (finding := _place(address.path)) is not None:
         yield finding
         return
     try:
@@ -114,7 +115,7 @@ async def _database(settings: Settings, store: Store) -> AsyncIterator[Finding]:
     except StoreError as error:
         yield Finding(Level.ERROR, "database", str(error), "see [database] url")
     else:
-        yield Finding(Level.OK, "database", f"{path} can be read and written")
+        yield Finding(Level.OK, "database", f"{address} can be read and written")
 
 
 def _place(path: Path) -> Finding | None:

@@ -51,7 +51,11 @@ class MailError(_DependencyError):
 
 
 class StoreError(_DependencyError):
-    """The record could not be written or read."""
+    """The record could not be written or read. `unknown` when a write may have been committed all the same."""
+
+    def __init__(self, message: str, *, permanent: bool = False, unknown: bool = False) -> None:
+        super().__init__(message, permanent=permanent)
+        self.unknown = unknown
 
 
 class NotOurs(StoreError):

@@ -8,6 +8,7 @@ values is `settings_load.py`; `load` is here because it is what callers want. Kn
 import functools
 import ipaddress
 import os
+import urllib.parse
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -72,7 +73,26 @@ class Database(_Section):
     """Where the record is kept."""
 
     url: Annotated[SecretStr, AfterValidator(values.database_url)] = SecretStr("sqlite:///dosvoces.db")
-    """`sqlite:///file`, relative to where the service starts; four slashes begin a full path. Or `url_file`."""
+    """`sqlite:///file`, relative to where the service starts; four slashes begin a full path. Or
+    `postgresql://user:password@host:5432/database`, with libpq's options after a `?` (`sslmode=verify-full`): see
+    [PostgreSQL](../howto/postgresql.md). Or `url_file`."""
+    password: SecretStr | None = None
+    """The PostgreSQL user's password, if it shall not stand in the URL. Or `password_file`."""
+
+    @property
+    def address(self) -> str:
+        """The URL with the password in it: a secret."""
+        url = self.url.get_secret_value()
+        if self.password is None:
+            return url
+        password = urllib.parse.quote(self.password.get_secret_value(), safe="")
+        return f"{url}{'&' if '?' in url else '?'}password={password}"
+
+    @model_validator(mode="after")
+    def _password_has_user(self) -> Self:
+        if self.password is not None and self.url.get_secret_value().startswith("sqlite:"):
+            raise ValueError("there is a `password`, which SQLite has no use for: leave it out")
+        return self
 
 
 class Mail(_Section):

@@ -237,13 +237,12 @@ def mail_url(value: SecretStr) -> SecretStr:
 
 
 def database_url(value: SecretStr) -> SecretStr:
-    url = value.get_secret_value()
-    if url.startswith(("postgresql:", "postgres:", "postgresql+")):
-        raise ValueError("PostgreSQL is not supported yet; use sqlite:///path")
-    if not re.fullmatch(r"sqlite:///[^?#]+", url):
-        raise ValueError(
-            "write it as sqlite:///dosvoces.db, or sqlite:////var/lib/dosvoces/dosvoces.db for a full path"
-        )
+    from dosvoces.store.address import parse_database_url
+
+    try:
+        parse_database_url(value.get_secret_value())
+    except SettingsError as error:  # Its text begins with the key, which the problem's line names already.
+        raise ValueError(str(error).removeprefix("[database] url").removeprefix(": ").strip()) from None
     return value
 
 

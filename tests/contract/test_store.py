@@ -32,16 +32,23 @@ def entry(event: str, *, number: int = 1, side: Side | None = None, **facts: str
     return Entry(an_order(number).id, T0, event, side, "recorded", "mailing", facts)
 
 
-@pytest.fixture(params=["sqlite"])
-async def reopen(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Reopen]:
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(tmp_path: Path, request: pytest.FixtureRequest) -> str:
+    """Where a new record may be."""
+    if request.param == "postgresql":
+        return str(request.getfixturevalue("postgres_url"))
+    return f"sqlite:///{tmp_path / 'record.db'}"
+
+
+@pytest.fixture
+async def reopen(url: str) -> AsyncIterator[Reopen]:
     """Opens the same record again after closing it, as a restart does."""
-    urls = {"sqlite": f"sqlite:///{tmp_path / 'record.db'}"}
     opened: list[Store] = []
 
     async def again() -> Store:
         for store in opened:
             await store.close()
-        store = open_store(urls[request.param], node=NODE)
+        store = open_store(url, node=NODE)
         await store.open()
         opened.append(store)
         return store

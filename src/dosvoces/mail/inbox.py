@@ -47,7 +47,7 @@ class Inbox(Mailbox):
             message = f"inbox: the store took longer than {self._time_limit_s:g} s; the mail may be kept or not"
             raise MailError(message, unknown=True) from error
         except StoreError as error:
-            raise MailError(f"inbox: {error}", permanent=error.permanent) from error
+            raise MailError(f"inbox: {error}", permanent=error.permanent, unknown=error.unknown) from error
 
     async def check(self) -> None:
         """Always ready: whether the store can be written is the store's own check."""

@@ -1,5 +1,5 @@
 """
-The record in a database, behind the port: SQLite now, PostgreSQL with its own issue.
+The record in a SQL database, behind the port: in a file of SQLite's, or on a PostgreSQL server.
 
 A service writes on one lane and reads on another, each with its own connection, so that a slow question never holds up
 a commit. A reader (`dosvoces list` beside a running service) has the second lane only.
@@ -10,20 +10,20 @@ import secrets
 from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from typing import TypeVar
 
 import structlog
-from sqlalchemy import Connection as Database
-from sqlalchemy import Engine, PoolProxiedConnection
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy import Connection as DatabaseConnection
+from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from dosvoces.core import Connection
-from dosvoces.errors import SettingsError, StoreError
+from dosvoces.errors import StoreError
 from dosvoces.mail import Mail
 from dosvoces.model import ConnectionId, NodeId, Order, Outcome, Side, node_id
 from dosvoces.store import ConnectionRecord, Earlier, Entry, KeptMail, Store, queries
+from dosvoces.store.address import SqliteAddress, parse_database_url
+from dosvoces.store.database import Database
 from dosvoces.store.lane import Lane
 from dosvoces.store.report_writes import ReportWrites
 from dosvoces.store.reports import EVENTS
@@ -35,6 +35,11 @@ from dosvoces.store.writes import Cursor, Writes
 
 T = TypeVar("T")
 
+CLOSE_LIMIT_S = 2.0
+"""How long `close` waits for a question that is being answered."""
+QUESTION_LIMIT_S = 6.0
+"""How long a question may take; longer than the server's own limit, which knows better what it waits for."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -42,7 +47,8 @@ def open_store(
     url: str, *, node: NodeId | None = None, reported: Collection[str] = (), reader: bool = False
 ) -> "SqlStore":
     """
-    The record at `url`, not yet opened: `sqlite:///dosvoces.db` (relative) or `sqlite:////var/lib/dosvoces.db`.
+    The record at `url`, not yet opened: `sqlite:///dosvoces.db` (relative), `sqlite:////var/lib/dosvoces.db`, or
+    `postgresql://user:password@host/database`.
 
     `node` is whose the connections are that are recorded in it; a new one unless given. `reported` are the events
     (`store.reports`) of which somebody is to be told. A `reader` never writes, creates or migrates, and may run beside
@@ -56,21 +62,14 @@ def open_roll(url: str) -> SqlRoll:
     return SqlRoll(_database(url))
 
 
-def _database(url: str) -> SqliteFile:
-    try:
-        parsed = make_url(url)
-    except ArgumentError as error:
-        raise SettingsError(f"[database] url = {url!r} is no database URL: try sqlite:///dosvoces.db") from error
-    if parsed.get_backend_name() != "sqlite":
-        name = parsed.render_as_string(hide_password=True)
-        raise SettingsError(f"[database] url = {name!r}: only SQLite is supported, as in sqlite:///dosvoces.db")
-    if parsed.query:
-        raise SettingsError(f"[database] url = {url!r}: what follows the ? is not supported; leave it out")
-    if not parsed.database or parsed.database == ":memory:" or parsed.host:
-        raise SettingsError(
-            f"[database] url = {url!r} names no file (a record in memory would be lost): try sqlite:///dosvoces.db"
-        )
-    return SqliteFile(Path(parsed.database))
+def _database(url: str) -> Database:
+    address = parse_database_url(url)
+    if isinstance(address, SqliteAddress):
+        return SqliteFile(address.path)
+    # Loaded only where it is used: the driver takes a tenth of a second.
+    from dosvoces.store.postgres import PostgresServer
+
+    return PostgresServer(address)
 
 
 class SqlStore(Store):
@@ -78,13 +77,13 @@ class SqlStore(Store):
 
     def __init__(
         self,
-        file: SqliteFile,
+        database: Database,
         *,
         node: NodeId | None = None,
         reported: Collection[str] = (),
         reader: bool = False,
     ) -> None:
-        self._file = file
+        self._database = database
         self._node = node or node_id(datetime.now(UTC), secrets.randbits(80))
         self._tell_taken: Callable[[ConnectionId], None] | None = None
         self._reported = frozenset(reported)
@@ -96,9 +95,9 @@ class SqlStore(Store):
         self._report_writes: ReportWrites | None = None
         self._writer: Writer | None = None
         self._writes: Writes | None = None
-        self._raw: PoolProxiedConnection | None = None
-        self._engines: list[tuple[Lane, Engine]] = []
-        self._reading: tuple[Lane, Database] | None = None
+        self._lanes: list[tuple[Lane, Callable[[], None]]] = []
+        """With what ends the connection of each, on the lane itself."""
+        self._reading: tuple[Lane, Engine] | None = None
 
     async def open(self) -> None:
         try:
@@ -110,19 +109,18 @@ class SqlStore(Store):
             raise
 
     async def _open_writer(self) -> None:
-        self._file.claim()
+        self._database.claim()
         lane = Lane("record-writer")
         try:
-            engine = await lane.run(self._file.prepare)
+            engine = await lane.run(self._database.prepare)
         except BaseException:
             lane.stop()
             raise
-        self._engines.append((lane, engine))
-        self._raw = engine.raw_connection()
+        self._lanes.append((lane, partial(self._end_writing, engine)))
         self._writes = Writes(engine.dialect, self._node)
         self._writes.reported = self._reported
         self._report_writes = ReportWrites(engine.dialect, self._writes)
-        self._writer = Writer(self._file, self._writes, self._raw.cursor(), lane)
+        self._writer = Writer(self._database, self._writes, lane)
         if self._tell_taken is not None:
             self._writer.tell_taken = self._tell_taken
         # The first write there can be tells whether there can be any.
@@ -131,12 +129,12 @@ class SqlStore(Store):
     async def _open_reader(self) -> None:
         lane = Lane("record-reader")
         try:
-            engine = await lane.run(self._file.attach)
+            engine = await lane.run(self._database.attach)
         except BaseException:
             lane.stop()
             raise
-        self._engines.append((lane, engine))
-        self._reading = (lane, engine.connect())
+        self._lanes.append((lane, engine.dispose))
+        self._reading = (lane, engine)
 
     async def close(self) -> None:
         writer, self._writer = self._writer, None
@@ -145,12 +143,18 @@ class SqlStore(Store):
             if writer is not None:
                 await writer.close()
         finally:
-            engines, self._engines = self._engines, []
+            lanes, self._lanes = self._lanes, []
+            impatience = asyncio.get_running_loop().call_later(CLOSE_LIMIT_S, self._database.interrupt_reading)
             # The writer's connection is closed last: the last one to close tidies the write-ahead log away.
-            for lane, engine in reversed(engines):
-                await asyncio.shield(lane.run(engine.dispose))
+            for lane, end in reversed(lanes):
+                await asyncio.shield(lane.run(end))
                 lane.stop()
-            self._file.release()
+            impatience.cancel()
+            self._database.release()
+
+    def _end_writing(self, engine: Engine) -> None:
+        self._database.drop()
+        engine.dispose()
 
     # --- writing ---
 
@@ -175,7 +179,13 @@ class SqlStore(Store):
 
     async def record(self, order: Order, *, waits: bool = False) -> None:
         writer, writes = self._opened()
-        await writer.write(partial(writes.record, order=order, waits=waits))
+        try:
+            await writer.write(partial(writes.record, order=order, waits=waits))
+        except StoreError as error:
+            if error.unknown:
+                # The client is told that nothing was done: if it was written all the same, it is no longer so.
+                writer.write_behind(partial(writes.withdraw, connection_id=order.id))
+            raise
 
     async def intend_dial(self, order: Order, side: Side, *, attempt: int, at: datetime) -> None:
         writer, writes = self._opened()
@@ -249,7 +259,7 @@ class SqlStore(Store):
 
     def _opened(self) -> tuple[Writer, Writes]:
         if self._writer is None or self._writes is None:
-            raise StoreError(f"the record {self._file.path} is not open for writing")
+            raise StoreError(f"the record {self._database.name} is not open for writing")
         return self._writer, self._writes
 
     # --- reading ---
@@ -281,26 +291,45 @@ class SqlStore(Store):
     async def mail(self, number: int) -> KeptMail | None:
         return await self.ask(partial(queries.one_mail, number=number))
 
-    async def ask(self, question: Callable[[Database], T]) -> T:
+    async def ask(self, question: Callable[[DatabaseConnection], T]) -> T:
         """Answer `question` from the database, with what this process has given to be written so far in it."""
         if self._reading is None:
-            raise StoreError(f"the record {self._file.path} is not open")
+            raise StoreError(f"the record {self._database.name} is not open")
         if self._writer is not None:
             await self._writer.flush()
-        lane, db = self._reading
-        return await lane.run(partial(self._answer, question, db))
-
-    def _answer(self, question: Callable[[Database], T], db: Database) -> T:
-        self._file.check_present()
+        lane, engine = self._reading
         try:
-            with db.begin():
-                db.exec_driver_sql("BEGIN")  # One state of the record, however many queries the question takes.
-                return question(db)
+            async with asyncio.timeout(QUESTION_LIMIT_S):
+                return await lane.run(partial(self._answer, question, engine))
+        except TimeoutError as error:
+            self._database.interrupt_reading()
+            raise StoreError(
+                f"the record {self._database.name} has not answered for {QUESTION_LIMIT_S:g} s: look what holds it up"
+            ) from error
+
+    def _answer(self, question: Callable[[DatabaseConnection], T], engine: Engine) -> T:
+        self._database.check_present()
+        try:
+            try:
+                return self._answer_once(question, engine)
+            except DBAPIError as error:
+                if not error.connection_invalidated:
+                    raise
+                # The connection was lost since the last question; a question can be asked again.
+                return self._answer_once(question, engine)
         except (SQLAlchemyError, ValueError, OverflowError) as error:
-            raise self._file.explain(error) from error
+            raise self._database.explain(error) from error
+        except self._database.errors as error:
+            raise self._database.explain(error) from error
+
+    def _answer_once(self, question: Callable[[DatabaseConnection], T], engine: Engine) -> T:
+        with engine.connect() as db, db.begin():
+            # One state of the record, however many queries the question takes.
+            db.exec_driver_sql(self._database.begin_reading)
+            return question(db)
 
     def problems(self) -> list[str]:
         if self._writer is not None:
-            shortage = self._file.shortage()
+            shortage = self._database.shortage()
             return self._writer.problems() + ([] if shortage is None else [shortage])
-        return [f"the record {self._file.path} is not open for writing"]
+        return [f"the record {self._database.name} is not open for writing"]

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, Row, delete, exists, insert, select, update
 from sqlalchemy.exc import SQLAlchemyError
@@ -13,6 +13,7 @@ from sqlalchemy.sql.elements import ColumnElement
 from dosvoces.errors import StoreError
 from dosvoces.model import ConnectionId, NodeId
 from dosvoces.store.clock import database_now
+from dosvoces.store.database import Database
 from dosvoces.store.lane import Lane
 from dosvoces.store.roll import Glance, Identity, Node, Roll, Sign
 from dosvoces.store.tables import connection, node
@@ -20,19 +21,8 @@ from dosvoces.store.tables import connection, node
 T = TypeVar("T")
 
 
-class Database(Protocol):
-    """What the roll needs of a database."""
-
-    begin: str
-    """The statement that begins a transaction that will write."""
-
-    def beside(self) -> Engine:
-        """One more way to it for short writes, beside a running service; builds nothing. Raises `StoreError`."""
-
-    def check_present(self) -> None:
-        """Raise `StoreError` if what was opened is no longer there."""
-
-    def explain(self, error: BaseException) -> StoreError: ...
+ANSWER_LIMIT_S = 3.0
+"""How long one call may take: longer than the database's own limits, and less than a node may stay without a beat."""
 
 
 class SqlRoll(Roll):
@@ -59,7 +49,7 @@ class SqlRoll(Roll):
         return await self._do(partial(_beat, of=node, sign=sign))
 
     async def look(self, node: NodeId | None = None) -> Glance:
-        return await self._do(partial(_look, of=node), begin="BEGIN")
+        return await self._do(partial(_look, of=node), begin=self._database.begin_reading)
 
     async def inherit(self, dead: Node, heir: NodeId) -> bool:
         return await self._do(partial(_inherit, dead=dead, heir=heir))
@@ -79,7 +69,14 @@ class SqlRoll(Roll):
     async def _do(self, work: Callable[[Connection], T], *, begin: str | None = None) -> T:
         if self._lane is None:
             self._lane = Lane("roll")
-        return await self._lane.run(partial(self._in_transaction, work, begin or self._database.begin))
+        try:
+            async with asyncio.timeout(ANSWER_LIMIT_S):
+                return await self._lane.run(partial(self._in_transaction, work, begin or self._database.begin))
+        except TimeoutError as error:
+            self._database.interrupt_beside()
+            raise StoreError(
+                f"the record {self._database.name} has not answered for {ANSWER_LIMIT_S:g} s: look what holds it up"
+            ) from error
 
     def _in_transaction(self, work: Callable[[Connection], T], begin: str) -> T:
         try:

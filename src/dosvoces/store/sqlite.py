@@ -11,14 +11,16 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Engine, PoolProxiedConnection, create_engine, event
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import StaticPool
 
 from dosvoces.errors import StoreError
+from dosvoces.store.database import Database
 from dosvoces.store.schema import check_revision, migrate, revision
 from dosvoces.store.tables import REVISION
+from dosvoces.store.writes import Cursor
 
 BUSY_TIMEOUT_MS = 2000
 """How long a write waits for another program's lock before it fails."""
@@ -32,23 +34,29 @@ APPLICATION_ID = 0x44564F43
 """`DVOC` in the file's header: it is ours, and not another program's database."""
 
 
-class SqliteFile:
+class SqliteFile(Database):
     """The file of a record. Not thread-safe: each engine belongs to the thread that uses it."""
 
     begin = "BEGIN IMMEDIATE"
     """Takes the write lock at once: a transaction that reads first and then can't write would fail without waiting."""
+    begin_reading = "BEGIN"
     errors: tuple[type[Exception], ...] = (sqlite3.Error,)
     row_errors: tuple[type[Exception], ...] = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.ProgrammingError)
     """What a single row causes, while others could be written."""
+    passing_errors: tuple[type[Exception], ...] = ()
+    """None: whoever else writes is waited for."""
 
     def __init__(
         self, path: Path, *, busy_timeout_ms: int = BUSY_TIMEOUT_MS, reserve_bytes: int = RESERVE_BYTES
     ) -> None:
         self.path = path
+        self.name = str(path)
         self._reserve_bytes = reserve_bytes
         self._busy_timeout_ms = busy_timeout_ms
         self._lock: int | None = None
         self._identity: tuple[int, int] | None = None
+        self._writing: PoolProxiedConnection | None = None
+        self._cursor: Cursor
 
     # --- for the service ---
 
@@ -88,7 +96,26 @@ class SqliteFile:
         """Create the file if there is none, bring its tables up to date, and return the writer's engine."""
         self._create()
         engine = self._engine("PRAGMA synchronous = FULL", f"PRAGMA journal_size_limit = {WAL_SIZE_LIMIT_BYTES}")
-        return self._inspected(engine, create=True)
+        engine = self._inspected(engine, create=True)
+        self._writing = engine.raw_connection()
+        self._cursor = self._writing.cursor()
+        return engine
+
+    def cursor(self) -> Cursor:
+        """Always the same: a file is not reached by a line that can break."""
+        return self._cursor
+
+    def drop(self) -> None:
+        """Nothing: what a file refuses, it refuses on any connection."""
+
+    def interrupt(self) -> None:
+        """Nothing: a lock has a limit of its own, and no thread that its disk holds can be freed."""
+
+    def interrupt_reading(self) -> None:
+        """Nothing, as for `interrupt`."""
+
+    def interrupt_beside(self) -> None:
+        """Nothing, as for `interrupt`."""
 
     # --- for readers ---
 

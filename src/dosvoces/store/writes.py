@@ -20,6 +20,7 @@ from sqlalchemy import (
     Table,
     Update,
     bindparam,
+    delete,
     exists,
     func,
     insert,
@@ -99,6 +100,7 @@ class Writes:
         self.reported: frozenset[str] = frozenset()
         """The events (`store.reports.EVENTS`) of which somebody is to be told."""
         self._insert_connection = _insert_new(connection, dialect, _CONNECTION_COLUMNS)
+        self._withdraw = _Prepared(_withdraw(), dialect)
         self._insert_leg = _Prepared(insert(leg), dialect, ("connection_id", "side", "number", "state"))
         self._insert_attempt = _insert_new(dial_attempt, dialect, _ATTEMPT_COLUMNS)
         self._insert_mail = _insert_new(mail, dialect, [column.name for column in mail.c if column.name != "number"])
@@ -133,6 +135,10 @@ class Writes:
                 {"connection_id": order.id, "side": "b", "number": order.second.e164, "state": idle},
             ],
         )
+
+    def withdraw(self, cursor: Cursor, connection_id: ConnectionId) -> None:
+        """Take back a connection that its client was told is not recorded, if it is; never one that was begun."""
+        self._withdraw.run(cursor, {"of": connection_id, "by": self.node})
 
     def intend_dial(self, cursor: Cursor, order: Order, side: Side, attempt: int, at: datetime) -> None:
         """
@@ -319,6 +325,18 @@ def _adopt_strays() -> Statement:
     ownerless = connection.c.owner.is_(None) & (connection.c.phase != _RECORDED)
     abandoned = connection.c.owner.is_not(None) & ~exists().where(node.c.id == connection.c.owner)
     return update(connection).where(connection.c.outcome.is_(None), ownerless | abandoned).values(owner=bindparam("by"))
+
+
+def _withdraw() -> Statement:
+    """What belongs to it goes with it."""
+    dialled = exists().where(dial_attempt.c.connection_id == connection.c.id)
+    return delete(connection).where(
+        connection.c.id == bindparam("of"),
+        (connection.c.owner == bindparam("by")) | connection.c.owner.is_(None),
+        connection.c.phase == _RECORDED,
+        connection.c.outcome.is_(None),
+        ~dialled,
+    )
 
 
 def _update_leg() -> Statement:
