@@ -49,7 +49,7 @@ class Watch:
 
     async def record(self, order: Order) -> None: ...
 
-    async def intend_dial(self, order: Order, side: Side, *, attempt: int, at: datetime) -> None: ...
+    async def intend_dial(self, order: Order, side: Side, **facts: object) -> None: ...
 
     def update(self, connection_id: ConnectionId, state: Connection, deadline: datetime | None) -> None: ...
 
@@ -58,7 +58,7 @@ class Watch:
     async def settle(self, connection_id: ConnectionId, state: Connection, outcome: Outcome, *, at: datetime) -> None:
         self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
 
-    def journal(self, entry: Entry) -> None:
+    def journal(self, entry: Entry, *, kept: object = None) -> None:
         match entry.event, entry.side:
             case "dialed", Side.A:
                 self.to_dial_ms.append((time.perf_counter() - self.asked[entry.connection_id]) * 1000)

@@ -14,7 +14,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from typing import Protocol
 
-from dosvoces.carriers import Call, Carrier
+from dosvoces.carriers import Call, Carrier, DialPlan
 from dosvoces.carriers.fake import FakeCarrier, Script
 from dosvoces.carriers.sip import SipCarrier
 from dosvoces.carriers.trunks import Trunk
@@ -74,9 +74,11 @@ class Recorder:
     def captured(self, connection_id: ConnectionId, packed: bytes) -> None:
         self.captures[connection_id] = packed
 
-    def noted(self, connection_id: ConnectionId, note: Note) -> None:
+    def noted(self, connection_id: ConnectionId, note: Note, kept: Callable[[], None] | None = None) -> None:
         self.notes.append((connection_id, note))
         self._changed.set()
+        if kept is not None:
+            asyncio.get_running_loop().call_soon(kept)
 
     async def until(self, condition: Callable[[], object]) -> None:
         async with asyncio.timeout(LIMIT_S):
@@ -121,6 +123,9 @@ class FarEnd(Protocol):
     async def lose_media(self, connection_id: ConnectionId) -> None:
         """Take its media away."""
 
+    def next_process(self) -> AbstractAsyncContextManager[tuple[Carrier, "Recorder"]]:
+        """A started carrier of the same settings, as another process has it."""
+
 
 # --- the fake ---
 
@@ -159,6 +164,13 @@ class FakeFarEnd:
 
     async def lose_media(self, connection_id: ConnectionId) -> None:
         self.fake.lose_media(connection_id)
+
+    @asynccontextmanager
+    async def next_process(self) -> AsyncIterator[tuple[Carrier, Recorder]]:
+        carrier, told = FakeCarrier(before=self.fake), Recorder()
+        await carrier.start(told)
+        yield carrier, told
+        await carrier.close()
 
 
 # --- SIP ---
@@ -262,18 +274,22 @@ class SipFarEnd:
     def __init__(self, phone: Phone, exchange: Exchange, gone_port: int) -> None:
         self.phone = phone
         self.exchange = exchange
+        self._gone_port = gone_port
         self.relay = WorkerRelay(MediaSettings(bind_host=HOST, advertised_host=HOST, port_range=media_ports()))
-        self.sip = SipCarrier(
+        self.sip = self._carrier(self.relay)
+        self.carrier: Carrier = self.sip
+
+    def _carrier(self, relay: WorkerRelay) -> SipCarrier:
+        return SipCarrier(
             trunks=[
-                Trunk("phone", *phone.address, caller_id="+34910000000", prefixes=("+34600",)),
-                Trunk("exchange", *exchange.agent.local, prefixes=("+34609",)),
-                Trunk("gone", HOST, gone_port, prefixes=("+34608", "+34606")),
-                Trunk("detour", *phone.address, prefixes=("+34606",)),
+                Trunk("phone", *self.phone.address, caller_id="+34910000000", prefixes=("+34600",)),
+                Trunk("exchange", *self.exchange.agent.local, prefixes=("+34609",)),
+                Trunk("gone", HOST, self._gone_port, prefixes=("+34608", "+34606")),
+                Trunk("detour", *self.phone.address, prefixes=("+34606",)),
             ],
-            relay=self.relay,
+            relay=relay,
             bind=(HOST, 0),
         )
-        self.carrier: Carrier = self.sip
 
     def up(self) -> int:
         return self.phone.agent.open_calls + self.exchange.agent.open_calls
@@ -291,6 +307,16 @@ class SipFarEnd:
     async def lose_media(self, connection_id: ConnectionId) -> None:
         (pid,) = self.relay.worker_pids
         os.kill(pid, signal.SIGKILL)
+
+    @asynccontextmanager
+    async def next_process(self) -> AsyncIterator[tuple[Carrier, Recorder]]:
+        relay = WorkerRelay(MediaSettings(bind_host=HOST, advertised_host=HOST, port_range=media_ports()))
+        carrier, told = self._carrier(relay), Recorder()
+        await carrier.start(told)
+        try:
+            yield carrier, told
+        finally:
+            await carrier.close()
 
 
 @asynccontextmanager
@@ -311,6 +337,13 @@ FAR_ENDS: dict[str, Callable[[], AbstractAsyncContextManager[FarEnd]]] = {"fake"
 def media_ports() -> tuple[int, int]:
     """A range of ports for a media worker."""
     return own_range(400)
+
+
+async def place(carrier: Carrier, call: Call) -> DialPlan:
+    """Dial without a record in between."""
+    plan = carrier.prepare(call)
+    await carrier.dial(plan)
+    return plan
 
 
 def a_call(number: int, side: Side, does: Does) -> Call:

@@ -23,7 +23,7 @@ from dosvoces.sip.api import Address, CallHandler, Hop
 from dosvoces.sip.incoming import IncomingCall
 from dosvoces.sip.message import Request, address_uri, parse
 from dosvoces.testing import A, B
-from tests.far_ends import HOST, Recorder
+from tests.far_ends import HOST, Recorder, place
 
 ONE, TWO, THREE = "+34910000001", "+34910000002", "+34910000003"
 NUMBER = PhoneNumber("+34600000011", "+34600000011")
@@ -217,7 +217,7 @@ async def test_no_invite_shows_a_number_out_of_the_pool() -> None:
         number = PhoneNumber(f"{trunk.prefixes[0]}{turn:05d}", "")
         call = Call(ConnectionId(f"{trunk.prefixes[0][1:]:0>20}{turn:06d}"), side, number, caller_id=wanted)
         try:
-            await carrier.dial(call)
+            await place(carrier, call)
         except CarrierError:
             assert wanted not in ("", *made.trunks[0].pool)
             refused += 1

@@ -8,21 +8,33 @@ from contextlib import asynccontextmanager
 import pytest
 
 from dosvoces.capture import unpack
-from dosvoces.carriers import Call
+from dosvoces.carriers import Call, Leftover, Released
 from dosvoces.carriers.dns import Dns
 from dosvoces.carriers.sip import SipCarrier
 from dosvoces.carriers.trunks import Trunk
 from dosvoces.errors import CarrierError
 from dosvoces.events import Answered, Dialed, Ended, Ringing
 from dosvoces.media.relay import MediaSettings, WorkerRelay
-from dosvoces.model import ConnectionId, EndReason, Note, PhoneNumber, Side, leg_id
+from dosvoces.model import ConnectionId, EndReason, PhoneNumber, Side, leg_id
 from dosvoces.phone import Phone, PhoneBehaviour
 from dosvoces.phone_call import PhoneCall
 from dosvoces.sip import sdp
 from dosvoces.sip.api import Address, EndCause
 from dosvoces.testing import A, B
 from tests.dns_server import DnsServer
-from tests.far_ends import HOST, LIMIT_S, Does, Exchange, Party, Recorder, SipFarEnd, a_call, media_ports, sip_far_end
+from tests.far_ends import (
+    HOST,
+    LIMIT_S,
+    Does,
+    Exchange,
+    Party,
+    Recorder,
+    SipFarEnd,
+    a_call,
+    media_ports,
+    place,
+    sip_far_end,
+)
 
 ONE = ConnectionId(f"{1:026d}")
 
@@ -44,7 +56,7 @@ class Bench:
         return party
 
     async def rung(self, side: Side) -> Party:
-        await self.sip.dial(a_call(1, side, Does.CROSSES))
+        await place(self.sip, a_call(1, side, Does.CROSSES))
         await self.told.saw(ONE, Ringing(side))
         return self.far.exchange.parties[-1]
 
@@ -123,14 +135,14 @@ async def test_each_status_has_its_reason_and_its_own_words() -> None:
 
     async with Phone.open(refuse) as phone, started(Trunk("phone", *phone.address)) as (carrier, told):
         for status, _phrase in REASONS:
-            await carrier.dial(Call(ConnectionId(f"{status:026d}"), A, a_number(f"+34600000{status}")))
+            await place(carrier, Call(ConnectionId(f"{status:026d}"), A, a_number(f"+34600000{status}")))
         await told.until(lambda: len(told.events) == 2 * len(REASONS))
     ends = {int(connection): event for connection, event in told.events if isinstance(event, Ended)}
     assert ends == {status: Ended(A, reason, f"{status} {phrase}") for (status, phrase), reason in REASONS.items()}
 
 
 async def test_a_port_where_nobody_listens_is_unreachable(bench: Bench) -> None:
-    await bench.sip.dial(a_call(1, A, Does.GONE))
+    await place(bench.sip, a_call(1, A, Does.GONE))
     end = await bench.ended(A)
     assert end.reason is EndReason.UNREACHABLE
     assert end.detail
@@ -172,7 +184,7 @@ async def test_early_media_is_ringing() -> None:
     early = sdp.offer(HOST, 40_000, [sdp.PCMA], session_id=1)
     async with Exchange.open(lambda incoming: incoming.progress(early)) as exchange:
         async with started(Trunk("gateway", *exchange.agent.local)) as (carrier, told):
-            await carrier.dial(to("+34600000001"))
+            await place(carrier, to("+34600000001"))
             await told.saw(ONE, Ringing(A))
 
 
@@ -216,7 +228,7 @@ async def test_the_first_trunk_whose_prefix_fits_takes_the_call() -> None:
         ]
         async with started(*trunks) as (carrier, _told):
             for number, e164 in enumerate(("+34600000001", "+34960000002", "+351912345678")):
-                await carrier.dial(Call(ConnectionId(f"{number:026d}"), A, a_number(e164)))
+                await place(carrier, Call(ConnectionId(f"{number:026d}"), A, a_number(e164)))
             await one.party(1)
             party = await other.party(0)
             uri = f"@{HOST}:{other.agent.local[1]}"
@@ -228,7 +240,7 @@ async def test_the_first_trunk_whose_prefix_fits_takes_the_call() -> None:
 
 async def test_a_number_that_no_trunk_takes_is_a_clear_error(bench: Bench) -> None:
     with pytest.raises(CarrierError) as caught:
-        await bench.sip.dial(a_call(1, A, Does.NO_WAY))
+        await place(bench.sip, a_call(1, A, Does.NO_WAY))
     assert str(caught.value) == "no trunk takes +34607•••001: see the trunks' prefixes"
     assert caught.value.permanent
 
@@ -245,7 +257,7 @@ async def test_a_trunk_without_an_address_is_down_and_no_reason_not_to_start() -
         expected = "trunk main can't be found: sip.nowhere.invalid has no address"
         assert carrier.problems() == ["no trunk is up", expected]
         with pytest.raises(CarrierError) as caught:
-            await carrier.dial(a_call(1, A, Does.ANSWERS))
+            await place(carrier, a_call(1, A, Does.ANSWERS))
         assert str(caught.value) == f"no trunk is up for +34600•••001; {expected}"
         await carrier.close()
 
@@ -270,7 +282,7 @@ async def two_phones(behaviour: PhoneBehaviour) -> AsyncIterator[tuple[SipCarrie
     """Both sides up and joined."""
     async with Phone.open(behaviour) as phone, started(Trunk("phone", *phone.address)) as (carrier, told):
         for side in Side:
-            await carrier.dial(to(f"+3460000000{1 if side is A else 2}", side))
+            await place(carrier, to(f"+3460000000{1 if side is A else 2}", side))
             await told.saw(ONE, Answered(side))
         await carrier.join(ONE)
         yield carrier, told, phone
@@ -332,8 +344,10 @@ async def test_a_leftover_is_hung_up_by_the_note_of_its_dialog(bench: Bench) -> 
     (dialog,) = bench.told.notes_of(ONE, "dialog", A)
     # Another carrier on the same trunks stands for the next process.
     async with started(Trunk("exchange", *bench.far.exchange.agent.local)) as (next_one, told):
-        next_one.hangup_leftover(ONE, dialog)
+        leftover = Leftover(ONE, A, dialog=dialog.facts)
+        assert await asyncio.wait_for(next_one.take_back(leftover), LIMIT_S) is Released.HUNG_UP
         await asyncio.wait_for(party.over.wait(), LIMIT_S)
+        assert await asyncio.wait_for(next_one.take_back(leftover), LIMIT_S) is Released.NOTHING
     assert party.end is not None
     assert (party.end.cause, party.end.by) == (EndCause.HANGUP, "remote")
     assert told.events == []
@@ -343,7 +357,7 @@ async def test_a_leftover_is_hung_up_by_the_note_of_its_dialog(bench: Bench) -> 
 async def test_a_note_that_is_no_dialog_hangs_nobody_up(
     bench: Bench, facts: dict[str, str | int | float | None]
 ) -> None:
-    bench.sip.hangup_leftover(ONE, Note("dialog", A, facts))
+    assert await bench.sip.take_back(Leftover(ONE, A, dialog=facts)) is Released.UNCONFIRMED
     assert bench.far.sip.agent.open_calls == 0
 
 
@@ -355,7 +369,7 @@ async def test_a_leg_of_unknown_fate_has_its_end_when_the_carrier_closes() -> No
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as mute:
         mute.bind((HOST, 0))
         async with started(Trunk("mute", *mute.getsockname()), close_timeout_s=0.05) as (carrier, told):
-            await carrier.dial(to("+34600000001"))
+            await place(carrier, to("+34600000001"))
         assert [event for _, event in told.events] == [
             Dialed(A),
             Ended(A, EndReason.FAILED, "the far end didn't confirm the hang-up before the shutdown"),
@@ -376,7 +390,7 @@ async def test_a_silent_leg_is_noted_and_hung_up_if_asked(hang_up: bool) -> None
         told = Recorder()
         await carrier.start(told)
         try:
-            await carrier.dial(to("+34600000001"))
+            await place(carrier, to("+34600000001"))
             party = await exchange.party()
             party.answer()
             await told.until(lambda: told.notes_of(ONE, "silent", A))

@@ -16,7 +16,7 @@ from dosvoces.phone import Phone, PhoneBehaviour
 from dosvoces.phone_call import PhoneCall
 from dosvoces.sip import sdp
 from dosvoces.testing import A, B, until
-from tests.far_ends import HOST, LIMIT_S, Exchange, Party, sip_far_end
+from tests.far_ends import HOST, LIMIT_S, Exchange, Party, place, sip_far_end
 from tests.test_carriers_sip import ONE, Bench, started, to
 
 
@@ -84,13 +84,13 @@ async def test_wideband_is_spoken_where_the_trunk_prefers_it_and_both_take_it() 
     async with Exchange.open() as exchange:
         codecs = (sdp.G722, sdp.PCMU, sdp.PCMA)
         async with started(Trunk("wide", *exchange.agent.local, codecs=codecs)) as (carrier, told):
-            await carrier.dial(to("+34600000001"))
+            await place(carrier, to("+34600000001"))
             first = await exchange.party(0)
             assert first.offer.media[0].codecs == (sdp.PCMU, sdp.PCMA)
             first.takes = (sdp.G722,)
             first.answer(sdp.PCMA)
             await told.saw(ONE, Answered(A))
-            await carrier.dial(to("+34600000002", B))
+            await place(carrier, to("+34600000002", B))
             second = await exchange.party(1)
             assert second.offer.media[0].codecs == (sdp.G722, sdp.PCMA, sdp.PCMU)
             second.answer(sdp.G722)
@@ -106,11 +106,11 @@ async def test_trunks_without_a_codec_in_common_fail_before_the_second_is_dialle
             Trunk("u", *exchange.agent.local, prefixes=("+349",), codecs=(sdp.PCMU,)),
         ]
         async with started(*trunks) as (carrier, told):
-            await carrier.dial(to("+34600000001"))
+            await place(carrier, to("+34600000001"))
             (await exchange.party()).answer()
             await told.saw(ONE, Answered(A))
             with pytest.raises(CarrierError, match="no common codec: trunk u has none of PCMA"):
-                await carrier.dial(to("+34900000001", B))
+                await place(carrier, to("+34900000001", B))
             assert len(exchange.parties) == 1
 
 
@@ -172,10 +172,10 @@ async def test_phones_hear_each_other_after_the_first_has_changed() -> None:
     async with Phone.open(behaviours.get) as phone:
         trunk = Trunk("main", *phone.address, codecs=(sdp.PCMU, sdp.PCMA))
         async with started(trunk) as (carrier, told):
-            await carrier.dial(to("+34600000001"))
+            await place(carrier, to("+34600000001"))
             await told.saw(ONE, Answered(A))
             carrier.play_ringing(to("").id)
-            await carrier.dial(to("+34600000002", B))
+            await place(carrier, to("+34600000002", B))
             await told.saw(ONE, Answered(B))
             await carrier.join(ONE)
             first, second = phone.calls

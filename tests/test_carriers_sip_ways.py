@@ -15,7 +15,7 @@ from dosvoces.model import ConnectionId, EndReason
 from dosvoces.phone import Phone, PhoneBehaviour
 from dosvoces.testing import A, until
 from tests.dns_server import DnsServer
-from tests.far_ends import HOST, Does, Recorder, a_call, media_ports
+from tests.far_ends import HOST, Does, Recorder, a_call, media_ports, place
 from tests.ports import free_port
 
 ONE = ConnectionId(f"{1:026d}")
@@ -37,7 +37,7 @@ class Ways:
     async def unreached(self) -> Call:
         """Dial the first way, which is dead; returns the call for the next one."""
         call = a_call(1, A, Does.ANSWERS)
-        await self.carrier.dial(call)
+        await place(self.carrier, call)
         await self.told.until(lambda: any(isinstance(event, Unreached) for event in self.told.of(ONE)))
         return replace(call, attempt=2, avoid=(self.way(self.dead_port),))
 
@@ -73,7 +73,7 @@ async def test_the_second_server_of_the_dns_is_reached_when_the_first_is_dead() 
         call = await made.unreached()
         assert asyncio.get_running_loop().time() - began < 0.5
         assert made.told.of(ONE) == [Dialed(A), Unreached(A, made.way(made.dead_port), "destination unreachable")]
-        await made.carrier.dial(call)
+        await place(made.carrier, call)
         await made.told.saw(ONE, Answered(A))
         assert made.told.of(ONE)[2:] == [Dialed(A), Ringing(A), Answered(A)]
         assert [event.via for event in made.told.of(ONE) if isinstance(event, Dialed)] == [
@@ -100,14 +100,14 @@ async def test_the_last_way_that_reaches_nobody_is_the_end() -> None:
     async with ways() as made:
         call = await made.unreached()
         await made.phone.agent.close()
-        await made.carrier.dial(call)
+        await place(made.carrier, call)
         await made.told.saw(ONE, Ended(A, EndReason.UNREACHABLE))
 
 
 async def test_a_call_stays_where_it_is_when_the_dns_changes() -> None:
     async with ways() as made:
         call = await made.unreached()
-        await made.carrier.dial(call)
+        await place(made.carrier, call)
         await made.told.saw(ONE, Answered(A))
         made.zone.add(f"a.{NAME}", "A", "192.0.2.1")
 

@@ -16,7 +16,7 @@ from dosvoces.phone import Phone, PhoneBehaviour
 from dosvoces.sip import sdp
 from dosvoces.sip.sdp import Security
 from dosvoces.testing import A, B
-from tests.far_ends import HOST, LIMIT_S, Exchange, Party, Recorder
+from tests.far_ends import HOST, LIMIT_S, Exchange, Party, Recorder, place
 from tests.test_carriers_sip import ONE, started, to
 
 NUMBERS = {A: "+34600000001", B: "+34960000002"}
@@ -64,7 +64,7 @@ async def joined(a: tuple[Security, bool], b: tuple[Security, bool]) -> AsyncIte
             trunks.append(Trunk(side.name, *phones[side].address, prefixes=(NUMBERS[side][:6],), srtp=security))
         carrier, told = await stack.enter_async_context(started(*trunks))
         for side in Side:
-            await carrier.dial(to(NUMBERS[side], side))
+            await place(carrier, to(NUMBERS[side], side))
             await told.saw(ONE, Answered(side))
         await carrier.join(ONE)
         yield Joined(carrier, told, phones)
@@ -113,7 +113,7 @@ async def test_the_phone_s_packets_are_encrypted() -> None:
 
 async def failed(security: Security, behaviour: PhoneBehaviour) -> Ended:
     async with Phone.open(behaviour) as phone, started(Trunk("phone", *phone.address, srtp=security)) as (sip, told):
-        await sip.dial(to(NUMBERS[A]))
+        await place(sip, to(NUMBERS[A]))
         await told.until(lambda: any(isinstance(event, Ended) for _, event in told.events))
         assert not any(isinstance(event, Answered) for _, event in told.events)
         return next(event for _, event in told.events if isinstance(event, Ended))
@@ -131,7 +131,7 @@ async def test_a_phone_that_can_t_encrypt_refuses_what_requires_it() -> None:
 async def rung(security: Security) -> AsyncIterator[tuple[SipCarrier, Recorder, Party]]:
     """A party that rings and will answer as the test says."""
     async with Exchange.open() as exchange, started(Trunk("x", *exchange.agent.local, srtp=security)) as (sip, told):
-        await sip.dial(to(NUMBERS[A]))
+        await place(sip, to(NUMBERS[A]))
         await told.saw(ONE, Ringing(A))
         yield sip, told, exchange.parties[-1]
 

@@ -10,7 +10,7 @@ import pytest
 
 from dosvoces.carriers.public import Nat
 from dosvoces.carriers.sip import SipCarrier
-from dosvoces.carriers.sip_leg import facts_of
+from dosvoces.carriers.sip_facts import dialog_of
 from dosvoces.carriers.trunks import Trunk
 from dosvoces.errors import CarrierError
 from dosvoces.events import Answered, Ended
@@ -22,7 +22,7 @@ from dosvoces.sip.api import Address, Hop
 from dosvoces.sip.tls import Tls
 from dosvoces.testing import A, B
 from tests.certificates import Authority, Files
-from tests.far_ends import LIMIT_S, Recorder, media_ports
+from tests.far_ends import LIMIT_S, Recorder, media_ports, place
 from tests.stun_server import StunServer
 from tests.test_carriers_sip import ONE, to
 from tests.trunk_server import TrunkServer
@@ -87,11 +87,11 @@ async def test_both_hear_each_other(tmp_path: Path, a: str, b: str, host: str) -
         tls = Tls(ca_file=authority.ca_file, port=0)
         carrier, told = await stack.enter_async_context(carried(*trunks, host=host, tls=tls))
         for side in Side:
-            await carrier.dial(to(NUMBERS[side], side))
+            await place(carrier, to(NUMBERS[side], side))
             await told.saw(ONE, Answered(side))
         await carrier.join(ONE)
         await hear_each_other(phones)
-        facts = {side: facts_of(told.notes_of(ONE, "dialog", side)[0]) for side in Side}
+        facts = {side: dialog_of(told.notes_of(ONE, "dialog", side)[0].facts) for side in Side}
         assert [Hop(*facts[side].destination).transport for side in Side] == [a, b]
         carrier.hangup(to("", A).id)
         phones[B].calls[0].hang_up()
@@ -107,7 +107,7 @@ async def test_trunk_of_a_name_whose_certificate_is_another_s_takes_no_call(tmp_
         trunk = a_trunk(A, phone, "tls", host="127.0.0.1")
         async with carried(trunk, host="127.0.0.1", tls=tls) as (carrier, told):
             for _ in range(2):
-                await carrier.dial(to(NUMBERS[A], A))
+                await place(carrier, to(NUMBERS[A], A))
                 await told.until(lambda: any(isinstance(event, Ended) for event in told.of(ONE)))
                 (end,) = told.of(ONE)[-1:]
                 assert isinstance(end, Ended)
@@ -136,7 +136,7 @@ async def test_learned_address_is_said_in_signalling_and_audio() -> None:
             nat=Nat(stun=stun.address, signalling=True, media=True),
         ) as (carrier, told),
     ):
-        await carrier.dial(to(NUMBERS[A], A))
+        await place(carrier, to(NUMBERS[A], A))
         async with asyncio.timeout(LIMIT_S):
             while not phone.calls:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)

@@ -8,12 +8,15 @@ import enum
 import re
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import NewType
+from typing import NewType, TypeAlias
 
 ConnectionId = NewType("ConnectionId", str)
 LegId = NewType("LegId", str)
 NodeId = NewType("NodeId", str)
 """Of one run of the process: a restarted one is another node."""
+
+Facts: TypeAlias = dict[str, str | int | float | None]
+"""Texts and numbers by name, fit for the record: what an adapter wants kept and alone understands."""
 
 
 class Side(enum.StrEnum):
@@ -168,4 +171,4 @@ class Note:
     kind: str
     """`digit`, `hold`, `resume`, `silent`, `statistics`, `dialog`, `media_source` …"""
     side: "Side | None" = None
-    facts: dict[str, str | int | float | None] = field(default_factory=dict)
+    facts: Facts = field(default_factory=dict)

@@ -1,67 +1,176 @@
 """
-After a crash: what the last process left open is hung up and settled; nothing is dialled again.
+After a crash: what a process left open is hung up and settled; nothing is dialled again.
+
+Each connection is released first and settled when the far ends have confirmed that: were we killed in between, the next
+start does it again, which harms nobody.
 """
 
-from collections.abc import Callable, Sequence
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime
+from functools import partial
 
 import structlog
 
-from dosvoces.carriers import Carrier
+from dosvoces.carriers import Carrier, Leftover, Released
 from dosvoces.core import Connection, Leg, LegState, Terms, step
-from dosvoces.events import Ended, LostAtRestart
+from dosvoces.errors import AlreadyRecorded, NotOurs, StoreError
+from dosvoces.events import Dialed, Ended, LostAtRestart
 from dosvoces.journal import EVENT_NAMES, entry_of
-from dosvoces.model import ConnectionId, EndReason, Note, Outcome, Side
+from dosvoces.model import ConnectionId, EndReason, Outcome, Side
 from dosvoces.store import ConnectionRecord, Entry, LegRecord, Store
 
 log = structlog.get_logger(__name__)
 
+CONFIRM_LIMIT_S = 8.0  # for the far ends; by then a message that UDP lost has been sent five times
+SOON_S = 2.0  # how long the start waits for them, and everybody with it
+SETTLE_RETRY_S = 1.0  # how soon an outcome that could not be written is tried again
 
-async def settle_leftovers(
+_WORDS = {
+    Released.HUNG_UP: "it was answered, and hung up after the restart",
+    Released.CANCELLED: "it was cancelled after the restart",
+    Released.NOTHING: "the far end knew of no call after the restart",
+    Released.UNCONFIRMED: "the far end confirmed no hang-up after the restart",
+}
+
+
+class Leftovers:
+    """What other processes left that is this node's to end."""
+
+    def __init__(
+        self, store: Store, carrier: Carrier, now: Callable[[], datetime], under_way: Callable[[ConnectionId], bool]
+    ) -> None:
+        """`under_way` says which of this node's open connections are its own doing."""
+        self._store = store
+        self._carrier = carrier
+        self._now = now
+        self._under_way = under_way
+        self._ending: dict[ConnectionId, asyncio.Task[None]] = {}
+
+    async def settle(self) -> None:
+        """
+        End every connection of this node that has no outcome and is not under way, as `interrupted`, all at once.
+
+        What is open of processes that are no more becomes this node's first. Raises `StoreError` if it can't be read.
+
+        When this returns, CANCEL or BYE has been sent to whoever may be rung or on a line, and what the far ends
+        confirmed within `SOON_S` is settled. The rest is as soon as they do: a leg that a second crash might leave
+        unreleased is never behind an outcome.
+        """
+        await self._store.adopt_strays()
+        records = [record for record in await self._store.unfinished(owner=self._store.node) if self._left(record)]
+        known = [(record, *await _read(self._store, record)) for record in records]
+        for record, entries, leftovers in known:
+            take_back = self._carrier.take_back
+            releases = {side: asyncio.create_task(take_back(leftover)) for side, leftover in leftovers.items()}
+            task = asyncio.create_task(_end(self._store, self._now, record, entries, releases))
+            self._ending[record.id] = task
+            task.add_done_callback(partial(self._forget, record.id))
+        # Each release sends before it waits for anything: when this turn of the loop is over, that is done.
+        if known:
+            await asyncio.wait(list(self._ending.values()), timeout=SOON_S)
+
+    async def close(self) -> None:
+        """Stop waiting; what is not settled is the next process's to end."""
+        for task in list(self._ending.values()):
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+    def _forget(self, connection_id: ConnectionId, _task: asyncio.Task[None]) -> None:
+        del self._ending[connection_id]
+
+    def _left(self, record: ConnectionRecord) -> bool:
+        return record.id not in self._ending and not self._under_way(record.id)
+
+
+async def _read(store: Store, record: ConnectionRecord) -> tuple[Sequence[Entry], dict[Side, Leftover]]:
+    """The journal of a connection, and those of its legs that were dialled and have no end in it."""
+    entries, dials = await store.entries(record.id), await store.dials(record.id)
+    ended = {entry.side for entry in entries if entry.event == EVENT_NAMES[Ended]}
+    dialogs = {entry.side: entry.facts for entry in entries if entry.event == "dialog"}
+    sides = sorted({dial.side for dial in dials} - ended)
+    return entries, {
+        side: Leftover(
+            record.id,
+            side,
+            dials=[dial.facts for dial in dials if dial.side is side and dial.facts],
+            dialog=dialogs.get(side),
+        )
+        for side in sides
+    }
+
+
+async def _end(
     store: Store,
-    carrier: Carrier,
     now: Callable[[], datetime],
-    under_way: Callable[[ConnectionId], bool] = lambda _: False,
+    record: ConnectionRecord,
+    entries: Sequence[Entry],
+    releases: Mapping[Side, asyncio.Task[Released]],
 ) -> None:
-    """
-    End every connection of this node that has no outcome and is not `under_way` here, as `interrupted`.
+    try:
+        if releases:
+            await asyncio.wait(releases.values(), timeout=CONFIRM_LIMIT_S)
+    finally:
+        # Who hasn't confirmed by now goes on being released without us.
+        for release in releases.values():
+            release.cancel()
+    released = {side: _came_of(release) for side, release in releases.items()}
+    while True:
+        try:
+            await _settle(store, record, entries, released, now())
+            return
+        except (AlreadyRecorded, NotOurs):
+            return
+        except StoreError as error:
+            log.error("outcome not written, trying again", connection=record.id, error=str(error))
+            await asyncio.sleep(SETTLE_RETRY_S)
 
-    What is open of processes that are no more becomes this node's first. Raises `StoreError`.
 
-    Who was up is hung up first: were we killed in between, the next start does it again, which harms nobody.
-    """
-    await store.adopt_strays()
-    for record in await store.unfinished(owner=store.node):
-        if under_way(record.id):
-            continue
-        for dialog in _left_up(await store.entries(record.id)):
-            carrier.hangup_leftover(record.id, dialog)
-        await _settle(store, record, now())
+def _came_of(release: asyncio.Task[Released]) -> Released:
+    return release.result() if release.done() else Released.UNCONFIRMED
 
 
-async def _settle(store: Store, record: ConnectionRecord, now: datetime) -> None:
-    legs = {leg.side: _lost(leg, now) for leg in record.legs if leg.dialed_at is not None}
+async def _settle(
+    store: Store,
+    record: ConnectionRecord,
+    entries: Sequence[Entry],
+    released: Mapping[Side, Released],
+    now: datetime,
+) -> None:
+    legs = {
+        leg.side: _lost(leg, entries, released.get(leg.side), now) for leg in record.legs if leg.dialed_at is not None
+    }
     before = Connection(Terms(), a=legs.get(Side.A, Leg()), b=legs.get(Side.B, Leg()), joined_at=record.joined_at)
     after, _report = step(before, LostAtRestart(), now)
-    store.journal(entry_of(record.id, now, LostAtRestart(), before, after))
+    entry = entry_of(record.id, now, LostAtRestart(), before, after)
+    store.journal(replace(entry, facts={side.value: str(what) for side, what in released.items()}))
     await store.settle(record.id, after, Outcome.INTERRUPTED, at=now)
-    log.warning("connection of the last process settled", connection=record.id, outcome=Outcome.INTERRUPTED)
+    log.warning("connection of a dead process settled", connection=record.id, outcome=Outcome.INTERRUPTED)
 
 
-def _left_up(entries: Sequence[Entry]) -> list[Note]:
-    """The `dialog` notes of the legs that were answered and have no end in the journal."""
-    ended = {entry.side for entry in entries if entry.event == EVENT_NAMES[Ended]}
-    dialogs = (entry for entry in entries if entry.event == "dialog" and entry.side not in ended)
-    return [Note(entry.event, entry.side, entry.facts) for entry in dialogs]
-
-
-def _lost(leg: LegRecord, now: datetime) -> Leg:
-    """A leg that the last process dialled: what became of it nobody here knows."""
+def _lost(leg: LegRecord, entries: Sequence[Entry], released: Released | None, now: datetime) -> Leg:
+    """A leg that the dead process dialled, with what is known of it and what isn't."""
     return Leg(
         LegState.ENDED,
         dialed_at=leg.dialed_at,
         answered_at=leg.answered_at,
         ended_at=leg.ended_at or now,
         reason=EndReason(leg.reason) if leg.reason else EndReason.FAILED,
-        detail=leg.detail or "the service stopped under it",
+        detail=leg.detail or _words(leg, entries, released),
     )
+
+
+def _words(leg: LegRecord, entries: Sequence[Entry], released: Released | None) -> str:
+    seen = {entry.event for entry in entries if entry.side is leg.side}
+    if seen & {"answered", "dialog"}:
+        known = "the service stopped while it was up"
+    elif "ringing" in seen:
+        known = "the service stopped while it rang"
+    elif EVENT_NAMES[Dialed] in seen or released in (Released.HUNG_UP, Released.CANCELLED):
+        known = "the service stopped while it was being dialled"
+    else:
+        known = "the service stopped when it was to be dialled; whether that was done is unknown"
+    return known if released is None else f"{known}; {_WORDS[released]}"

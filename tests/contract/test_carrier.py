@@ -1,18 +1,19 @@
 """The contract of `Carrier`, clause by clause, on every driver that places calls."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import pytest
 
-from dosvoces.carriers import Carrier
+from dosvoces.carriers import Carrier, Leftover, Released
 from dosvoces.errors import CarrierError, NotAllowed
 from dosvoces.events import Answered, Dialed, Ended, Event, Ringing, Unjoined, Unreached
-from dosvoces.model import ConnectionId, EndReason, LegId, Note, Side
+from dosvoces.model import ConnectionId, EndReason, Facts, LegId, Side
 from dosvoces.testing import A, B, until
-from tests.far_ends import FAR_ENDS, Does, FarEnd, Recorder, a_call
+from tests.far_ends import FAR_ENDS, LIMIT_S, Does, FarEnd, Recorder, a_call, place
 from tests.peers.trial import Belongings
 
 ONE = ConnectionId(f"{1:026d}")
@@ -30,7 +31,7 @@ class Bench:
 
     async def dial(self, does: Does, side: Side = A, *, number: int = 1) -> LegId:
         call = a_call(number, side, does)
-        await self.carrier.dial(call)
+        await place(self.carrier, call)
         return call.id
 
     async def up(self, side: Side = A, *, number: int = 1, does: Does = Does.ANSWERS) -> LegId:
@@ -134,6 +135,37 @@ async def test_a_dial_that_raised_leaves_the_other_leg_as_it_is(bench: Bench) ->
     assert bench.far.up() == 1
 
 
+# --- a dial can be taken back ---
+
+
+async def test_a_dial_can_be_taken_back_by_what_was_prepared(bench: Bench) -> None:
+    """The first process hears of it here; where it is really dead: `tests/peers/test_crash_points.py`."""
+    plan = await place(bench.carrier, a_call(1, A, Does.RINGS))
+    await bench.told.saw(ONE, Ringing(A))
+    async with bench.far.next_process() as (carrier, told):
+        taking_back = asyncio.create_task(carrier.take_back(Leftover(ONE, A, dials=[plan.facts])))
+        await bench.over()
+        await bench.quiet()
+        taking_back.cancel()
+        assert told.events == []
+
+
+async def test_a_dial_can_be_taken_back_that_never_left(bench: Bench) -> None:
+    plan = bench.carrier.prepare(a_call(1, A, Does.ANSWERS))
+    async with bench.far.next_process() as (carrier, told):
+        released = await asyncio.wait_for(carrier.take_back(Leftover(ONE, A, dials=[plan.facts])), LIMIT_S)
+        assert (released, told.events) == (Released.NOTHING, [])
+    assert (bench.far.up(), bench.far.rung(Does.ANSWERS)) == (0, 0)
+
+
+async def test_what_is_prepared_names_its_trunk_and_sends_nothing(bench: Bench) -> None:
+    plan = bench.carrier.prepare(a_call(1, A, Does.ANSWERS))
+    await asyncio.sleep(SOON_S)
+    assert (bench.far.rung(Does.ANSWERS), bench.told.events) == (0, [])
+    assert plan.trunk != ""
+    assert json.loads(json.dumps(plan.facts)) == plan.facts
+
+
 # --- exactly one end ---
 
 
@@ -184,12 +216,12 @@ async def test_each_leg_has_its_own_end(bench: Bench) -> None:
 
 async def test_unreached_is_told_where_another_way_is_left_and_that_is_taken(bench: Bench) -> None:
     call = a_call(1, A, Does.DETOUR)
-    await bench.carrier.dial(call)
+    await place(bench.carrier, call)
     await bench.told.until(lambda: any(isinstance(event, Unreached) for event in bench.told.of(ONE)))
     first, unreached = bench.told.of(ONE)
     assert isinstance(unreached, Unreached)
     assert (first, bench.far.up()) == (Dialed(A), 0)
-    await bench.carrier.dial(replace(call, attempt=2, avoid=(unreached.way,)))
+    await place(bench.carrier, replace(call, attempt=2, avoid=(unreached.way,)))
     await bench.told.saw(ONE, Answered(A))
     assert bench.told.of(ONE)[2:] == [Dialed(A), Ringing(A), Answered(A)]
     bench.carrier.hangup(call.id)
@@ -206,7 +238,7 @@ async def test_ways_are_not_repeated_and_the_last_one_is_the_end(bench: Bench) -
 async def test_unreached_never_follows_a_hang_up(bench: Bench) -> None:
     call = a_call(1, A, Does.DETOUR)
     bench.told.reaction = lambda _connection, event: bench.carrier.hangup(call.id) if event == Dialed(A) else None
-    await bench.carrier.dial(call)
+    await place(bench.carrier, call)
     await bench.over()
     assert bench.told.of(ONE) == [Dialed(A), Ended(A, EndReason.CANCELLED)]
 
@@ -419,7 +451,13 @@ async def test_close_before_any_call(bench: Bench) -> None:
 
 async def test_leftovers_are_released_without_an_event(bench: Bench) -> None:
     """That they are released is seen with a driver that has somebody to release: test_carriers_sip."""
-    for note in (Note("dialog", A), Note("dialog", A, {"destination": "somewhere"}), Note("digit")):
-        bench.carrier.hangup_leftover(ONE, note)
+    useless: list[Facts] = [{}, {"destination": "somewhere"}]
+    for facts in useless:
+        assert await bench.carrier.take_back(Leftover(ONE, A, dialog=facts)) in (
+            Released.NOTHING,
+            Released.UNCONFIRMED,
+        )
+        await bench.carrier.take_back(Leftover(ONE, A, dials=[facts]))
+    assert await bench.carrier.take_back(Leftover(ONE, A)) is Released.NOTHING
     await asyncio.sleep(SOON_S)
     assert (bench.told.events, bench.far.up()) == ([], 0)

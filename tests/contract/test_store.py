@@ -11,8 +11,8 @@ import pytest
 from dosvoces.core import Connection, Leg, LegState, MailState, Terms
 from dosvoces.errors import AlreadyRecorded, NotOurs, StoreError
 from dosvoces.mail import Mail
-from dosvoces.model import ConnectionId, EndReason, NodeId, Outcome, PhoneNumber, Side
-from dosvoces.store import ConnectionRecord, Earlier, Entry, KeptMail, LegRecord, Store
+from dosvoces.model import ConnectionId, EndReason, Facts, NodeId, Outcome, PhoneNumber, Side
+from dosvoces.store import ConnectionRecord, DialRecord, Earlier, Entry, KeptMail, LegRecord, Store
 from dosvoces.store.sql import open_store
 from dosvoces.testing import T0, A, B, an_order
 
@@ -111,6 +111,21 @@ async def test_durable_on_return_intend_dial_shows_a_dialled_leg(store: Store, r
         LegRecord(A, "+34600000011", "dialing", T0, None, None, None, ""),
         LegRecord(B, "+34960000022", "idle", None, None, None, None, ""),
     )
+
+
+async def test_durable_on_return_intend_dial_keeps_what_taking_it_back_needs(store: Store, reopen: Reopen) -> None:
+    await store.record(ORDER)
+    facts: Facts = {"call_id": "leg-a", "cseq": 1, "note": None}
+    await store.intend_dial(ORDER, B, attempt=1, at=T0)
+    await store.intend_dial(ORDER, A, attempt=2, at=T0, trunk="second", facts={})
+    await store.intend_dial(ORDER, A, attempt=1, at=T0, trunk="first", facts=facts)
+    expected = [
+        DialRecord(A, 1, T0, "first", facts),
+        DialRecord(A, 2, T0, "second", {}),
+        DialRecord(B, 1, T0, None, {}),
+    ]
+    assert expected == await store.dials(ORDER.id)
+    assert expected == await (await reopen()).dials(ORDER.id)
 
 
 async def test_durable_on_return_settle(store: Store, reopen: Reopen) -> None:
@@ -309,6 +324,16 @@ async def test_the_last_update_counts(store: Store) -> None:
     record = await store.connection(ORDER.id)
     assert record is not None
     assert record.legs[0] == LegRecord(A, "+34600000011", "answered", T0, T0 + timedelta(seconds=4), None, None, "")
+
+
+async def test_journal_says_when_an_entry_is_on_disk(store: Store, reopen: Reopen) -> None:
+    await store.record(ORDER)
+    kept = asyncio.Event()
+    entry = Entry(ORDER.id, T0, "dialog", A, "waiting", "waiting", {"call_id": "x"})
+    store.journal(entry, kept=kept.set)
+    assert not kept.is_set()
+    await asyncio.wait_for(kept.wait(), 5)
+    assert [entry] == await (await reopen()).entries(ORDER.id)
 
 
 # --- errors are ours ---

@@ -18,7 +18,7 @@ from dosvoces.model import ConnectionId, EndReason, PhoneNumber, Side
 from dosvoces.phone import Phone, PhoneBehaviour
 from dosvoces.phone_call import PhoneCall
 from dosvoces.settings import Settings
-from tests.far_ends import Recorder
+from tests.far_ends import Recorder, place
 from tests.peers.rtpengine import HOST, Rtpengine
 from tests.peers.sipp import free_ports
 
@@ -100,10 +100,10 @@ async def test_a_call_through_rtpengine_from_the_tone_to_the_keys() -> None:
         await carrier.start(told)
         try:
             legs = [Call(connection(1), s, PhoneNumber(n, n)) for s, n in zip(Side, behaviours, strict=True)]
-            await carrier.dial(legs[0])
+            await place(carrier, legs[0])
             await told.saw(connection(1), Answered(Side.A))
             carrier.play_ringing(legs[0].id)
-            await carrier.dial(legs[1])
+            await place(carrier, legs[1])
             await told.saw(connection(1), Answered(Side.B))
             await carrier.join(connection(1))
             a, b = phone.calls
@@ -130,7 +130,7 @@ async def test_a_daemon_that_dies_in_a_call_ends_it_truthfully() -> None:
         await carrier.start(told)
         try:
             leg = Call(connection(1), Side.A, PhoneNumber("+34600000001", "+34600000001"))
-            await carrier.dial(leg)
+            await place(carrier, leg)
             await told.saw(connection(1), Answered(Side.A))
             assert carrier.problems() == []
             await daemon.kill()

@@ -5,11 +5,13 @@ A driver places, joins and ends calls, and says what happened. It has no policy:
 protocol's, no opinion on who is called when.
 """
 
-from dataclasses import dataclass
+import enum
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from dosvoces.events import Event
-from dosvoces.model import ConnectionId, LegId, Note, PhoneNumber, Side, leg_id
+from dosvoces.model import ConnectionId, Facts, LegId, Note, PhoneNumber, Side, leg_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +36,50 @@ class Call:
         return leg_id(self.connection_id, self.side)
 
 
+@dataclass(frozen=True, slots=True)
+class DialPlan:
+    """How a leg will be dialled, decided down to the last byte that matters; drivers add to it what is theirs."""
+
+    call: Call
+    trunk: str
+    """The name of the trunk that it takes."""
+    facts: Facts
+    """What `take_back` needs, in any later process: to be on disk before `dial`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """A leg that an earlier process may have dialled, and for which no end is known."""
+
+    connection_id: ConnectionId
+    side: Side
+    dials: Sequence[Facts] = field(default=())
+    """`DialPlan.facts` of each attempt."""
+    dialog: Facts | None = None
+    """Those of its `dialog` note, if it was answered."""
+
+
+class Released(enum.StrEnum):
+    """What became of a leftover."""
+
+    HUNG_UP = "hung_up"
+    """It had been answered."""
+    CANCELLED = "cancelled"
+    """It was ringing, or on its way."""
+    NOTHING = "nothing_there"
+    """The far end knows of no such call: it never came there, or is over."""
+    UNCONFIRMED = "unconfirmed"
+    """The far end said nothing so far, or what was written down can't be used."""
+
+
 class Listener(Protocol):
     """Who is told what happens to the calls. Called from the loop; each returns at once."""
 
     def happened(self, connection_id: ConnectionId, event: Event) -> None:
         """A leg's `Dialed`, `Ringing`, `Answered`, `Unreached`, `Ended`, or the connection's `Unjoined`."""
 
-    def noted(self, connection_id: ConnectionId, note: Note) -> None:
-        """Something worth keeping that changes no state."""
+    def noted(self, connection_id: ConnectionId, note: Note, kept: Callable[[], None] | None = None) -> None:
+        """Something worth keeping that changes no state; `kept` is called once it is on disk, which may be never."""
 
     def captured(self, connection_id: ConnectionId, packed: bytes) -> None:
         """What the connection's legs said on the wire (`capture.pack`), once they are over; from drivers that can."""
@@ -52,8 +90,10 @@ class Carrier(Protocol):
     Places calls. The contract test quotes these clauses by name and runs on every driver.
 
     - *our id on the wire*: `Call.id` goes out with the call, so that an early event finds its leg.
-    - *raises only if nothing left*: `dial` raises `CarrierError` only if nothing left the machine; no event
-      follows then.
+    - *raises only if nothing left*: `prepare` and `dial` raise `CarrierError` only if nothing left the machine; no
+      event follows then.
+    - *a dial can be taken back*: whether or not `dial` came to send anything, another process's driver releases the leg
+      by what `prepare` gave; no event follows there.
     - *exactly one end*: a dialled leg gets exactly one `Ended` or `Unreached`, whatever happens, and nothing after
       it but what a further dial of it brings.
     - *unreached is certain*: `Unreached` only if nobody can have been rung (no ringing was told, whatever may still
@@ -66,8 +106,8 @@ class Carrier(Protocol):
     - *unknown fate is hung up*: a dial whose fate is unknown is hung up before it is reported as failed.
     - *join needs both*: `join` raises `CarrierError` unless both legs are answered.
     - *unjoined is told*: media lost after the join is one `Unjoined`; the legs stay up until they are hung up.
-    - *leftovers are released*: `hangup_leftover` releases a leg that an earlier process left up, by the `dialog` note
-      that was given before the leg's `Answered`; no event follows, and what can't be used does nothing.
+    - *leftovers are released*: `take_back` releases a leg that an earlier process left up, by the `dialog` note that
+      was given before the leg's `Answered`; no event follows, and what can't be used does nothing.
     - *caller ids are ours*: `check_caller_id` raises `NotAllowed` for a number that the way to a party may not show,
       and no call shows such a number.
     - *no policy*: no retry, no time-out but the protocol's and the one that the call brings; a leg without
@@ -77,9 +117,12 @@ class Carrier(Protocol):
     async def start(self, listener: Listener) -> None:
         """Get ready to dial. Raises `CarrierError`."""
 
-    async def dial(self, call: Call) -> None:
+    def prepare(self, call: Call) -> DialPlan:
+        """Choose the way and all that a later process must know of it; nothing leaves. Raises `CarrierError`."""
+
+    async def dial(self, plan: DialPlan) -> None:
         """
-        Start ringing `call.number`; all that follows arrives as events, first of all `Dialed`.
+        Start ringing, by a plan that this driver made; all that follows arrives as events, first of all `Dialed`.
 
         Doesn't wait for an answer. Side B is dialled after side A has answered: it is offered what A speaks.
         """
@@ -87,8 +130,13 @@ class Carrier(Protocol):
     def hangup(self, leg: LegId) -> None:
         """Release the leg: CANCEL before the answer, BYE after it, whichever is right when they cross."""
 
-    def hangup_leftover(self, connection_id: ConnectionId, dialog: Note) -> None:
-        """Release a leg of an earlier process, which died with it up: `dialog` is the note that it gave."""
+    async def take_back(self, leftover: Leftover) -> Released:
+        """
+        Release a leg of an earlier process, which died with it ringing or up; doing it twice harms nobody.
+
+        The first thing that it does is to send, before it waits for anything. Returns when the far end confirmed, or
+        had the time that the protocol gives it; whoever stops waiting doesn't stop the release.
+        """
 
     def play_ringing(self, leg: LegId) -> None:
         """Let this answered leg hear the ringing tone until `join`."""

@@ -8,10 +8,10 @@ import asyncio
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
-from dosvoces.carriers import Call, Listener
+from dosvoces.carriers import Call, DialPlan, Leftover, Listener, Released
 from dosvoces.errors import CarrierError, NotAllowed
 from dosvoces.events import Answered, Dialed, Ended, Event, Ringing, Unjoined, Unreached
-from dosvoces.model import ConnectionId, EndReason, LegId, Note, PhoneNumber, Side, leg_id, mask_number
+from dosvoces.model import ConnectionId, EndReason, LegId, PhoneNumber, Side, leg_id, mask_number
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +27,18 @@ class Script:
     hangs_up_after_s: float | None = None
     """Counted from the answer."""
     unreachable: bool = False
-    """`dial` itself raises: nothing left the machine."""
+    """There is no way: `prepare` raises, and nothing leaves the machine."""
     dead_ways: int = 0
     """How many ways lead to nobody before the one that plays the rest of the script."""
 
 
 ANSWERS = Script()
+TRUNK = "script"
+
+
+@dataclass(frozen=True, slots=True)
+class _FakePlan(DialPlan):
+    script: Script
 
 
 @dataclass(slots=True, eq=False)
@@ -47,11 +53,19 @@ class FakeCarrier:
     """Plays `script(call)` for each leg; keeps in `dialed` what was dialled."""
 
     def __init__(
-        self, script: Callable[[Call], Script] = lambda _call: ANSWERS, *, caller_ids: Collection[str] = ()
+        self,
+        script: Callable[[Call], Script] = lambda _call: ANSWERS,
+        *,
+        caller_ids: Collection[str] = (),
+        before: "FakeCarrier | None" = None,
     ) -> None:
-        """`caller_ids` are the numbers that a call may ask to show."""
+        """
+        `caller_ids` are the numbers that a call may ask to show. `before` plays the process before this one, whose
+        calls this one can take back.
+        """
         self._script = script
         self._caller_ids = caller_ids
+        self._before = before
         self._legs: dict[LegId, _FakeLeg] = {}
         self._joined: set[ConnectionId] = set()
         self._listener: Listener | None = None
@@ -67,10 +81,15 @@ class FakeCarrier:
     async def start(self, listener: Listener) -> None:
         self._listener = listener
 
-    async def dial(self, call: Call) -> None:
+    def prepare(self, call: Call) -> DialPlan:
         script = self._script(call)
         if script.unreachable:
             raise CarrierError(f"no route to {call.number.masked} in the script")
+        return _FakePlan(call, TRUNK, {"leg": call.id}, script)
+
+    async def dial(self, plan: DialPlan) -> None:
+        assert isinstance(plan, _FakePlan), "a plan of this driver"
+        call, script = plan.call, plan.script
         way = f"way {len(call.avoid) + 1}"
         self.dialed.append(call)
         leg = self._legs[call.id] = _FakeLeg(call, script)
@@ -89,8 +108,14 @@ class FakeCarrier:
         if (known := self._legs.get(leg)) is not None:
             self._end(known, EndReason.HANGUP if known.answered else EndReason.CANCELLED, "")
 
-    def hangup_leftover(self, connection_id: ConnectionId, dialog: Note) -> None:
-        """A script's far end dies with its process."""
+    async def take_back(self, leftover: Leftover) -> Released:
+        """A script's far end dies with its process, unless that is played by `before`."""
+        leg = leg_id(leftover.connection_id, leftover.side)
+        if self._before is None or leg not in self._before.live_legs:
+            return Released.NOTHING
+        answered = self._before._legs[leg].answered
+        self._before.hangup(leg)
+        return Released.HUNG_UP if answered else Released.CANCELLED
 
     def play_ringing(self, leg: LegId) -> None:
         if leg in self._legs:

@@ -8,18 +8,21 @@ import asyncio
 import random
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import structlog
 
 from dosvoces.capture import Captured
 from dosvoces.capture.recorder import Recorder
-from dosvoces.carriers import Call, Listener, sip_codecs
+from dosvoces.carriers import Call, DialPlan, Leftover, Listener, Released, sip_codecs
 from dosvoces.carriers.dns import Dns
 from dosvoces.carriers.end_reasons import NORMAL_CLEARING, detail_of, reason_of
 from dosvoces.carriers.public import NOTHING_LEARNED, Nat, PublicSide
-from dosvoces.carriers.sip_leg import Session, SipLeg, facts_of
-from dosvoces.carriers.trunks import Trunk, Trunks, learn, reached_nobody
+from dosvoces.carriers.sip_facts import dial_facts
+from dosvoces.carriers.sip_leftover import take_back
+from dosvoces.carriers.sip_leg import Session, SipLeg
+from dosvoces.carriers.trunks import Trunk, Trunks, Way, learn, reached_nobody
 from dosvoces.carriers.upkeep import USUAL, Times, Upkeep
 from dosvoces.errors import CarrierError, MediaError
 from dosvoces.events import Dialed, Ended, Event, Unjoined, Unreached
@@ -28,12 +31,20 @@ from dosvoces.model import ConnectionId, EndReason, LegId, Note, PhoneNumber, Si
 from dosvoces.sip import sdp
 from dosvoces.sip.agent import Agent, SipTransportError
 from dosvoces.sip.api import CallEnd, EndCause, Hop, Invitation
+from dosvoces.sip.digest import Credentials
 from dosvoces.sip.session_timer import DEFAULT_TERMS, SessionTerms
 from dosvoces.sip.tls import Tls, TlsError
 
 log = structlog.get_logger(__name__)
 
 REDIAL_S = 5.0  # how long a relay without a leg is kept for the next way
+
+
+@dataclass(frozen=True, slots=True)
+class _SipPlan(DialPlan):
+    way: Way
+    invitation: Invitation
+    """Without its body."""
 
 
 class SipCarrier:
@@ -135,14 +146,11 @@ class SipCarrier:
         await self._public.start(self._agent)
         await self._upkeep.start(self._agent)
 
-    async def dial(self, call: Call) -> None:
+    def prepare(self, call: Call) -> DialPlan:
         way = self._trunks.way(call.number, self._now(), call.avoid, call.caller_id)
         trunk = way.trunk
         number = trunk.callers.number(call.side, call.caller_id)
         shown = trunk.callers.shown(number, trunk.uri(number or trunk.username or "anonymous"))
-        session = await self._session(call, trunk)
-        way.circuit.take(self._now())
-        leg = SipLeg(self, session, call, *self._codecs(session, call.side, trunk), way)
         invitation = Invitation(
             request_uri=trunk.uri(call.number.e164),
             to_uri=trunk.uri(call.number.e164),
@@ -152,13 +160,23 @@ class SipCarrier:
             destination=way.hop,
             # RFC 3261 §8.1.1.4: unique for ever, so the leg's id is not enough for a second attempt.
             call_id=f"{call.id}-{secrets.token_hex(6)}",
-            body=leg.first_offer(),
+            body=b"",  # the session is described once there are ports for it
             credentials=trunk.credentials,
             silence_limit_s=call.silence_limit_s,
         )
+        invitation, facts = self.agent.plan(invitation)
+        return _SipPlan(call, trunk.name, dial_facts(facts), way, invitation)
+
+    async def dial(self, plan: DialPlan) -> None:
+        assert isinstance(plan, _SipPlan), "a plan of this driver"
+        call, way = plan.call, plan.way
+        trunk = way.trunk
+        session = await self._session(call, trunk)
+        way.circuit.take(self._now())
+        leg = SipLeg(self, session, call, *self._codecs(session, call.side, trunk), way)
         session.legs[call.side] = leg
         try:
-            leg.call = self.agent.invite(invitation, leg)
+            leg.call = self.agent.invite(replace(plan.invitation, body=leg.first_offer()), leg)
         except SipTransportError as error:
             del session.legs[call.side]
             way.circuit.failed(self._now(), str(error))
@@ -172,15 +190,10 @@ class SipCarrier:
         if (known := self._leg(leg)) is not None and known.call is not None:
             known.call.hangup(NORMAL_CLEARING)
 
-    def hangup_leftover(self, connection_id: ConnectionId, dialog: Note) -> None:
-        try:
-            facts = facts_of(dialog)
-        except (KeyError, ValueError):
-            log.warning("a leg of the last process can't be hung up", connection=connection_id, side=dialog.side)
-            return
-        if self._agent is not None:
-            trunk = self._trunks.at(facts.destination[0], facts.destination[1], self._now())
-            self._agent.hang_up_orphan(facts, trunk.credentials if trunk is not None else None)
+    async def take_back(self, leftover: Leftover) -> Released:
+        if self._agent is None:
+            return Released.UNCONFIRMED
+        return await take_back(self._agent, leftover, self._credentials_at)
 
     def play_ringing(self, leg: LegId) -> None:
         if (known := self._leg(leg)) is not None:
@@ -234,9 +247,9 @@ class SipCarrier:
         assert self._listener is not None
         self._listener.happened(connection_id, event)
 
-    def note(self, connection_id: ConnectionId, note: Note) -> None:
+    def note(self, connection_id: ConnectionId, note: Note, kept: Callable[[], None] | None = None) -> None:
         assert self._listener is not None
-        self._listener.noted(connection_id, note)
+        self._listener.noted(connection_id, note, kept)
 
     def leg_over(self, leg: SipLeg, event: Ended | Unreached) -> None:
         """The leg ended: forget it, tell, and give the relay back when it was the last."""
@@ -267,6 +280,10 @@ class SipCarrier:
         return reached_nobody(end) and self._trunks.another(leg.dialed.number, now, avoid, leg.dialed.caller_id)
 
     # --- its own ---
+
+    def _credentials_at(self, hop: Hop) -> Credentials | None:
+        trunk = self._trunks.at(hop.host, hop.port, self._now())
+        return trunk.credentials if trunk is not None else None
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from dosvoces.carriers import Call, sip_codecs
 from dosvoces.carriers.end_reasons import TEMPORARY_FAILURE
+from dosvoces.carriers.sip_facts import dialog_facts
 from dosvoces.carriers.trunks import Way
 from dosvoces.errors import MediaError
 from dosvoces.events import Answered, Ended, Event, Ringing, Unreached
@@ -17,7 +18,7 @@ from dosvoces.media import Address, Format, MediaRelay, Srtp
 from dosvoces.model import ConnectionId, EndReason, Note, Side
 from dosvoces.sip import sdp
 from dosvoces.sip.agent import OutgoingCall
-from dosvoces.sip.api import CallEnd, CallHandler, CallStateError, DialogFacts, Hop, Later
+from dosvoces.sip.api import CallEnd, CallHandler, CallStateError, DialogFacts, Later
 from dosvoces.sip.description import is_unspecified
 
 REOFFER_PAUSE_S = 0.3  # before an offer is tried again that met one of the peer's
@@ -131,7 +132,7 @@ class SipLeg(CallHandler):
             return
         if self.security is not sdp.Security.OFF:
             self._note("encryption", {"suite": _suite(self.chosen)})
-        self.carrier.note(self.session.connection_id, Note("dialog", self.side, _dialog_facts(facts)))
+        self.carrier.note(self.session.connection_id, Note("dialog", self.side, dialog_facts(facts)))
         other = self.session.legs.get(self.side.other)
         if other is None or other.chosen is None or other.chosen.codec.same_format(self.chosen.codec):
             self._ready()
@@ -390,41 +391,3 @@ class SipLeg(CallHandler):
 
 def _suite(chosen: sdp.Chosen) -> str:
     return chosen.keys.suite if chosen.keys is not None else "none"
-
-
-def _dialog_facts(facts: DialogFacts) -> dict[str, str | int | float | None]:
-    return {
-        "call_id": facts.call_id,
-        "local": facts.local,
-        "remote": facts.remote,
-        "local_tag": facts.local_tag,
-        "remote_tag": facts.remote_tag,
-        "invite_cseq": facts.invite_cseq,
-        "local_cseq": facts.local_cseq,
-        "remote_target": facts.remote_target,
-        "route_set": "\n".join(facts.route_set),
-        "destination": _written(Hop(*facts.destination)),
-    }
-
-
-def _written(hop: Hop) -> str:
-    """The hop as a word or more; of UDP the address alone."""
-    return f"{hop.host} {hop.port}" if hop.transport == "udp" else " ".join(map(str, hop[:4])).strip()
-
-
-def facts_of(dialog: Note) -> DialogFacts:
-    """What a `dialog` note of ours says. Raises `KeyError` or `ValueError` if it isn't one."""
-    facts = dialog.facts
-    host, port, *how = str(facts["destination"]).split(" ")
-    return DialogFacts(
-        call_id=str(facts["call_id"]),
-        local=str(facts["local"]),
-        remote=str(facts["remote"]),
-        local_tag=str(facts["local_tag"]),
-        remote_tag=str(facts["remote_tag"]),
-        invite_cseq=int(facts["invite_cseq"] or 0),
-        local_cseq=int(facts["local_cseq"] or 0),
-        remote_target=str(facts["remote_target"]),
-        route_set=tuple(str(facts["route_set"]).splitlines()),
-        destination=Hop(host, int(port), how[0] if how else "udp", "".join(how[1:2])),
-    )

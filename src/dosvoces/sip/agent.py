@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import ClassVar
 
-from .api import Address, CallEnd, CallHandler, DialogFacts, Hop, Invitation
+from .api import Address, CallEnd, CallHandler, DialogFacts, Hop, Invitation, InviteFacts
 from .connections import Connections
 from .digest import Credentials
 from .incoming import IncomingCall
@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 
 CLOSE_TIMEOUT_S = 5.0
 
+
+Done = Callable[[CallEnd], None]
 
 Tap = Callable[[bool, bytes, Hop], None]
 """Is shown a message: whether it is ours, its bytes, and whom it goes to or comes from."""
@@ -300,6 +302,10 @@ class Agent:
         series = self.series(request_uri, from_uri=from_uri, to_uri=to_uri, credentials=credentials)
         return await self.ask(series, method, hop, headers=headers, body=body, limit_s=limit_s)
 
+    def plan(self, invitation: Invitation) -> tuple[Invitation, InviteFacts]:
+        """The invitation as `invite` will send it, and what `take_back` needs; nothing is sent yet."""
+        return self._ua.plan(invitation)
+
     def invite(self, invitation: Invitation, handler: CallHandler) -> OutgoingCall:
         """
         Send an INVITE; all that follows comes to `handler`, never before this returns.
@@ -318,15 +324,17 @@ class Agent:
         self._settle()
         return call
 
-    def hang_up_orphan(
-        self, facts: DialogFacts, credentials: Credentials | None, done: Callable[[CallEnd], None] | None = None
-    ) -> None:
+    def hang_up_orphan(self, facts: DialogFacts, credentials: Credentials | None, done: Done | None = None) -> None:
         """
         Hang up a call that an earlier process left: ACK (it may have died before sending it) and BYE.
 
         `done` gets the end when the BYE was answered or has timed out.
         """
         self._ua.hang_up_orphan(facts, credentials, done)
+
+    def take_back(self, facts: InviteFacts, credentials: Credentials | None, done: Done | None = None) -> None:
+        """Take back an INVITE that an earlier process may have sent (see `recall`); `done` gets what came of it."""
+        self._ua.take_back(facts, credentials, done)
 
     async def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
         """Hang up what is left, wait `timeout_s` at most for it to be over, and close the socket. Idempotent."""

@@ -7,6 +7,7 @@ Bodies are opaque `bytes`: the user agent neither makes nor reads SDP.
 import enum
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import NamedTuple, TypeAlias
 
 from .digest import Credentials
@@ -98,6 +99,25 @@ class DialogFacts:
     """Where the dialog's requests go if neither route nor target is a literal address."""
 
 
+@dataclass(frozen=True, slots=True)
+class InviteMark:
+    """What is random in an INVITE, or may have changed since: with it each byte of its CANCEL is known."""
+
+    local_tag: str
+    seed: str
+    """Makes the branches, that of each further sending (after a challenge, say) too; as secret as they are."""
+    sent_by: str
+    """The host and port that Via says."""
+
+    def branch(self, cseq: int, transport: str) -> str:
+        """The branch of the INVITE with this CSeq number; 64 bits that nobody guesses who doesn't know the seed."""
+        keyed = blake2b(f"{cseq} {transport}".encode(), key=self.seed.encode(), digest_size=8)
+        return f"z9hG4bK{keyed.hexdigest()}"
+
+    def via(self, cseq: int, transport: str) -> str:
+        return f"SIP/2.0/{transport.upper()} {self.sent_by};rport;branch={self.branch(cseq, transport)}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Invitation:
     """One INVITE to be sent."""
@@ -124,6 +144,22 @@ class Invitation:
 
     Whoever stirs later is told to stop: a provisional answer gets CANCEL, a 2xx ACK and BYE.
     """
+    mark: InviteMark | None = None
+    """What `plan` decided beforehand; `None`: decided as it is sent, and no later process can take it back."""
+
+
+@dataclass(frozen=True, slots=True)
+class InviteFacts:
+    """All that a later process needs to take back an INVITE that this one may have sent: texts and numbers only."""
+
+    call_id: str
+    local: str
+    """Our From value with its tag."""
+    remote: str
+    """The To value, without one."""
+    request_uri: str
+    destination: Hop
+    mark: InviteMark
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ asked for the request sees only what came of it.
 from collections.abc import Callable
 from typing import Protocol, TypeAlias
 
-from .api import SDP, Hop
+from .api import SDP, Hop, InviteMark
 from .dialog import Dialog
 from .digest import Challenge, Credentials, DigestError, answer, parse_challenges
 from .message import Message, Response, compose_lines, tag
@@ -103,6 +103,7 @@ class Exchange:
         "_extra",
         "_limit",
         "_line",
+        "_mark",
         "_method",
         "_rounds",
         "_udp_only",
@@ -125,11 +126,12 @@ class Exchange:
         extra: tuple[str, ...] = (),
         destination: Hop | None = None,
         limit: float = TIMEOUT,
+        mark: InviteMark | None = None,
     ) -> None:
         """
         Send the request, to `destination` instead of the dialog's next hop where that is given.
 
-        `limit` bounds the wait for a sign of the peer (INVITE), or for the final answer.
+        `limit` bounds the wait for a sign of the peer (INVITE), or for the final answer. `mark`: what its Via says.
         """
         self.dialog = dialog
         self.stopped = False
@@ -146,6 +148,7 @@ class Exchange:
         self._extra = extra
         self._destination = destination
         self._limit = limit
+        self._mark = mark
         self._rounds = 0
         self._udp_only = False
         """Whether TCP was tried for the size and refused."""
@@ -191,17 +194,16 @@ class Exchange:
 
     def _send(self) -> InviteClient | NonInviteClient:
         line, dialog = self._line, self.dialog
-        branch = "z9hG4bK" + line.token()
         dialog.local_cseq += 1
         self.cseq = dialog.local_cseq
         destination = self._destination or dialog.destination
         uri, routes = dialog.route()
-        via = f"Via: {line.via_prefixes[destination.transport]}{branch}"
+        branch, via = self._via(destination.transport)
         data = compose_lines(self._lines(uri, via, routes), self._body)
         if len(data) > MAX_DATAGRAM and destination.tcp_too and destination.transport == "udp" and not self._udp_only:
             # RFC 3261 §18.1.1: a long message goes by a transport with congestion control, and its Via says so.
             destination = destination._replace(transport="tcp")
-            via = f"Via: {line.via_prefixes['tcp']}{branch}"
+            branch, via = self._via("tcp")
             data = compose_lines(self._lines(uri, via, routes), self._body)
         if self._method != "INVITE":
             return NonInviteClient(line.wire, branch, data, destination, self._receive, self._limit)
@@ -216,6 +218,13 @@ class Exchange:
             cseq=self.cseq,
         )
         return InviteClient(line.wire, head, data, destination, self._receive, self._limit)
+
+    def _via(self, transport: str) -> tuple[str, str]:
+        """A branch for the next sending, and the Via line."""
+        if self._mark is not None:
+            return self._mark.branch(self.cseq, transport), f"Via: {self._mark.via(self.cseq, transport)}"
+        branch = "z9hG4bK" + self._line.token()
+        return branch, f"Via: {self._line.via_prefixes[transport]}{branch}"
 
     def _lines(self, uri: str, via: str, routes: tuple[str, ...]) -> list[str]:
         dialog, method = self.dialog, self._method

@@ -29,12 +29,12 @@ class OutgoingCall(Call):
 
     def __init__(self, ua: "UserAgent", invitation: Invitation, handler: CallHandler) -> None:
         """Send the INVITE."""
-        local_tag = ua.token()
+        mark = invitation.mark
+        local_tag = mark.local_tag if mark is not None else ua.token()
         destination = Hop(*invitation.destination)
-        name = f"{quoted(invitation.from_name)} " if invitation.from_name else ""
         dialog = Dialog(
             call_id=invitation.call_id,
-            local=f"{name}<{invitation.from_uri}>;tag={local_tag}",
+            local=from_value(invitation, local_tag),
             local_tag=local_tag,
             remote=f"<{invitation.to_uri}>",
             remote_target=invitation.request_uri,
@@ -67,6 +67,7 @@ class OutgoingCall(Call):
             extra=(*ua.session.lines, *header_lines(invitation.headers)),
             destination=destination,
             limit=TIMEOUT if invitation.silence_limit_s is None else invitation.silence_limit_s,
+            mark=mark,
         )
 
     def forget(self) -> None:
@@ -279,6 +280,11 @@ class OutgoingCall(Call):
             self._serve_options(request, source, key)
         else:
             self._serve_other(request, source, key)
+
+
+def from_value(invitation: Invitation, local_tag: str) -> str:
+    name = f"{quoted(invitation.from_name)} " if invitation.from_name else ""
+    return f"{name}<{invitation.from_uri}>;tag={local_tag}"
 
 
 class _Early:

@@ -157,12 +157,13 @@ class InviteClient:
         """
         Send `data`. `user` gets each provisional answer, the final one, each 2xx of another fork, or a failure.
 
-        `silence_limit` takes the place of Timer B's 64*T1.
+        `silence_limit` takes the place of Timer B's 64*T1. Without `data` nothing is sent: an earlier process may have
+        done so, and what is answered to that is waited for as long.
         """
         self.wire = wire
         self.head = head
         self.destination = destination
-        self.state = State.CALLING
+        self.state = State.CALLING if data else State.PROCEEDING
         self._data = data
         self._user: ClientUser | None = user
         self._ack: bytes | None = None
@@ -170,9 +171,12 @@ class InviteClient:
         self._interval = T1
         self._repeated = False
         """Whether it was sent again on another connection."""
+        self._repeat: Timer | None = None
         wire.clients[head.branch] = self
-        wire.send(data, destination)
-        self._repeat: Timer | None = None if destination.transport != "udp" else wire.after(T1, self._timer_a)
+        if data:
+            wire.send(data, destination)
+            if destination.transport == "udp":
+                self._repeat = wire.after(T1, self._timer_a)
         self._deadline: Timer | None = wire.after(silence_limit, self._timer_b)
 
     @property

@@ -18,15 +18,17 @@ Who is heard (the source rule):
 """
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Protocol
 
-from .api import Address, CallEnd, CallHandler, DialogFacts, Hop, Invitation
+from .api import Address, CallEnd, CallHandler, DialogFacts, Hop, Invitation, InviteFacts, InviteMark
 from .call import Call
 from .digest import Credentials
 from .incoming import IncomingCall
 from .message import MessageError, Request, Response, branch, clean, parse, quoted_branch, tag
 from .orphan import OrphanedCall, StrayAnswer
-from .outgoing import OutgoingCall
+from .outgoing import OutgoingCall, from_value
+from .recall import RecalledCall
 from .reply import ACCEPT, ALLOW, SUPPORTED, ReplyHead, refusal, server_key
 from .server_transaction import AnsweredRequest, InviteServer
 from .session_timer import DEFAULT_TERMS, SessionTerms, too_short
@@ -102,7 +104,7 @@ class UserAgent:
         self.wake = wake
         self.calls: dict[str, Call] = {}
         """Calls that are not over, by our tag."""
-        self.orphans: set[OrphanedCall] = set()
+        self.orphans: set[OrphanedCall | RecalledCall] = set()
         self.discarded = 0
         """Packets of strangers and unreadable ones."""
         self.strays = 0
@@ -192,6 +194,21 @@ class UserAgent:
         for call in self.calls.values():
             self.learn(call, call.hosts)
 
+    def plan(self, invitation: Invitation) -> tuple[Invitation, InviteFacts]:
+        """The invitation as it will be sent, and what taking it back needs; nothing is sent yet."""
+        hop = Hop(*invitation.destination)
+        sent_by = self.via_prefixes[hop.transport].partition(" ")[2].partition(";")[0]
+        mark = InviteMark(self.token(), self.token() + self.token(), sent_by)
+        facts = InviteFacts(
+            call_id=invitation.call_id,
+            local=from_value(invitation, mark.local_tag),
+            remote=f"<{invitation.to_uri}>",
+            request_uri=invitation.request_uri,
+            destination=hop,
+            mark=mark,
+        )
+        return replace(invitation, mark=mark), facts
+
     def invite(self, invitation: Invitation, handler: CallHandler) -> OutgoingCall:
         """Begin a call; its INVITE is the last in `outbox`. Raises `MessageError` for a line break in a text."""
         self.enter()
@@ -206,6 +223,14 @@ class UserAgent:
         """Send ACK and BYE for a call of an earlier process; `done` gets the end."""
         self.enter()
         self.orphans.add(OrphanedCall(self, facts, credentials, done))
+        self.wake()
+
+    def take_back(
+        self, facts: InviteFacts, credentials: Credentials | None, done: Callable[[CallEnd], None] | None = None
+    ) -> None:
+        """Take back an INVITE that an earlier process may have sent; `done` gets what came of it, once."""
+        self.enter()
+        RecalledCall(self, facts, credentials, done)
         self.wake()
 
     def hang_up_all(self) -> None:

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from dosvoces.core import Connection
 from dosvoces.mail import Mail
-from dosvoces.model import ConnectionId, NodeId, Order, Outcome, Side
+from dosvoces.model import ConnectionId, Facts, NodeId, Order, Outcome, Side
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +53,18 @@ class LegRecord:
     ended_at: datetime | None
     reason: str | None
     detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class DialRecord:
+    """One intent to dial, as it was committed before anything left the machine."""
+
+    side: Side
+    attempt: int
+    at: datetime
+    trunk: str | None
+    facts: Facts
+    """What the carrier needs to take it back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +137,21 @@ class Store(Protocol):
     async def record(self, order: Order, *, waits: bool = False) -> None:
         """Write a new connection, ours or, if it `waits`, nobody's yet. Raises `AlreadyRecorded`, `StoreError`."""
 
-    async def intend_dial(self, order: Order, side: Side, *, attempt: int, at: datetime) -> None:
-        """Write that this number is about to be rung. Raises `NotOurs`, `AlreadyRecorded`, `StoreError`."""
+    async def intend_dial(
+        self,
+        order: Order,
+        side: Side,
+        *,
+        attempt: int,
+        at: datetime,
+        trunk: str | None = None,
+        facts: Facts | None = None,
+    ) -> None:
+        """
+        Write that this number is about to be rung, and what taking that back will need (`DialPlan`).
+
+        Raises `NotOurs`, `AlreadyRecorded`, `StoreError`.
+        """
 
     def update(self, connection_id: ConnectionId, state: Connection, deadline: datetime | None) -> None:
         """Note the newest state and its deadline, written behind; the last one before a commit counts."""
@@ -134,8 +159,12 @@ class Store(Protocol):
     async def settle(self, connection_id: ConnectionId, state: Connection, outcome: Outcome, *, at: datetime) -> None:
         """Write the outcome and both legs' ends, once. Raises `NotOurs`, `StoreError`."""
 
-    def journal(self, entry: Entry) -> None:
-        """Write `entry` behind. Never raises, never waits; a queue near its limit is reported by `problems`."""
+    def journal(self, entry: Entry, *, kept: Callable[[], None] | None = None) -> None:
+        """
+        Write `entry` behind, and call `kept` once it is on disk, which may be never.
+
+        Never raises, never waits; a queue near its limit is reported by `problems`.
+        """
 
     def keep_capture(self, connection_id: ConnectionId, packed: bytes) -> None:
         """Keep a connection's captured messages, written behind; the first is kept."""
@@ -163,6 +192,9 @@ class Store(Protocol):
 
     async def entries(self, connection_id: ConnectionId) -> list[Entry]:
         """A connection's journal, oldest first."""
+
+    async def dials(self, connection_id: ConnectionId) -> list[DialRecord]:
+        """The intents to dial of a connection, by side and attempt."""
 
     async def keep_mail(self, mail: Mail, *, at: datetime) -> None:
         """Keep a mail in the embedded inbox; the same Message-ID again changes nothing. Raises `StoreError`."""

@@ -49,6 +49,8 @@ class Batch:
     requests: list[Request]
     states: dict[ConnectionId, State]
     entries: list[Entry]
+    kept: list[Callable[[], None]]
+    """Who wants to know when the entries are on disk."""
     probe: bool
     """Whether to write something in any case, to learn whether it can be done again."""
     refusals: dict[int, StoreError] = field(default_factory=dict)

@@ -8,7 +8,7 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from dosvoces.core import LegState
 from dosvoces.model import ConnectionId, Lead, NodeId, Order, PhoneNumber, Side
-from dosvoces.store import ConnectionRecord, Earlier, Entry, KeptMail, LegRecord
+from dosvoces.store import ConnectionRecord, DialRecord, Earlier, Entry, KeptMail, LegRecord
 from dosvoces.store.tables import LEAD_COLUMNS, capture, connection, dial_attempt, journal, leg, mail
 
 ROWS_LIMIT = 1_000
@@ -83,6 +83,13 @@ def journal_of(db: Connection, connection_id: ConnectionId) -> list[Entry]:
         )
         for row in rows
     ]
+
+
+def dials_of(db: Connection, connection_id: ConnectionId) -> list[DialRecord]:
+    """A connection's intents to dial, by side and attempt."""
+    c = dial_attempt.c
+    rows = db.execute(select(dial_attempt).where(c.connection_id == connection_id).order_by(c.side, c.attempt))
+    return [DialRecord(Side(row.side), row.attempt, row.at, row.trunk, row.facts or {}) for row in rows]
 
 
 def capture_of(db: Connection, connection_id: ConnectionId) -> bytes | None:

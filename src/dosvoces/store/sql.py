@@ -20,8 +20,8 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from dosvoces.core import Connection
 from dosvoces.errors import StoreError
 from dosvoces.mail import Mail
-from dosvoces.model import ConnectionId, NodeId, Order, Outcome, Side, node_id
-from dosvoces.store import ConnectionRecord, Earlier, Entry, KeptMail, Store, queries
+from dosvoces.model import ConnectionId, Facts, NodeId, Order, Outcome, Side, node_id
+from dosvoces.store import ConnectionRecord, DialRecord, Earlier, Entry, KeptMail, Store, queries
 from dosvoces.store.address import SqliteAddress, parse_database_url
 from dosvoces.store.database import Database
 from dosvoces.store.lane import Lane
@@ -187,9 +187,19 @@ class SqlStore(Store):
                 writer.write_behind(partial(writes.withdraw, connection_id=order.id))
             raise
 
-    async def intend_dial(self, order: Order, side: Side, *, attempt: int, at: datetime) -> None:
+    async def intend_dial(
+        self,
+        order: Order,
+        side: Side,
+        *,
+        attempt: int,
+        at: datetime,
+        trunk: str | None = None,
+        facts: Facts | None = None,
+    ) -> None:
         writer, writes = self._opened()
-        await writer.write(partial(writes.intend_dial, order=order, side=side, attempt=attempt, at=at))
+        intend = partial(writes.intend_dial, order=order, side=side, attempt=attempt, at=at, trunk=trunk, facts=facts)
+        await writer.write(intend)
 
     def update(self, connection_id: ConnectionId, state: Connection, deadline: datetime | None) -> None:
         if self._writer is None:
@@ -203,11 +213,11 @@ class SqlStore(Store):
         await writer.write(settle)
         self.reports.due.set()
 
-    def journal(self, entry: Entry) -> None:
+    def journal(self, entry: Entry, *, kept: Callable[[], None] | None = None) -> None:
         if self._writer is None:
             log.error("record_closed_entry_lost", connection=entry.connection_id, entry=entry.event)
         else:
-            self._writer.journal(entry)
+            self._writer.journal(entry, kept)
             self._report(entry)
 
     def _report(self, entry: Entry) -> None:
@@ -281,6 +291,9 @@ class SqlStore(Store):
 
     async def entries(self, connection_id: ConnectionId) -> list[Entry]:
         return await self.ask(partial(queries.journal_of, connection_id=connection_id))
+
+    async def dials(self, connection_id: ConnectionId) -> list[DialRecord]:
+        return await self.ask(partial(queries.dials_of, connection_id=connection_id))
 
     async def capture(self, connection_id: ConnectionId) -> bytes | None:
         return await self.ask(partial(queries.capture_of, connection_id=connection_id))

@@ -73,6 +73,8 @@ class Writer:
         self._owed: list[Request] = []
         self._states: dict[ConnectionId, State] = {}
         self._entries: list[Entry] = []
+        self._kept: list[Callable[[], None]] = []
+        """Who wants to know when the entries that wait are on disk."""
         self._entries_lost = 0
         self._busy = False
         self._overdue = False
@@ -119,12 +121,14 @@ class Writer:
         self._states[connection_id] = (state, deadline)
         self._start_within(FLUSH_AFTER_S)
 
-    def journal(self, entry: Entry) -> None:
-        """Add to what waits; past the limit it is counted, and said."""
+    def journal(self, entry: Entry, kept: Callable[[], None] | None = None) -> None:
+        """Add to what waits, `kept` to be called when it is on disk; past the limit it is counted, and said."""
         if len(self._entries) >= self._entries_limit:
             self._entries_lost += 1
             return
         self._entries.append(entry)
+        if kept is not None:
+            self._kept.append(kept)
         self._hurried = self._hurried or entry.event in HURRIED_ENTRIES
         self._start_within(self._patience_s)
 
@@ -225,8 +229,8 @@ class Writer:
         requests, self._owed = self._owed, []
         while self._requests and len(requests) < REQUESTS_PER_COMMIT:
             requests.append(self._requests.popleft())
-        batch = Batch(requests, self._states, self._entries, probe=self._trouble is not None)
-        self._states, self._entries, self._hurried = {}, [], False
+        batch = Batch(requests, self._states, self._entries, self._kept, probe=self._trouble is not None)
+        self._states, self._entries, self._kept, self._hurried = {}, [], [], False
         return batch
 
     # --- what became of it ---
@@ -285,6 +289,8 @@ class Writer:
             _finish(request, batch.refusals.get(index))
         for connection_id in batch.not_ours:
             self.tell_taken(connection_id)
+        for kept in batch.kept:
+            self._loop.call_soon(kept)
         for lost in batch.lost:
             log.error("record_refused_row", row=lost)
         if self._trouble is not None:
@@ -304,6 +310,7 @@ class Writer:
         self._refuse(batch.requests, StoreError(str(error), permanent=error.permanent, unknown=batch.unknown))
         self._states = batch.states | self._states
         self._entries = batch.entries + self._entries
+        self._kept = batch.kept + self._kept
         # Spread, so that many nodes don't come back to their database in step.
         self._start_within(self._retry_s * random.uniform(0.5, 1))
         self._retry_s = min(self._retry_s * 2, LAST_RETRY_S)

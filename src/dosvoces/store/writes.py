@@ -34,7 +34,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from dosvoces.core import Connection, Leg, LegState, Phase
 from dosvoces.errors import AlreadyRecorded, NotOurs, StoreError
 from dosvoces.mail import Mail
-from dosvoces.model import ConnectionId, NodeId, Order, Outcome, Side
+from dosvoces.model import ConnectionId, Facts, NodeId, Order, Outcome, Side
 from dosvoces.store import Entry
 from dosvoces.store.reports import ENDED
 from dosvoces.store.tables import (
@@ -140,7 +140,16 @@ class Writes:
         """Take back a connection that its client was told is not recorded, if it is; never one that was begun."""
         self._withdraw.run(cursor, {"of": connection_id, "by": self.node})
 
-    def intend_dial(self, cursor: Cursor, order: Order, side: Side, attempt: int, at: datetime) -> None:
+    def intend_dial(
+        self,
+        cursor: Cursor,
+        order: Order,
+        side: Side,
+        attempt: int,
+        at: datetime,
+        trunk: str | None = None,
+        facts: Facts | None = None,
+    ) -> None:
         """
         The intent to ring. Raises `NotOurs`, and `AlreadyRecorded` if it is there already, whoever wrote it.
 
@@ -155,6 +164,8 @@ class Writes:
             "attempt": attempt,
             "number": order.number(side).e164,
             "at": at,
+            "trunk": trunk,
+            "facts": facts or None,
         }
         if not self._insert_attempt.run(cursor, row):
             raise AlreadyRecorded(
@@ -283,7 +294,7 @@ _CONNECTION_COLUMNS = (
     "expires_at",
     "phase",
 )
-_ATTEMPT_COLUMNS = ("connection_id", "side", "attempt", "number", "at")
+_ATTEMPT_COLUMNS = ("connection_id", "side", "attempt", "number", "at", "trunk", "facts")
 _STATE_COLUMNS = ("phase", "mail", "ended_by", "failed_side", "started_at", "joined_at", "deadline")
 _LEG_COLUMNS = ("state", "dialed_at", "answered_at", "released_at", "ended_at", "reason", "detail")
 

@@ -20,7 +20,7 @@ from dosvoces.events import Cancel, Event, LostAtRestart, Started
 from dosvoces.journal import entry_of
 from dosvoces.mail import Mail, Mailbox
 from dosvoces.model import ConnectionId, Note, Order, Outcome
-from dosvoces.recovery import settle_leftovers
+from dosvoces.recovery import Leftovers
 from dosvoces.store import Earlier, Entry, Store
 from dosvoces.switchboard.admission import NOT_RECORDABLE, Admission, Limits
 from dosvoces.switchboard.live import LiveConnection, Parts
@@ -56,6 +56,7 @@ class Switchboard:
         self._live: dict[ConnectionId, LiveConnection] = {}
         self._parts = Parts(store, mailbox, carrier, compose, limits, now, holds_lease)
         self._admission = Admission(store, carrier, limits, lambda: len(self._live))
+        self._leftovers = Leftovers(store, carrier, now, self._knows)
         self._drains: list[asyncio.Task[None]] = []
         self._closed = False
 
@@ -70,7 +71,7 @@ class Switchboard:
 
     async def settle_leftovers(self) -> None:
         """Hang up and settle what is this node's in the record and not under way here. Raises `StoreError`."""
-        await settle_leftovers(self._store, self._carrier, self._now, self._knows)
+        await self._leftovers.settle()
 
     async def connect(self, order: Order) -> Answer:
         """
@@ -172,6 +173,7 @@ class Switchboard:
             return
         self._closed = True
         self._admission.leaving = "shutting down"
+        await self._leftovers.close()
         for task in self._drains:
             task.cancel()
         for live in list(self._live.values()):
@@ -196,11 +198,12 @@ class Switchboard:
         else:
             live.happened(event)
 
-    def noted(self, connection_id: ConnectionId, note: Note) -> None:
+    def noted(self, connection_id: ConnectionId, note: Note, kept: Callable[[], None] | None = None) -> None:
         """Take a note from a driver: it is journalled, also after the end."""
         live = self._live.get(connection_id)
         phase = live.state.phase if live is not None else "ended"
-        self._store.journal(Entry(connection_id, self._now(), note.kind, note.side, phase, phase, note.facts))
+        entry = Entry(connection_id, self._now(), note.kind, note.side, phase, phase, note.facts)
+        self._store.journal(entry, kept=kept)
 
     def captured(self, connection_id: ConnectionId, packed: bytes) -> None:
         """Keep what a driver captured of a connection."""

@@ -186,7 +186,10 @@ class LiveConnection:
             caller_id=order.caller_id(side),
         )
         try:
-            await parts.store.intend_dial(order, side, attempt=attempt, at=parts.now())
+            plan = parts.carrier.prepare(call)
+            await parts.store.intend_dial(
+                order, side, attempt=attempt, at=parts.now(), trunk=plan.trunk, facts=plan.facts
+            )
             if self.state.verdict is not None:
                 # Meanwhile it was cancelled or the other side hung up: nobody is rung for nothing.
                 self.happened(Ended(side, EndReason.CANCELLED, "not dialled"))
@@ -194,7 +197,7 @@ class LiveConnection:
             if not parts.holds_lease():
                 # This process may have been frozen since: by now another node may have settled the connection.
                 raise NotOurs(f"connection {order.id} is not dialled: this node has lost its lease")
-            await parts.carrier.dial(call)
+            await parts.carrier.dial(plan)
         except NotOurs as error:
             self.happened(LostAtRestart("taken"))
             self.happened(_not_dialed(side, error))

@@ -1,0 +1,163 @@
+"""
+An INVITE that an earlier process may have sent and whose answer it didn't write down, taken back.
+
+All that is known is what was on disk before it left. It may never have left, may be ringing, may be answered; after
+challenges several may have gone, of which the last one counts. Each that may have gone is cancelled in turn, and for
+64*T1 whatever is answered late gets ACK and BYE.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from .api import CallEnd, EndCause, Hop, InviteFacts
+from .dialog import Dialog
+from .digest import Credentials
+from .exchange import MAX_ROUNDS, Account, Exchange, ack
+from .message import Response, clean, tag
+from .offering import MAX_LONGER
+from .orphan import CSEQ_LEAP
+from .transaction import CANCEL_SUFFIX, T1, T2, TIMEOUT, Failure, Head, InviteClient, NonInviteClient
+
+if TYPE_CHECKING:
+    from .ua import UserAgent
+
+STAGGER_S = 0.2  # for the answer to one CANCEL, before the next INVITE that may have been sent is cancelled too
+GRACE_S = T1 + T2  # from a CANCEL's 200 to the INVITE's answer, which a far end repeats each 4 s (T2) at least
+
+_REFUSED_FOR_NOW = frozenset({401, 407, 422})
+"""To an INVITE that was sent again with what was missing: nobody rang for this one."""
+
+
+class RecalledCall:
+    """Stands in `UserAgent.orphans` until it is told to be over; its transactions outlive it."""
+
+    __slots__ = ("_account", "_done", "_facts", "_pattern", "_places", "_stopped", "_ua", "_unsettled", "peers")
+
+    def __init__(
+        self,
+        ua: "UserAgent",
+        facts: InviteFacts,
+        credentials: Credentials | None,
+        done: Callable[[CallEnd], None] | None,
+    ) -> None:
+        """Send the first CANCEL."""
+        self.peers: set[str] = set()
+        self._ua = ua
+        self._facts = facts
+        self._done = done
+        self._account = Account(credentials) if credentials else None
+        self._pattern = Dialog(
+            call_id=facts.call_id,
+            local=facts.local,
+            local_tag=facts.mark.local_tag,
+            remote=facts.remote,
+            remote_target=facts.request_uri,
+            fallback=facts.destination,
+        )
+        self._places = _places(facts, credentials)
+        self._unsettled = 0
+        """CANCELs that were not refused: without an answer, or accepted, so that the INVITE's own answer is due."""
+        self._stopped = False
+        """Whether the INVITE that counts was found."""
+        ua.orphans.add(self)
+        ua.learn(self, [facts.destination.host])
+        self._try_next()
+
+    def _try_next(self) -> None:
+        if self._stopped or not self._places:
+            return
+        (cseq, hop), *self._places = self._places
+        facts = self._facts
+        head = Head(
+            uri=facts.request_uri,
+            via=f"Via: {facts.mark.via(cseq, hop.transport)}",
+            branch=facts.mark.branch(cseq, hop.transport),
+            routes=(),
+            from_=facts.local,
+            to=facts.remote,
+            call_id=facts.call_id,
+            cseq=cseq,
+        )
+        invite = InviteClient(self._ua.wire, head, b"", hop, lambda event: self._answered(invite, event))
+        self._cancel(invite)
+        self._ua.wire.after(STAGGER_S, self._try_next)
+
+    def _cancel(self, invite: InviteClient) -> None:
+        """
+        Send the CANCEL at once.
+
+        We diverge from RFC 3261 §9.1, which wants a provisional answer first: that went to the process that died. Where
+        the INVITE never arrived, 481 says so.
+        """
+        head = invite.head
+        self._unsettled += 1
+        NonInviteClient(
+            self._ua.wire,
+            head.branch + CANCEL_SUFFIX,
+            head.hop_by_hop("CANCEL", head.to),
+            invite.destination,
+            self._cancel_answered,
+        )
+
+    def _cancel_answered(self, event: Response | Failure) -> None:
+        if isinstance(event, Response) and event.code < 300:
+            self._ua.wire.after(GRACE_S, self._accepted)
+            return
+        self._unsettled -= 1
+        if self._places:
+            self._try_next()
+        elif not self._unsettled and not self._stopped:
+            found = "nothing there" if isinstance(event, Response) else event.value
+            cause = EndCause.PROTOCOL if isinstance(event, Response) else EndCause.TIMEOUT
+            self._over(CallEnd(cause, "local", None, "", f"CANCEL: {found}"))
+
+    def _accepted(self) -> None:
+        """The INVITE's answer is overdue: an earlier process had it, and all that was left to do was this CANCEL."""
+        self._over(CallEnd(EndCause.CANCELLED, "local", None, "", "CANCEL accepted"))
+
+    def _answered(self, invite: InviteClient, event: Response | Failure) -> None:
+        """An answer to the INVITE that the earlier process sent."""
+        if isinstance(event, Failure):
+            self._over(CallEnd(EndCause.TIMEOUT, "local", None, "", f"CANCEL: {event.value}"))
+        elif event.code < 200:
+            # It is there after all: the CANCEL may have come before it, or was lost.
+            if invite.head.branch + CANCEL_SUFFIX not in self._ua.wire.clients:
+                self._cancel(invite)
+        elif event.code < 300:
+            self._hang_up(invite, event)
+        elif event.code not in _REFUSED_FOR_NOW:
+            self._stopped = True
+            self._over(CallEnd(EndCause.CANCELLED, "local", event.code, clean(event.phrase)))
+
+    def _hang_up(self, invite: InviteClient, response: Response) -> None:
+        """Somebody answered; each fork that did is hung up, a repeated answer gets its ACK from the transaction."""
+        self._stopped = True
+        dialog = self._pattern.established_by(response)
+        dialog.local_cseq = response.cseq + CSEQ_LEAP
+        self._ua.learn(self, dialog.hosts())
+        data = ack(self._ua, dialog, dialog.destination, response.cseq)
+        invite.acknowledge(tag(response.header("to")), data, dialog.destination)
+        Exchange(self._ua, dialog, "BYE", self._bye_answered, account=self._account)
+
+    def _bye_answered(self, exchange: Exchange, event: Response | Failure) -> None:
+        if isinstance(event, Failure):
+            self._over(CallEnd(EndCause.TIMEOUT, "local", None, "", f"BYE: {event.value}"))
+        else:
+            self._over(CallEnd(EndCause.HANGUP, "local", event.code, clean(event.phrase)))
+
+    def _over(self, end: CallEnd) -> None:
+        if self not in self._ua.orphans:
+            return
+        self._ua.orphans.discard(self)
+        self._ua.wire.after(TIMEOUT, partial(self._ua.unlearn_later, self))
+        if self._done is not None:
+            self._done(end)
+
+
+def _places(facts: InviteFacts, credentials: Credentials | None) -> list[tuple[int, Hop]]:
+    """The CSeq numbers and hops of all INVITEs that may have been sent for one dial, in their order."""
+    hop = facts.destination
+    hops = [hop, hop._replace(transport="tcp", tcp_too=False)] if hop.tcp_too and hop.transport == "udp" else [hop]
+    most = len(hops) + (MAX_ROUNDS if credentials else 0) + MAX_LONGER
+    return [(cseq, each) for cseq in range(1, most + 1) for each in hops]
