@@ -225,6 +225,24 @@ class Process:
         await self.reading
         return status
 
+    async def logged(self, event: str) -> None:
+        """Wait until it says so."""
+
+        async def said() -> bool:
+            return any(f'"event": "{event}"' in line for line in self.lines)
+
+        await until(said, limit_s=LIMIT_S)
+
+    async def command(self, *arguments: str) -> str:
+        """What another `dosvoces` prints, on the same settings."""
+        program = str(Path(sys.executable).parent / "dosvoces")
+        asked = await asyncio.create_subprocess_exec(
+            *(program, "--config", str(self.folder / "dosvoces.toml"), *arguments), stdout=asyncio.subprocess.PIPE
+        )
+        printed, _ = await asked.communicate()
+        assert asked.returncode == 0, arguments
+        return printed.decode("utf-8")
+
     async def joined(self) -> None:
         """Wait until somebody talks, by its record: the answer tells of ringing already."""
 

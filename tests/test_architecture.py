@@ -33,7 +33,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     ),
     frozenset({"deferred", "journal", "nodes", "recovery", "switchboard", "phone", "phone_call", "client"}),
     frozenset({"web"}),
-    frozenset({"cli", "doctor", "doctor_trunks", "app", "demo", "reference", "__main__"}),
+    frozenset({"cli", "cli_nodes", "cli_options", "doctor", "doctor_trunks", "app", "demo", "reference", "__main__"}),
 )
 """By the first name below `dosvoces`; `""` is the package itself."""
 
@@ -59,7 +59,7 @@ CONCRETE = frozenset(
     }
 )
 """Adapters' insides that `app.py` alone puts together."""
-MAY_NAME_CONCRETE = {"app", "cli", "testing"}
+MAY_NAME_CONCRETE = {"app", "cli", "cli_nodes", "testing"}
 
 
 def modules() -> list[str]:

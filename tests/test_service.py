@@ -494,6 +494,90 @@ async def test_a_media_worker_that_is_killed_ends_its_connection_and_no_other_af
         assert (await running.over(again)).outcome == "completed"
 
 
+async def test_at_the_limit_of_sigterm_both_hear_the_warning_before_they_are_hung_up(tmp_path: Path) -> None:
+    listens = PhoneBehaviour(answer_after_s=0.0, tone_hz=440, listen_hz=(440, 950, 1400, 1800))
+    async with Phones.open({FIRST: listens, SECOND: listens}) as phones:
+        async with (
+            process(tmp_path, phones.phone, node={"drain_s": 0.5}) as serving,
+            httpx.AsyncClient(base_url=serving.url, timeout=LIMIT_S) as client,
+        ):
+            assert (await client.post("/call", json=lead())).status_code == 200
+            await serving.joined()
+            serving.signal(signal.SIGTERM)
+
+            async def refused() -> bool:
+                return (await client.get("/readyz")).status_code == 503
+
+            await until(refused, limit_s=LIMIT_S)
+            answer = await client.post("/call", json=lead())
+            told = (answer.status_code, answer.headers["connection"], "retry-after" in answer.headers)
+            assert (503, "close", True) == told
+            assert await serving.ended() == 0
+        await phones.quiet()
+    for number in (FIRST, SECOND):
+        heard = phones.call(number).heard.timeline()
+        tones = [span.frequency_hz for span in heard if span.frequency_hz is not None]
+        assert [950, 1400, 1800] == tones[-3:], phones.call(number).heard.describe()
+
+
+async def test_a_second_signal_hangs_up_at_once(tmp_path: Path) -> None:
+    async with Phones.open({FIRST: ANSWERS, SECOND: ANSWERS}) as phones:
+        async with (
+            process(tmp_path, phones.phone, node={"drain_s": 600}) as serving,
+            httpx.AsyncClient(base_url=serving.url, timeout=LIMIT_S) as client,
+        ):
+            assert (await client.post("/call", json=lead())).status_code == 200
+            await serving.joined()
+            serving.signal(signal.SIGTERM)
+            await serving.logged("draining")
+            assert phones.phone.agent.open_calls == 2
+            serving.signal(signal.SIGTERM)
+            began = asyncio.get_running_loop().time()
+            await phones.quiet()
+            assert asyncio.get_running_loop().time() - began < 2
+            assert await serving.ended() == 0
+
+
+async def test_calls_end_by_themselves_after_sigterm_and_the_process_with_them(tmp_path: Path) -> None:
+    async with Phones.open({FIRST: ANSWERS, SECOND: ANSWERS}) as phones:
+        async with (
+            process(tmp_path, phones.phone, node={"drain_s": 600}) as serving,
+            httpx.AsyncClient(base_url=serving.url, timeout=LIMIT_S) as client,
+        ):
+            assert (await client.post("/call", json=lead())).status_code == 200
+            await serving.joined()
+            serving.signal(signal.SIGTERM)
+            await serving.logged("draining")
+            phones.call(SECOND).hang_up()
+            assert await serving.ended() == 0
+            assert [("completed", "b")] == serving.rows("SELECT outcome, ended_by FROM connection")
+
+
+async def test_the_command_line_ends_and_drains_through_the_record(tmp_path: Path) -> None:
+    async with Phones.open({FIRST: ANSWERS, SECOND: ANSWERS}) as phones:
+        async with (
+            process(tmp_path, phones.phone, node={"name": "one", "beat_s": 0.5}) as serving,
+            httpx.AsyncClient(base_url=serving.url, timeout=LIMIT_S) as client,
+        ):
+            made = await client.post("/call", json=lead())
+            id = made.headers["location"].rpartition("/")[2]
+            await serving.joined()
+            (node,) = json.loads(await serving.command("nodes", "--json"))
+            assert ("one", "up", serving.url) == (node["name"], node["state"], node["url"])
+            waiting = asyncio.create_task(serving.command("drain", "one", "--wait"))
+            await serving.logged("draining")
+            assert "draining" in await serving.command("nodes")
+            assert "it is being hung up\n" == await serving.command("hangup", id)
+            await phones.quiet()
+            assert f"one ({node['id']}) drains\n" == await waiting
+            assert "it is over already\n" == await serving.command("hangup", id)
+            ((outcome, by),) = serving.rows("SELECT outcome, ended_by FROM connection")
+            assert ("completed", "operator") == (outcome, by.split()[0])
+            serving.signal(signal.SIGTERM)
+            assert await serving.ended() == 0
+            assert [] == serving.rows("SELECT id FROM node")
+
+
 FORGED = "x\n2026-01-01 00:00:00 INFO call completed cost=0"
 
 

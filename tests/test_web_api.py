@@ -6,9 +6,10 @@ from typing import Any
 import httpx
 import pytest
 
+from dosvoces.errors import StoreError
 from dosvoces.model import ConnectionId, Side
 from dosvoces.store import ConnectionRecord, Entry, LegRecord
-from tests.web_fakes import NOW, FakeConnector, FakeReadiness, FakeRecords, app_with
+from tests.web_fakes import NOW, FakeCanceller, FakeConnector, FakeReadiness, FakeRecords, app_with
 
 ID = ConnectionId("01kk0000000000000000000000")
 
@@ -141,7 +142,34 @@ async def test_what_breaks_behind_the_door_is_not_shown() -> None:
 
 async def test_the_description_covers_every_address() -> None:
     description: dict[str, Any] = (await get("/openapi.json")).json()
-    assert set(description["paths"]) == {"/call", "/v1/connections/{id}"}
+    assert set(description["paths"]) == {"/call", "/v1/connections/{id}", "/v1/connections/{id}/cancellation"}
     assert set(description["paths"]["/call"]["post"]["responses"]) == {
         "200", "400", "408", "409", "413", "415", "422", "500", "503",
     }  # fmt: skip
+
+
+async def cancel(id: str, told: bool | Exception | None) -> tuple[httpx.Response, FakeCanceller]:
+    canceller = FakeCanceller(told)
+    app = app_with(FakeConnector(), records(), canceller=canceller)
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://dosvoces") as client:
+        return await client.post(f"/v1/connections/{id}/cancellation"), canceller
+
+
+@pytest.mark.parametrize(("told", "status"), [(True, 202), (False, 200)], ids=["open", "over"])
+async def test_a_cancellation_is_taken_in_every_state(told: bool, status: int) -> None:
+    answer, canceller = await cancel(ID, told)
+    assert (status, ID, [(ID, "api")]) == (answer.status_code, answer.json()["id"], canceller.asked)
+
+
+async def test_a_cancellation_of_nothing_is_404() -> None:
+    answer, _ = await cancel("01kk0000000000000000000009", None)
+    assert (404, {"Message": "There is no such connection"}) == (answer.status_code, answer.json())
+    answer, canceller = await cancel("' OR 1", True)
+    assert (404, []) == (answer.status_code, canceller.asked)
+
+
+async def test_a_cancellation_without_a_record_may_be_repeated() -> None:
+    answer, _ = await cancel(ID, StoreError("the record /srv/record.db is locked"))
+    expected = (503, {"Message": "The record can't be reached now"}, "5")
+    assert expected == (answer.status_code, answer.json(), answer.headers["retry-after"])

@@ -83,12 +83,28 @@ class FakeReadiness:
         return self.cautions
 
 
+@dataclass
+class FakeCanceller:
+    told: bool | Exception | None = None
+    asked: list[tuple[ConnectionId, str]] = field(default_factory=list)
+
+    async def cancel(self, connection_id: ConnectionId, *, by: str) -> bool | None:
+        self.asked.append((connection_id, by))
+        if isinstance(self.told, Exception):
+            raise self.told
+        return self.told
+
+
 def app_with(
-    connector: FakeConnector, records: FakeRecords | None = None, readiness: FakeReadiness | None = None
+    connector: FakeConnector,
+    records: FakeRecords | None = None,
+    readiness: FakeReadiness | None = None,
+    canceller: FakeCanceller | None = None,
 ) -> FastAPI:
     return build_app(
         connector=connector,
         records=records or FakeRecords(),
+        canceller=canceller or FakeCanceller(),
         readiness=readiness or FakeReadiness(),
         rules=RULES,
         clock=lambda: NOW,

@@ -63,7 +63,14 @@ class Service:
     """The running service and its parts."""
 
     def __init__(
-        self, *, settings: Settings, store: Store, mailbox: Mailbox, carrier: Carrier, switchboard: Switchboard
+        self,
+        *,
+        settings: Settings,
+        store: Store,
+        mailbox: Mailbox,
+        carrier: Carrier,
+        switchboard: Switchboard,
+        membership: Membership,
     ) -> None:
         """Use `open`."""
         self.settings = settings
@@ -71,6 +78,7 @@ class Service:
         self.mailbox = mailbox
         self.carrier = carrier
         self.switchboard = switchboard
+        self.membership = membership
         self.http: HttpServer
         """Set last, when everything behind it is ready."""
 
@@ -105,7 +113,14 @@ class Service:
             stack.push_async_callback(switchboard.close)
             await switchboard.start()
             await membership.start(switchboard)
-            service = cls(settings=settings, store=store, mailbox=mailbox, carrier=carrier, switchboard=switchboard)
+            service = cls(
+                settings=settings,
+                store=store,
+                mailbox=mailbox,
+                carrier=carrier,
+                switchboard=switchboard,
+                membership=membership,
+            )
             telemetry.OPEN_CONNECTIONS.set_function(lambda: switchboard.open_connections)
             stack.callback(asyncio.create_task(telemetry.watch_loop(), name="loop lag").cancel)
             await service._listen(stack)
@@ -122,6 +137,7 @@ class Service:
         app = build_app(
             connector=self.switchboard,
             records=self.store,
+            canceller=self.membership,
             readiness=self,
             rules=number_rules(self.settings),
             clock=_utc_now,

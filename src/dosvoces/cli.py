@@ -7,7 +7,6 @@ message on standard error; exit status 2 means that the command line or the conf
 
 import asyncio
 import contextlib
-import json
 import os
 import sys
 from collections.abc import Awaitable, Callable, Iterator
@@ -18,6 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from dosvoces import __version__
+from dosvoces.cli_nodes import nodes_app
+from dosvoces.cli_options import AsJson, Config, as_json, settings_of
 from dosvoces.errors import DosvocesError, SettingsError
 
 if TYPE_CHECKING:
@@ -36,14 +37,8 @@ app = typer.Typer(
 )
 mail_app = typer.Typer(help="The mails kept in the embedded inbox.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(mail_app, name="mail")
+app.add_typer(nodes_app)
 
-Config = Annotated[
-    Path | None,
-    typer.Option(
-        "--config", "-c", envvar="DOSVOCES_CONFIG", help="Settings file; else ./dosvoces.toml if it is there."
-    ),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
 Limit = Annotated[int, typer.Option(min=1, max=10_000, help="At most so many, the newest first.")]
 
 
@@ -91,13 +86,6 @@ def root(
     context.obj = config
 
 
-def _settings(context: typer.Context, config: Path | None) -> "Settings":
-    """`--config` may stand before or behind the command."""
-    from dosvoces.settings import load
-
-    return load(config or context.find_root().obj)
-
-
 # --- the service ---
 
 
@@ -109,7 +97,7 @@ def serve(context: typer.Context, config: Config = None) -> None:
     from dosvoces import telemetry
     from dosvoces.app import serve
 
-    settings = _settings(context, config)
+    settings = settings_of(context, config)
     telemetry.configure(settings.log)
 
     def welcome(url: str, missing: list[str]) -> None:
@@ -177,11 +165,11 @@ def demo(
 
 
 @app.command()
-def check(context: typer.Context, config: Config = None, as_json: AsJson = False) -> None:
+def check(context: typer.Context, config: Config = None, for_programs: AsJson = False) -> None:
     """Tell what is wrong with the configuration on this machine, and how to mend it."""
     findings = _findings(context, config)
-    if as_json:
-        typer.echo(_json([asdict(finding) for finding in findings]))
+    if for_programs:
+        typer.echo(as_json([asdict(finding) for finding in findings]))
     else:
         for finding in findings:
             _print_finding(finding)
@@ -196,7 +184,7 @@ def _findings(context: typer.Context, config: Path | None) -> "list[Finding]":
     from dosvoces.store.sql import open_store
 
     try:
-        settings = _settings(context, config)
+        settings = settings_of(context, config)
         store = open_store(settings.database.address, reader=True)
         mailbox = open_mailbox(settings, store)
     except InvalidSettings as error:
@@ -240,7 +228,7 @@ def call(
     from dosvoces.client import post_call, service_url
 
     fields = {name: value for name, value in locals().items() if name in CONTRACT_FIELDS and value is not None}
-    settings = _settings(context, config)
+    settings = settings_of(context, config)
     answer = post_call(
         url or service_url(settings.http.host, settings.http.port),
         fields,
@@ -328,12 +316,14 @@ def _socket_errors(what: str) -> Iterator[None]:
 
 
 @app.command("list")
-def list_connections(context: typer.Context, limit: Limit = 20, config: Config = None, as_json: AsJson = False) -> None:
+def list_connections(
+    context: typer.Context, limit: Limit = 20, config: Config = None, for_programs: AsJson = False
+) -> None:
     """The newest connections."""
     from dosvoces import timeline
 
-    records = _read(_settings(context, config), lambda store: store.connections(limit=limit))
-    typer.echo(_json([asdict(record) for record in records]) if as_json else timeline.render_list(records))
+    records = _read(settings_of(context, config), lambda store: store.connections(limit=limit))
+    typer.echo(as_json([asdict(record) for record in records]) if for_programs else timeline.render_list(records))
 
 
 @app.command()
@@ -341,7 +331,7 @@ def show(
     context: typer.Context,
     connection: Annotated[str, typer.Argument(metavar="ID", help="As `list` and the answer's Location name it.")],
     config: Config = None,
-    as_json: AsJson = False,
+    for_programs: AsJson = False,
     as_ladder: Annotated[bool, typer.Option("--ladder", help="Its SIP messages, drawn as a ladder.")] = False,
     pcap_file: Annotated[
         Path | None, typer.Option("--pcap", metavar="FILE", help="Write its SIP messages for Wireshark; - for stdout.")
@@ -349,7 +339,7 @@ def show(
 ) -> None:
     """One connection as a timeline."""
     if as_ladder or pcap_file is not None:
-        _show_capture(_settings(context, config), connection, as_ladder=as_ladder, pcap_file=pcap_file)
+        _show_capture(settings_of(context, config), connection, as_ladder=as_ladder, pcap_file=pcap_file)
         return
     from dosvoces import timeline
     from dosvoces.model import ConnectionId
@@ -358,11 +348,11 @@ def show(
         connection_id = ConnectionId(connection.lower())
         return await store.connection(connection_id), await store.entries(connection_id)
 
-    record, entries = _read(_settings(context, config), both)
+    record, entries = _read(settings_of(context, config), both)
     if record is None:
         raise DosvocesError(f"there is no connection {connection!r}; `dosvoces list` names those that there are")
-    if as_json:
-        typer.echo(_json({**asdict(record), "journal": [asdict(entry) for entry in entries]}))
+    if for_programs:
+        typer.echo(as_json({**asdict(record), "journal": [asdict(entry) for entry in entries]}))
     else:
         typer.echo(timeline.render_connection(record, entries))
 
@@ -391,7 +381,7 @@ def list_mails(context: typer.Context, limit: Limit = 20, config: Config = None)
     """The newest mails."""
     from dosvoces import timeline
 
-    typer.echo(timeline.render_mail_list(_read(_settings(context, config), lambda store: store.mails(limit=limit))))
+    typer.echo(timeline.render_mail_list(_read(settings_of(context, config), lambda store: store.mails(limit=limit))))
 
 
 @mail_app.command("show")
@@ -404,7 +394,7 @@ def show_mail(
     """One mail: what its reader sees, in plain text."""
     from dosvoces import timeline
 
-    kept = _read(_settings(context, config), lambda store: store.mail(number))
+    kept = _read(settings_of(context, config), lambda store: store.mail(number))
     if kept is None:
         raise DosvocesError(f"there is no mail {number}; `dosvoces mail list` names those that there are")
     if raw:
@@ -426,11 +416,6 @@ def _read(settings: "Settings", question: "Callable[[Store], Awaitable[T]]") -> 
             await store.close()
 
     return asyncio.run(ask())
-
-
-def _json(value: object) -> str:
-    """For programs: times as ISO 8601, names as the record has them."""
-    return json.dumps(value, indent=2, ensure_ascii=False, default=lambda time: time.isoformat())
 
 
 @app.command(hidden=True)

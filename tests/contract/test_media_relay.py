@@ -294,6 +294,23 @@ async def test_ringing_stops_when_told(bench: Bench) -> None:
     assert statistics[Side.A].packets_sent == (0 if bench.varies.looked_at else heard)
 
 
+async def test_warning_takes_the_place_of_the_other_party(bench: Bench) -> None:
+    a, b = await bench.connected()
+    await bench.relay.join(ID)
+    b.say(b"hello")
+    assert (await a.next()).payload == b"hello"
+    bench.relay.play_warning(ID, Side.A)
+    bench.relay.play_warning(ID, Side.B)
+    for party in (a, b):
+        heard = [await party.next() for _ in range(54)]
+        b.say(b"not heard")
+        assert {len(packet.payload) for packet in heard} == {160}
+        samples = g711.decode("PCMA", b"".join(packet.payload for packet in heard))
+        # 340 ms of each tone with 20 ms between them.
+        for number, frequency in enumerate((950, 1400, 1800)):
+            assert level_dbm0(samples[number * 2880 + 400 :][:1600], frequency) == pytest.approx(-13, abs=0.5)
+
+
 async def test_join_within_one_packet_time(bench: Bench) -> None:
     """A hears the tone and then B, at once and in one stream; B hears A."""
     a, b = await bench.connected()

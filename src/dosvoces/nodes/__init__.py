@@ -101,6 +101,16 @@ class Membership:
             return []
         return with_room(self._glance, me=self._store.node, fence_s=self._times.fence_s)
 
+    async def cancel(self, connection_id: ConnectionId, *, by: str) -> bool | None:
+        """
+        End a connection of any node, in whatever state.
+
+        Returns `False` if it is over already, `None` if there is no such connection. Raises `StoreError`.
+        """
+        if self._calls is not None and self._calls.cancel(connection_id, by=by):
+            return True
+        return await self._roll.ask_to_cancel(connection_id, by=by)
+
     async def start(self, calls: Calls) -> None:
         """Join, and settle what is left of processes that are gone for certain. Raises `StoreError`."""
         self._calls = calls
@@ -215,6 +225,7 @@ class Membership:
             if node.id == me and node.drain_by is not None and not calls.draining:
                 left = None if node.drain_until is None else (node.drain_until - glance.now).total_seconds()
                 calls.drain(by=node.drain_by, limit_s=left)
+                self._beat_due = self._clock()  # Who asked wants to see it.
         await self._inherit(glance)
 
     async def _inherit(self, glance: Glance) -> None:

@@ -16,11 +16,12 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
 from dosvoces.dialplan import NumberRules
+from dosvoces.errors import StoreError
 from dosvoces.web.api import api_routes
 from dosvoces.web.call import CallEndpoint
 from dosvoces.web.health import healthz, metrics, readyz
 from dosvoces.web.openapi import CALL_PATH
-from dosvoces.web.ports import Connector, Readiness, Records
+from dosvoces.web.ports import Canceller, Connector, Readiness, Records
 
 _log = structlog.get_logger(__name__)
 
@@ -29,6 +30,7 @@ def build_app(
     *,
     connector: Connector,
     records: Records,
+    canceller: Canceller,
     readiness: Readiness,
     rules: NumberRules,
     clock: Callable[[], datetime],
@@ -43,9 +45,10 @@ def build_app(
     app.router.routes.append(Route("/healthz", healthz))
     app.router.routes.append(Route("/readyz", readyz(readiness)))
     app.router.routes.append(Route("/metrics", metrics))
-    app.include_router(api_routes(records))
+    app.include_router(api_routes(records, canceller))
 
     app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(StoreError, _no_record)
     app.add_exception_handler(Exception, _internal_error)
     _describe_call(app)
     return app
@@ -54,6 +57,12 @@ def build_app(
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     return JSONResponse({"Message": error.detail}, status_code=error.status_code, headers=error.headers)
+
+
+async def _no_record(request: Request, error: Exception) -> Response:
+    """The store's words name files; they are for the operator, who has them in the log and in `/readyz`."""
+    _log.warning("record_not_reached", method=request.method, path=request.url.path, error=str(error))
+    return JSONResponse({"Message": "The record can't be reached now"}, 503, {"Retry-After": "5"})
 
 
 async def _internal_error(request: Request, error: Exception) -> Response:

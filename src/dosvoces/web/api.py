@@ -1,5 +1,5 @@
 """
-`/v1`: connections as resources. So far one can be read; it is what `Location` of `POST /call` points to.
+`/v1`: connections as resources: one can be read, which is what `Location` of `POST /call` points to, and ended.
 
 There are no keys yet, so nothing here is confidential: numbers are masked, the lead is left out.
 """
@@ -8,13 +8,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 
-from fastapi import APIRouter, HTTPException, Path
+from fastapi import APIRouter, HTTPException, Path, Response
 
 from dosvoces.model import ConnectionId, mask_number, mask_text
 from dosvoces.store import ConnectionRecord, Entry, LegRecord
-from dosvoces.web.ports import Records
+from dosvoces.web.ports import Canceller, Records
 
 _ID = re.compile(r"[0-9a-hjkmnp-tv-z]{26}")
 _PRIVATE_NOTES = frozenset({"dialog"})
@@ -63,16 +63,34 @@ class ConnectionView:
     journal: list[EntryView]
 
 
-def api_routes(records: Records) -> APIRouter:
+_NO_SUCH: dict[int | str, dict[str, Any]] = {404: {"description": "No such connection"}}
+Id = Annotated[str, Path(description="As in the Location of POST /call: 26 characters")]
+
+
+def api_routes(records: Records, canceller: Canceller) -> APIRouter:
     routes = APIRouter(prefix="/v1", tags=["connections"])
 
-    @routes.get("/connections/{id}", summary="One connection", responses={404: {"description": "No such connection"}})
-    async def read_connection(
-        id: Annotated[str, Path(description="As in the Location of POST /call: 26 characters")],
-    ) -> ConnectionView:
+    @routes.get("/connections/{id}", summary="One connection", responses=_NO_SUCH)
+    async def read_connection(id: Id) -> ConnectionView:
         record = await records.connection(ConnectionId(id)) if _ID.fullmatch(id) else None
         if record is None:
             raise HTTPException(404, "There is no such connection")
+        return _connection_view(record, await records.entries(record.id))
+
+    @routes.post(
+        "/connections/{id}/cancellation",
+        summary="End a connection",
+        description="Legal in every state and at every node. 202: it is being hung up, which its resource shows when "
+        "it is done; 200: it is over already.",
+        status_code=202,
+        responses={200: {"model": ConnectionView}, **_NO_SUCH, 503: {"description": "The record can't be reached"}},
+    )
+    async def cancel_connection(id: Id, response: Response) -> ConnectionView:
+        asked = await canceller.cancel(ConnectionId(id), by="api") if _ID.fullmatch(id) else None
+        record = await records.connection(ConnectionId(id)) if asked is not None else None
+        if record is None:
+            raise HTTPException(404, "There is no such connection")
+        response.status_code = 202 if asked else 200
         return _connection_view(record, await records.entries(record.id))
 
     return routes

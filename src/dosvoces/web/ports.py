@@ -42,6 +42,17 @@ class Records(Protocol):
         """A connection's journal, oldest first."""
 
 
+class Canceller(Protocol):
+    """Ends connections, of this node and of others."""
+
+    async def cancel(self, connection_id: ConnectionId, *, by: str) -> bool | None:
+        """
+        Have it ended, in whatever state it is.
+
+        Returns `False` if it is over already, `None` if there is no such connection. Raises `StoreError`.
+        """
+
+
 class Readiness(Protocol):
     """Knows whether a call could be made now."""
 

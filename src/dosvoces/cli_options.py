@@ -1,0 +1,30 @@
+"""What the command line's modules share: the options that many commands have, and the settings that they lead to."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from dosvoces.settings import Settings
+
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", "-c", envvar="DOSVOCES_CONFIG", help="Settings file; else ./dosvoces.toml if it is there."
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
+
+
+def settings_of(context: typer.Context, config: Path | None) -> "Settings":
+    """`--config` may stand before or behind the command."""
+    from dosvoces.settings import load
+
+    return load(config or context.find_root().obj)
+
+
+def as_json(value: object) -> str:
+    """For programs: times as ISO 8601, names as the record has them."""
+    return json.dumps(value, indent=2, ensure_ascii=False, default=lambda time: time.isoformat())
