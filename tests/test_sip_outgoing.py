@@ -574,3 +574,69 @@ def test_invite_answered_by_a_peer_without_to_tag() -> None:
     assert stage.sent() == ["ACK", "ACK"]
     call.hangup()
     assert stage.sent() == ["BYE"]
+
+
+# -- the ACK that waits until the dialog is written down ----------------------------------------------------------
+
+
+class Patient:
+    """A call whose answer waits for `confirm`, just answered."""
+
+    def __init__(self) -> None:
+        self.stage = Stage()
+        invitation = Invitation(
+            request_uri="sip:600@example.com",
+            destination=TRUNK,
+            from_uri="sip:910@example.com",
+            to_uri="sip:600@example.com",
+            call_id="leg-a",
+            body=OFFER,
+            ack_patience_s=0.25,
+        )
+        self.call = self.stage.ua.invite(invitation, self.stage.recorder)
+        self.invite = self.stage.request()
+        self.stage.answer(self.invite, 200, body=ANSWER)
+        assert (self.stage.recorder.told, self.stage.sent()) == ([("answer", ANSWER)], [])
+
+
+def test_the_ack_waits_until_the_dialog_is_written_down() -> None:
+    patient = Patient()
+    patient.stage.answer(patient.invite, 200, body=ANSWER)
+    assert patient.stage.sent() == []
+    patient.call.confirm()
+    patient.call.confirm()
+    assert patient.stage.sent() == ["ACK"]
+    patient.stage.answer(patient.invite, 200, body=ANSWER)
+    assert patient.stage.sent() == ["ACK"]
+    assert patient.stage.moments(1) == []
+    assert patient.stage.recorder.told == [("answer", ANSWER)]
+
+
+def test_the_ack_waits_no_longer_than_it_may() -> None:
+    """The record can't be written: the call goes on."""
+    patient = Patient()
+    assert patient.stage.moments(1) == [(0.25, "ACK")]
+    patient.call.confirm()
+    assert patient.stage.sent() == []
+
+
+def test_a_hang_up_while_the_ack_waits_sends_it_first() -> None:
+    patient = Patient()
+    patient.call.hangup()
+    assert patient.stage.sent() == ["ACK", "BYE"]
+    patient.call.confirm()
+    assert patient.stage.moments(0.4) == []
+
+
+def test_a_fork_that_answers_while_the_ack_waits_is_hung_up_at_once() -> None:
+    patient = Patient()
+    patient.stage.answer(patient.invite, 200, to_tag="other")
+    assert patient.stage.sent() == ["ACK", "BYE"]
+    patient.call.confirm()
+    assert patient.stage.sent() == ["ACK"]
+
+
+def test_a_change_of_codec_while_the_ack_waits_sends_it_first() -> None:
+    patient = Patient()
+    patient.call.reinvite(OFFER, lambda _status, _body: None)
+    assert patient.stage.sent() == ["ACK", "INVITE"]

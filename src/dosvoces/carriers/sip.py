@@ -37,6 +37,7 @@ from dosvoces.sip.tls import Tls, TlsError
 
 log = structlog.get_logger(__name__)
 
+ACK_PATIENCE_S = 0.25  # for the record to have the answer's dialog; the far end repeats its answer after T1 = 0.5 s
 REDIAL_S = 5.0  # how long a relay without a leg is kept for the next way
 
 
@@ -163,6 +164,7 @@ class SipCarrier:
             body=b"",  # the session is described once there are ports for it
             credentials=trunk.credentials,
             silence_limit_s=call.silence_limit_s,
+            ack_patience_s=ACK_PATIENCE_S,
         )
         invitation, facts = self.agent.plan(invitation)
         return _SipPlan(call, trunk.name, dial_facts(facts), way, invitation)

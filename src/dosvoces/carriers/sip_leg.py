@@ -48,8 +48,8 @@ class Desk(Protocol):
     def tell(self, connection_id: ConnectionId, event: Event) -> None:
         """Pass an event on."""
 
-    def note(self, connection_id: ConnectionId, note: Note) -> None:
-        """Pass a note on."""
+    def note(self, connection_id: ConnectionId, note: Note, kept: Callable[[], None] | None = None) -> None:
+        """Pass a note on; `kept` is called once it is on disk."""
 
     def leg_over(self, leg: "SipLeg", event: Ended | Unreached) -> None:
         """The leg ended: forget it, then pass its end on."""
@@ -132,12 +132,18 @@ class SipLeg(CallHandler):
             return
         if self.security is not sdp.Security.OFF:
             self._note("encryption", {"suite": _suite(self.chosen)})
-        self.carrier.note(self.session.connection_id, Note("dialog", self.side, dialog_facts(facts)))
+        note = Note("dialog", self.side, dialog_facts(facts))
+        self.carrier.note(self.session.connection_id, note, kept=self._confirm)
         other = self.session.legs.get(self.side.other)
         if other is None or other.chosen is None or other.chosen.codec.same_format(self.chosen.codec):
             self._ready()
         else:
             self._align(other, other.chosen.codec, self.chosen.codec)
+
+    def _confirm(self) -> None:
+        """From here on a later process could hang it up by its dialog; until here the far end repeats its answer."""
+        if self.call is not None:
+            self.call.confirm()
 
     def _ready(self) -> None:
         """It has a codec that the other leg has too: from here on it counts as answered."""

@@ -144,6 +144,12 @@ class Invitation:
 
     Whoever stirs later is told to stop: a provisional answer gets CANCEL, a 2xx ACK and BYE.
     """
+    ack_patience_s: float = 0.0
+    """
+    How long the ACK of the answer waits for `OutgoingCall.confirm`: for what hanging up needs to be written down.
+
+    The callee repeats its answer until the ACK: whoever is killed before it hears of the call again.
+    """
     mark: InviteMark | None = None
     """What `plan` decided beforehand; `None`: decided as it is sent, and no later process can take it back."""
 

@@ -174,6 +174,11 @@ class Exchange:
         data = ack(self._line, dialog, destination, response.cseq, authorization)
         self.transaction.acknowledge(tag(response.header("to")), data, destination)
 
+    def hold(self, response: Message) -> None:
+        """Have repeats of this 2xx ignored until `acknowledge`."""
+        assert isinstance(self.transaction, InviteClient)
+        self.transaction.hold(tag(response.header("to")))
+
     def cancel(self, extra: tuple[str, ...] = ()) -> None:
         """Send a CANCEL for this INVITE; the caller has seen a provisional answer (RFC 3261 §9.1)."""
         transaction = self.transaction

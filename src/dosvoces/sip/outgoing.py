@@ -5,10 +5,11 @@ Whoever answers is either the call's peer or is hung up at once: a second fork, 
 we gave up.
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from .api import SDP, CallEnd, CallHandler, EndCause, Hop, Invitation, Later, header_lines, quoted
-from .call import GLARE_WAIT_OWNER, Call, Phase, hung_up_by_peer, reason_text
+from .call import GLARE_WAIT_OWNER, Call, Phase, ReinviteDone, hung_up_by_peer, reason_text
 from .dialog import Dialog
 from .exchange import Account, Exchange
 from .message import Request, Response, clean, seconds, tag
@@ -25,7 +26,17 @@ if TYPE_CHECKING:
 class OutgoingCall(Call):
     """A call that we make."""
 
-    __slots__ = ("_cancel_lines", "_cancel_timer", "_cancelled", "_early", "_heard", "_invite", "_losers")
+    __slots__ = (
+        "_ack",
+        "_ack_patience",
+        "_cancel_lines",
+        "_cancel_timer",
+        "_cancelled",
+        "_early",
+        "_heard",
+        "_invite",
+        "_losers",
+    )
 
     def __init__(self, ua: "UserAgent", invitation: Invitation, handler: CallHandler) -> None:
         """Send the INVITE."""
@@ -43,6 +54,9 @@ class OutgoingCall(Call):
         account = Account(invitation.credentials) if invitation.credentials else None
         super().__init__(ua, dialog, handler, account)
         self._glare_wait = GLARE_WAIT_OWNER
+        self._ack_patience = invitation.ack_patience_s
+        self._ack: Callable[[], None] | None = None
+        """Sends the answer's ACK, while that waits for `confirm`."""
         self._early: dict[str, _Early] | None = None
         """By To tag."""
         self._losers: set[str] | None = None
@@ -143,7 +157,12 @@ class OutgoingCall(Call):
     def _accepted(self, exchange: Exchange, response: Response) -> None:
         early = self._early.get(tag(response.header("to"))) if self._early else None
         dialog = self._established(response, early)
-        exchange.acknowledge(response, dialog)
+        if self._phase is Phase.STARTING and not self.answered and self._ack_patience:
+            exchange.hold(response)
+            self._ack = lambda: exchange.acknowledge(response, dialog)
+            self._ua.wire.after(self._ack_patience, self._acknowledge)
+        else:
+            exchange.acknowledge(response, dialog)
         exchange.release()
         if self._phase is Phase.OVER or self.answered:
             self._hang_up_loser(dialog)
@@ -168,6 +187,26 @@ class OutgoingCall(Call):
             # it, where RFC 3261 §13.2.1 would have it ignored: it is the peer's last word.
             body = response.body or (early.described if early is not None else b"")
             self._handler.on_answer(body, dialog.facts())
+
+    def confirm(self) -> None:
+        """What hanging up needs is written down: the ACK that waited for that leaves. Idempotent."""
+        if self._ack is not None:
+            self._ua.enter()
+            self._acknowledge()
+            self._ua.wake()
+
+    def reinvite(self, body: bytes, done: ReinviteDone) -> None:
+        self.confirm()
+        super().reinvite(body, done)
+
+    def _send_bye(self, extra: tuple[str, ...] = ()) -> None:
+        self._acknowledge()  # no BYE before the ACK: RFC 3261 §13.2.2.4
+        super()._send_bye(extra)
+
+    def _acknowledge(self) -> None:
+        send, self._ack = self._ack, None
+        if send is not None:
+            send()
 
     def _hang_up_loser(self, dialog: Dialog) -> None:
         if self._losers is None:

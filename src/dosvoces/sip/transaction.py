@@ -167,7 +167,8 @@ class InviteClient:
         self._data = data
         self._user: ClientUser | None = user
         self._ack: bytes | None = None
-        self._acks: dict[str, tuple[bytes, Hop]] | None = None
+        self._acks: dict[str, tuple[bytes, Hop] | None] | None = None
+        """By To tag; `None`: not sent yet."""
         self._interval = T1
         self._repeated = False
         """Whether it was sent again on another connection."""
@@ -194,6 +195,12 @@ class InviteClient:
             self._success(response)
         else:
             self._refusal(response)
+
+    def hold(self, to_tag: str) -> None:
+        """Ignore repeats of this 2xx until its ACK is sent."""
+        if self._acks is None:
+            self._acks = {}
+        self._acks[to_tag] = None
 
     def acknowledge(self, to_tag: str, ack: bytes, destination: Hop) -> None:
         """Send the ACK of a 2xx, now and each time that the same 2xx comes again (RFC 3261 §13.2.2.4)."""
@@ -234,7 +241,8 @@ class InviteClient:
         to_tag = tag(response.header("to"))
         if self._acks is not None:
             if to_tag in self._acks:
-                self.wire.send(*self._acks[to_tag])
+                if (known := self._acks[to_tag]) is not None:
+                    self.wire.send(*known)
                 return
             if len(self._acks) >= MAX_FORKS:
                 return
