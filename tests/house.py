@@ -22,6 +22,7 @@ import httpx
 from dosvoces.app import Service
 from dosvoces.carriers import Carrier
 from dosvoces.carriers.sip import SipCarrier
+from dosvoces.crashpoints import VARIABLE
 from dosvoces.model import ConnectionId, Side
 from dosvoces.phone import Phone, PhoneBehaviour, PhoneCall, PhoneEvent, PhoneEventKind
 from dosvoces.settings import Settings
@@ -261,9 +262,13 @@ class Process:
 
 @asynccontextmanager
 async def process(
-    folder: Path, phone: Phone, trunks: Sequence[Sections] = (), **sections: Sections
+    folder: Path, phone: Phone | None, trunks: Sequence[Sections] = (), *, crash_at: str = "", **sections: Sections
 ) -> AsyncIterator[Process]:
-    """A real `dosvoces serve` with its own configuration file; killed if it is still there in the end."""
+    """
+    A real `dosvoces serve` with its own configuration file; killed if it is still there in the end.
+
+    `crash_at` is the crash point at which it kills itself.
+    """
     config = folder / "dosvoces.toml"
     config.write_text(
         as_toml(values(folder, phone, trunks, log={"format": "json", "level": "debug"}, **sections)), "utf-8"
@@ -274,7 +279,10 @@ async def process(
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
-            env={name: value for name, value in os.environ.items() if not name.startswith("DOSVOCES_")},
+            env={
+                **{name: value for name, value in os.environ.items() if not name.startswith("DOSVOCES_")},
+                **({VARIABLE: crash_at} if crash_at else {}),
+            },
         )
         stack.push_async_callback(_gone, serving)
         lines: list[str] = []

@@ -39,6 +39,8 @@ PORT_ATTEMPTS = 16  # to get an even port from the system
 class PhoneBehaviour:
     """What the phone does with a call."""
 
+    ring_after_s: float = 0.0
+    """Before it rings it says only that it is trying, so long."""
     answer_after_s: float | None = 1.0
     """It rings so long, then answers; `None`: it rings for ever."""
     reject: tuple[int, str] | None = None
@@ -142,6 +144,11 @@ class PhoneCall(CallHandler):
         return user_part(self._incoming.request_uri)
 
     @property
+    def call_id(self) -> str:
+        """The Call-ID that it came with."""
+        return self._incoming.call_id
+
+    @property
     def caller(self) -> str:
         """The user part of From."""
         return user_part(self._incoming.from_uri)
@@ -179,6 +186,13 @@ class PhoneCall(CallHandler):
         if behaviour.reject is not None and behaviour.reject_after_s <= 0:
             self._reject(behaviour.reject)
             return
+        if behaviour.ring_after_s > 0:
+            self._later(behaviour.ring_after_s, self._ring)
+        else:
+            self._ring()
+
+    def _ring(self) -> None:
+        behaviour = self.behaviour
         self._incoming.ring()
         self._report(PhoneEventKind.RINGING, "ringing")
         if behaviour.reject is not None:

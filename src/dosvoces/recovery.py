@@ -16,6 +16,7 @@ import structlog
 
 from dosvoces.carriers import Carrier, Leftover, Released
 from dosvoces.core import Connection, Leg, LegState, Terms, step
+from dosvoces.crashpoints import reached
 from dosvoces.errors import AlreadyRecorded, NotOurs, StoreError
 from dosvoces.events import Dialed, Ended, LostAtRestart
 from dosvoces.journal import EVENT_NAMES, entry_of
@@ -70,6 +71,8 @@ class Leftovers:
             task.add_done_callback(partial(self._forget, record.id))
         # Each release sends before it waits for anything: when this turn of the loop is over, that is done.
         if known:
+            await asyncio.sleep(0)
+            reached("k24_leftovers_released")
             await asyncio.wait(list(self._ending.values()), timeout=SOON_S)
 
     async def close(self) -> None:

@@ -18,11 +18,12 @@ from typing import Any
 from pydantic import BaseModel, SecretStr, ValidationError
 from pydantic_core import ErrorDetails
 
+from dosvoces import crashpoints
 from dosvoces.settings import InvalidSettings, Settings
 
 PREFIX = "DOSVOCES_"
 DEFAULT_FILE = Path("dosvoces.toml")
-NOT_SETTINGS = {"DOSVOCES_CONFIG"}  # names the file itself, see cli.py
+NOT_SETTINGS = {"DOSVOCES_CONFIG", crashpoints.VARIABLE}  # the first names the file itself, see cli.py
 MAX_FILE = 1 << 20  # bytes of dosvoces.toml, and of a secret's file
 MAX_SHOWN = 80  # characters of a wrong value
 
@@ -50,6 +51,8 @@ class Origin:
 
 def gather(config: Path | None, environ: Mapping[str, str]) -> tuple[dict[str, Any], Origin]:
     """The file's values with those of the environment over them. Raises `SettingsError` if the file can't be read."""
+    if crashpoints.VARIABLE in environ:
+        crashpoints.wanted(environ[crashpoints.VARIABLE])
     file = file_to_read(config)
     origin = Origin(file)
     values = _read_toml(file) if file is not None else {}

@@ -13,12 +13,14 @@ from dataclasses import dataclass, replace
 
 import structlog
 
+from dosvoces import crashpoints
 from dosvoces.capture import Captured
 from dosvoces.capture.recorder import Recorder
 from dosvoces.carriers import Call, DialPlan, Leftover, Listener, Released, sip_codecs
 from dosvoces.carriers.dns import Dns
 from dosvoces.carriers.end_reasons import NORMAL_CLEARING, detail_of, reason_of
 from dosvoces.carriers.public import NOTHING_LEARNED, Nat, PublicSide
+from dosvoces.carriers.sip_crashpoints import watch
 from dosvoces.carriers.sip_facts import dial_facts
 from dosvoces.carriers.sip_leftover import take_back
 from dosvoces.carriers.sip_leg import Session, SipLeg
@@ -127,7 +129,7 @@ class SipCarrier:
                 tls=self._tls,
                 user_agent=self._user_agent,
                 peers=self._upkeep.hosts(),
-                tap=self._tap if self._capture else None,
+                tap=self._tap if self._capture or crashpoints.armed() else None,
                 session=self._session_terms,
             )
         except TlsError as error:
@@ -342,6 +344,8 @@ class SipCarrier:
 
     def _tap(self, ours: bool, data: bytes, peer: Hop) -> None:
         assert self._agent is not None, "it taps its own agent"
+        if crashpoints.armed():
+            watch(ours, data)
         here = self._agent.advertised
         self._recorder.add(Captured(time.time_ns() // 1000, ours, peer.transport, here, peer[:2], data))
 

@@ -12,6 +12,7 @@ from dosvoces.carriers import Call, sip_codecs
 from dosvoces.carriers.end_reasons import TEMPORARY_FAILURE
 from dosvoces.carriers.sip_facts import dialog_facts
 from dosvoces.carriers.trunks import Way
+from dosvoces.crashpoints import reached
 from dosvoces.errors import MediaError
 from dosvoces.events import Answered, Ended, Event, Ringing, Unreached
 from dosvoces.media import Address, Format, MediaRelay, Srtp
@@ -144,6 +145,8 @@ class SipLeg(CallHandler):
         """From here on a later process could hang it up by its dialog; until here the far end repeats its answer."""
         if self.call is not None:
             self.call.confirm()
+            if self.side is Side.A:
+                reached("k14_first_up")
 
     def _ready(self) -> None:
         """It has a codec that the other leg has too: from here on it counts as answered."""

@@ -14,6 +14,7 @@ from typing import cast
 
 from aiosmtplib import SMTP, SMTPException, SMTPResponse, SMTPResponseException, SMTPServerDisconnected
 
+from dosvoces.crashpoints import reached
 from dosvoces.errors import MailError, SettingsError
 from dosvoces.mail import Mail, Mailbox
 from dosvoces.mail.address import ascii_address, parse_sender
@@ -132,14 +133,18 @@ class SmtpMailbox(Mailbox):
     async def _send(self, client: SMTP, recipient: bytes, data: bytes, progress: _Progress) -> None:
         progress.step = "RCPT TO"
         _expect(await client.execute_command(b"RCPT", recipient), AVAILABLE)
+        reached("k04_mail_recipient_taken")
         progress.step = "DATA"
         _expect(await client.execute_command(b"DATA"), {READY_FOR_DATA})
+        reached("k05_mail_data_begun")
         protocol = client.protocol
         if protocol is None:
             raise SMTPServerDisconnected("Connection lost")
         protocol.write(data)
         progress.step, progress.dot_sent = "the final dot", True
+        reached("k06_mail_dot_sent")
         _expect(await protocol.read_response(), AVAILABLE)
+        reached("k07_mail_accepted")
 
     async def _open(self, progress: _Progress) -> SMTP:
         """A new connection, after EHLO, STARTTLS and AUTH as the settings ask for them."""
@@ -155,6 +160,7 @@ class SmtpMailbox(Mailbox):
         )
         progress.step = "connecting"
         await client.connect()
+        reached("k03_mail_connected")
         try:
             progress.step = "EHLO"
             await client.ehlo()

@@ -15,6 +15,7 @@ import structlog
 from dosvoces import telemetry
 from dosvoces.carriers import Carrier
 from dosvoces.core import Answer, Connection, Terms
+from dosvoces.crashpoints import reached
 from dosvoces.errors import AlreadyRecorded, NotNow, StoreError
 from dosvoces.events import Cancel, Event, LostAtRestart, Started
 from dosvoces.journal import entry_of
@@ -81,8 +82,10 @@ class Switchboard:
         not ours to show (nothing was tried either), and `AlreadyRecorded` if the order's idempotency key is taken.
         """
         with self._admission.entering(order):
+            reached("k01_request_read")
             try:
                 await self._store.record(order)
+                reached("k02_request_recorded")
             except AlreadyRecorded:
                 raise
             except StoreError as error:

@@ -15,6 +15,7 @@ import structlog
 
 from dosvoces.carriers import Call, Carrier
 from dosvoces.core import Answer, Connection, LegState, answer, deadline, step
+from dosvoces.crashpoints import reached
 from dosvoces.errors import AlreadyRecorded, CarrierError, MailError, NotOurs, StoreError
 from dosvoces.events import (
     Cancel,
@@ -187,9 +188,11 @@ class LiveConnection:
         )
         try:
             plan = parts.carrier.prepare(call)
+            reached("k08_first_about_to_be_intended" if side is Side.A else "k15_second_about_to_be_intended")
             await parts.store.intend_dial(
                 order, side, attempt=attempt, at=parts.now(), trunk=plan.trunk, facts=plan.facts
             )
+            reached("k09_first_intended" if side is Side.A else "k16_second_intended")
             if self.state.verdict is not None:
                 # Meanwhile it was cancelled or the other side hung up: nobody is rung for nothing.
                 self.happened(Ended(side, EndReason.CANCELLED, "not dialled"))
@@ -216,9 +219,11 @@ class LiveConnection:
             self.happened(Unjoined(str(error)))
         else:
             self.happened(Joined())
+            reached("k21_joined")
 
     async def _report(self, outcome: Outcome) -> None:
         parts = self._parts
+        reached("k23_outcome_about_to_be_recorded")
         while True:
             try:
                 await parts.store.settle(self.order.id, self.state, outcome, at=parts.now())
