@@ -153,7 +153,7 @@ Sections = dict[str, object]
 
 
 def values(
-    folder: Path, phone: Phone | None = None, trunks: Sequence[Sections] = (), **sections: Sections
+    folder: Path, phone: Phone | None = None, trunks: Sequence[Sections] = (), **sections: Sections | Sequence[Sections]
 ) -> dict[str, Any]:
     """Settings as the file has them; `sections` are added to, `trunks` stand before the one to `phone`."""
     low, high = media_ports()
@@ -170,7 +170,7 @@ def values(
         trunk = {"name": "phones", "proxy": f"sip:{HOST}:{phone.address[1]}", "caller_id": "+34910000000"}
         made["trunks"].append(trunk)
     for name, section in sections.items():
-        made[name] = {**made.get(name, {}), **section}
+        made[name] = {**made.get(name, {}), **section} if isinstance(section, dict) else list(section)
     return made
 
 
@@ -181,7 +181,7 @@ async def house(
     phone: Phone | None = None,
     carrier: Carrier | None = None,
     trunks: Sequence[Sections] = (),
-    **sections: Sections,
+    **sections: Sections | Sequence[Sections],
 ) -> AsyncIterator[House]:
     """The service in this process."""
     settings = Settings.model_validate(values(folder, phone, trunks, **sections))
@@ -194,7 +194,7 @@ async def house(
 
 @asynccontextmanager
 async def house_and_phones(
-    folder: Path, first: PhoneBehaviour, second: PhoneBehaviour, **sections: Sections
+    folder: Path, first: PhoneBehaviour, second: PhoneBehaviour, **sections: Sections | Sequence[Sections]
 ) -> AsyncIterator[tuple[House, Phones]]:
     """The service with a trunk to two phones; afterwards nobody is left on a line."""
     async with Phones.open({FIRST: first, SECOND: second}) as phones:
@@ -262,7 +262,12 @@ class Process:
 
 @asynccontextmanager
 async def process(
-    folder: Path, phone: Phone | None, trunks: Sequence[Sections] = (), *, crash_at: str = "", **sections: Sections
+    folder: Path,
+    phone: Phone | None,
+    trunks: Sequence[Sections] = (),
+    *,
+    crash_at: str = "",
+    **sections: Sections | Sequence[Sections],
 ) -> AsyncIterator[Process]:
     """
     A real `dosvoces serve` with its own configuration file; killed if it is still there in the end.

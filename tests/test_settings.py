@@ -253,7 +253,8 @@ def test_every_problem_is_listed_with_its_remedy(tmp_path: Path) -> None:
         '[[trunks]] passwort (trunk "main"): there is no such key; did you mean password?',
         "[[trunks]] name (the second): it is missing",
         "[[trunks]] carrier (the second) = \"twilio\": it should be 'sip' or 'fake'",
-        "bogus: there is no such key; there are http, database, mail, sip, nat, media, dialing, node, log, trunks",
+        "bogus: there is no such key; there are http, database, record, mail, sip, nat, media, dialing, node, log, "
+        "trunks, webhooks",
     ]
 
 
@@ -305,6 +306,25 @@ def test_a_missing_or_binary_file_is_said_so(tmp_path: Path) -> None:
         load(tmp_path / "binary", {})
 
 
+HOOK = '[[webhooks]]\nurl = "https://crm.example.com/x"\nsecret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"\n'
+
+
+def test_a_webhook_has_a_name_and_events_unless_told_otherwise(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n")
+    text = HOOK + '[[webhooks]]\nname = "erp"\nurl = "http://erp:8000/"\nsecret_file = "secret"\n'
+    environ = {"DOSVOCES_WEBHOOKS__ERP__EVENTS": "connection.joined, connection.ended"}
+    main, erp = load(written(tmp_path, text), environ).webhooks
+    assert (main.name, main.events, main.timeout_s) == ("main", ("connection.ended",), 15.0)
+    assert erp.events == ("connection.joined", "connection.ended")
+    assert main.secret.get_secret_value() == erp.secret.get_secret_value()
+    assert "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw" not in repr(main)
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1/x", "http://[::1]/", "http://10.1.2.3/", "http://crm:8000/x"])
+def test_a_webhook_may_be_http_where_nobody_between_can_read_it(tmp_path: Path, url: str) -> None:
+    assert load(written(tmp_path, HOOK.replace("https://crm.example.com/x", url)), {}).webhooks[0].url == url
+
+
 TRUNK = '[[trunks]]\nname = "main"\nproxy = "sip:127.0.0.1"\n'
 
 
@@ -350,6 +370,19 @@ TRUNK = '[[trunks]]\nname = "main"\nproxy = "sip:127.0.0.1"\n'
         (TRUNK + 'codecs = ["G729"]', "codecs"),
         ('[trunks]\nname = "main"', "write every trunk as a section of its own, [[trunks]]"),
         (TRUNK + 'password = "x"\npassword_file = "y"', "password is given too; keep one of them"),
+        (HOOK + HOOK, "two webhooks are called 'main'; names must differ"),
+        (
+            HOOK + 'events = ["connection.began"]',
+            '[[webhooks]] events[0] (the first) = "connection.began": it should be',
+        ),
+        (HOOK.replace("https", "ftp"), 'write it as "https://crm.example.com/dosvoces"'),
+        (HOOK.replace("https://", "https://me:secret@"), "leave out what is before the @"),
+        (HOOK.replace("https", "http"), "only https goes to another network"),
+        (HOOK.replace("whsec_Mf", "whsec_*"), '[[webhooks]] secret (the first) = "•••": write whsec_ and 24 to 64'),
+        (HOOK.replace("whsec_", ""), "write whsec_ and 24 to 64 random bytes in base64"),
+        ('[webhooks]\nurl = "https://h"', "write every webhook as a section of its own, [[webhooks]]"),
+        ('[mail]\noutcome_to = "two@a.es, more@b.es"', 'write one plain address, "sales@example.com"'),
+        ("[record]\nkeep_days = 0", "it should be greater than 0"),
     ],
 )
 def test_what_is_refused(tmp_path: Path, text: str, expected: str) -> None:

@@ -63,6 +63,8 @@ async def test_a_connection_is_shown_masked_and_without_its_lead() -> None:
     assert response.json() == {
         "id": ID,
         "created_at": at(0),
+        "not_before": None,
+        "expires_at": None,
         "phase": "ended",
         "outcome": "completed",
         "ended_by": "a",

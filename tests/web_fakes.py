@@ -9,7 +9,7 @@ from fastapi import FastAPI
 
 from dosvoces.core import Answer, AnswerKind
 from dosvoces.dialplan import NumberRules
-from dosvoces.errors import AlreadyRecorded
+from dosvoces.errors import AlreadyRecorded, NotAllowed
 from dosvoces.model import ConnectionId, Order
 from dosvoces.store import ConnectionRecord, Earlier, Entry
 from dosvoces.web import build_app
@@ -47,6 +47,13 @@ class FakeConnector:
         self.dials += 2
         return self.answer
 
+    async def accept(self, order: Order) -> None:
+        await self.connect(order)
+
+    def check(self, order: Order) -> None:
+        if isinstance(self.answer, NotAllowed):
+            raise self.answer
+
     async def earlier(self, key: str) -> Earlier | None:
         for order in self.orders:
             if order.idempotency_key == key:
@@ -57,6 +64,16 @@ class FakeConnector:
     async def remember_answer(self, connection_id: ConnectionId, *, status: int, body: str) -> None:
         self.answers[connection_id] = status, body
         self.answered.set()
+
+
+@dataclass
+class FakeScheduler:
+    """Keeps orders for later."""
+
+    orders: list[Order] = field(default_factory=list)
+
+    async def schedule(self, order: Order) -> None:
+        self.orders.append(order)
 
 
 @dataclass
@@ -100,9 +117,11 @@ def app_with(
     records: FakeRecords | None = None,
     readiness: FakeReadiness | None = None,
     canceller: FakeCanceller | None = None,
+    scheduler: FakeScheduler | None = None,
 ) -> FastAPI:
     return build_app(
         connector=connector,
+        scheduler=scheduler or FakeScheduler(),
         records=records or FakeRecords(),
         canceller=canceller or FakeCanceller(),
         readiness=readiness or FakeReadiness(),

@@ -9,12 +9,12 @@ import asyncio
 import gc
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import structlog
 
@@ -26,6 +26,13 @@ from dosvoces.carriers.public import Nat
 from dosvoces.carriers.sip import SipCarrier
 from dosvoces.carriers.sip_codecs import CODECS
 from dosvoces.carriers.trunks import Trunk
+from dosvoces.deferred import Deferred, Kind
+from dosvoces.deferred import waiting as waiting_kind
+from dosvoces.deferred import webhooks as webhooks_kind
+from dosvoces.deferred.dispatcher import Dispatcher
+from dosvoces.deferred.messages import message
+from dosvoces.deferred.waiting import Waiting
+from dosvoces.deferred.webhooks import Endpoint, Webhooks
 from dosvoces.dialplan import NumberRules
 from dosvoces.errors import SettingsError
 from dosvoces.mail import Mailbox
@@ -57,6 +64,8 @@ YOUNG_OBJECTS = 10_000  # new ones that the garbage collector lets gather: a loo
 INBOX_URL = "inbox:"
 RTP_HEADERS_KEPT = 2000  # of each connection, the newest: ten seconds both ways
 DEFAULT_PING_S = 30.0
+DEFERRED_DRAIN_S = 2.0
+"""How long a shutdown waits for webhooks and mails that are on their way; what isn't over then is done again."""
 
 
 class Service:
@@ -71,6 +80,7 @@ class Service:
         carrier: Carrier,
         switchboard: Switchboard,
         membership: Membership,
+        dispatcher: Dispatcher,
     ) -> None:
         """Use `open`."""
         self.settings = settings
@@ -79,6 +89,7 @@ class Service:
         self.carrier = carrier
         self.switchboard = switchboard
         self.membership = membership
+        self.dispatcher = dispatcher
         self.http: HttpServer
         """Set last, when everything behind it is ready."""
 
@@ -92,7 +103,7 @@ class Service:
         `CarrierError` when a part can't start; what had started is given back.
         """
         async with AsyncExitStack() as stack:
-            store = open_store(settings.database.address)
+            store = open_store(settings.database.address, reported=_reported(settings))
             stack.push_async_callback(store.close)
             await store.open()
             mailbox = open_mailbox(settings, store)
@@ -113,6 +124,8 @@ class Service:
             stack.push_async_callback(switchboard.close)
             await switchboard.start()
             await membership.start(switchboard)
+            dispatcher, webhooks = _dispatcher(settings, store, switchboard, membership)
+            stack.push_async_callback(webhooks.close)
             service = cls(
                 settings=settings,
                 store=store,
@@ -120,11 +133,15 @@ class Service:
                 carrier=carrier,
                 switchboard=switchboard,
                 membership=membership,
+                dispatcher=dispatcher,
             )
             telemetry.OPEN_CONNECTIONS.set_function(lambda: switchboard.open_connections)
             stack.callback(asyncio.create_task(telemetry.watch_loop(), name="loop lag").cancel)
             await service._listen(stack)
             membership.url = service.http_url
+            stack.push_async_callback(dispatcher.close, DEFERRED_DRAIN_S)
+            # Last, and in the background: neither hanging up what a crash left nor the door waits for it.
+            dispatcher.start()
             yield service
             # Requests that wait for their call are answered while the door is still open; new ones get 503.
             await switchboard.close()
@@ -136,6 +153,7 @@ class Service:
     async def _listen(self, stack: AsyncExitStack) -> None:
         app = build_app(
             connector=self.switchboard,
+            scheduler=self.dispatcher,
             records=self.store,
             canceller=self.membership,
             readiness=self,
@@ -161,7 +179,67 @@ class Service:
 
     def warnings(self) -> list[str]:
         """What an operator should know though calls can be made."""
-        return self.switchboard.warnings()
+        return [*self.switchboard.warnings(), *self.dispatcher.problems()]
+
+
+def _endpoints(settings: Settings) -> list[Endpoint]:
+    return [
+        Endpoint(
+            name=webhook.name,
+            url=webhook.url,
+            secrets=tuple(webhook.secret.get_secret_value().split()),
+            events=frozenset(webhook.events),
+            timeout_s=webhook.timeout_s,
+        )
+        for webhook in settings.webhooks
+    ]
+
+
+def _reported(settings: Settings) -> frozenset[str]:
+    """The events of which somebody is told."""
+    return frozenset(event for webhook in settings.webhooks for event in webhook.events)
+
+
+def _dispatcher(
+    settings: Settings, store: Store, switchboard: Switchboard, membership: Membership
+) -> tuple[Dispatcher, Webhooks]:
+    url = settings.database.address
+    endpoints = _endpoints(settings)
+    webhooks = Webhooks(endpoints, store.reports)
+    begins = Waiting(store, switchboard)
+    days = settings.record.keep_days
+
+    async def open_engine(kinds: Sequence[Kind]) -> Deferred:
+        # On a thread: importing DBOS takes most of a second, and most services have no work for it.
+        engine = await asyncio.to_thread(_import_engine)
+        return await engine.open_engine(url, node=store.node, kinds=kinds)
+
+    dispatcher = Dispatcher(
+        store=store,
+        kinds=[
+            Kind(webhooks_kind.KIND, webhooks.deliver, poll_s=0.5),
+            Kind(waiting_kind.KIND, begins.begin, poll_s=0.25),
+        ],
+        recipients=endpoints,
+        compose=message,
+        open_engine=open_engine,
+        live_nodes=membership.live_nodes,
+        kept=None if days is None else timedelta(days=days),
+        # Other nodes may have connections for this one to begin.
+        eager=not url.startswith("sqlite"),
+    )
+    membership.tell_inherited = dispatcher.wake
+    return dispatcher, webhooks
+
+
+class _EngineModule(Protocol):
+    def open_engine(self, record_url: str, *, node: str, kinds: Sequence[Kind]) -> Awaitable[Deferred]: ...
+
+
+def _import_engine() -> _EngineModule:
+    from dosvoces.deferred import engine
+
+    return engine
 
 
 def _membership(settings: Settings, store: Store) -> Membership:

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, SecretStr
 
 from dosvoces import states
-from dosvoces.settings import Settings, Trunk
+from dosvoces.settings import Settings, Trunk, Webhook
 
 _HEAD = """# Settings
 
@@ -24,6 +24,9 @@ written with commas. A secret may stand in a file of its own: `password_file`, `
 names it. A key that isn't on this page is an error. `dosvoces check` tells what is wrong with the settings in force,
 and how to mend it.
 """
+
+
+LISTED: dict[str, type[BaseModel]] = {"trunks": Trunk, "webhooks": Webhook}
 
 
 def write_pages(docs: Path) -> None:
@@ -39,8 +42,8 @@ def settings_page() -> str:
     """The whole page, Markdown."""
     parts = [_HEAD]
     for name, info in Settings.model_fields.items():
-        if name == "trunks":
-            parts.append(_section("[[trunks]]", Trunk))
+        if name in LISTED:
+            parts.append(_section(f"[[{name}]]", LISTED[name]))
         elif isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
             parts.append(_section(f"[{name}]", info.annotation))
     return "\n".join(parts)

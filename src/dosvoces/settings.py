@@ -13,11 +13,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
 
 from dosvoces import __version__
 from dosvoces import settings_values as values
 from dosvoces.errors import SettingsError
+from dosvoces.settings_mail import Mail
+from dosvoces.settings_section import Section
 from dosvoces.settings_values import (
     DEFAULT_SIP_PORT,
     DEFAULT_SIPS_PORT,
@@ -27,6 +29,7 @@ from dosvoces.settings_values import (
     Proxy,
     is_loopback,
 )
+from dosvoces.settings_webhooks import Webhook
 
 __all__ = [
     "PORTS_PER_CONNECTION",
@@ -38,6 +41,7 @@ __all__ = [
     "Proxy",
     "Settings",
     "Trunk",
+    "Webhook",
     "is_loopback",
     "load",
 ]
@@ -49,18 +53,13 @@ Country = Annotated[str, AfterValidator(values.country)]
 Bind = Annotated[HostPort, BeforeValidator(functools.partial(values.host_port, any_port=True))]
 Listed = BeforeValidator(values.comma_separated)
 CallerId = Annotated[str, AfterValidator(values.caller_id)]
-Sender = Annotated[str, AfterValidator(values.mail_from)]
 AdvertisedBind = Annotated[HostPort | Literal["auto"], BeforeValidator(values.advertised_host_port)]
 
 
 # --- the sections ---
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, hide_input_in_errors=True)
-
-
-class Http(_Section):
+class Http(Section):
     """Where requests come in."""
 
     host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
@@ -69,7 +68,7 @@ class Http(_Section):
     """TCP port to listen on; 0 lets the system choose."""
 
 
-class Database(_Section):
+class Database(Section):
     """Where the record is kept."""
 
     url: Annotated[SecretStr, AfterValidator(values.database_url)] = SecretStr("sqlite:///dosvoces.db")
@@ -95,22 +94,15 @@ class Database(_Section):
         return self
 
 
-class Mail(_Section):
-    """Who takes the mails."""
+class Record(Section):
+    """How long the record remembers."""
 
-    url: Annotated[SecretStr, AfterValidator(values.mail_url)] = SecretStr("inbox:")
-    """`inbox:` keeps mails in the record (`dosvoces mail list`). `smtp://user:password@host:587?tls=starttls` submits
-    them; `tls=implicit` (port 465, the same as `smtps://`) and `tls=none` too; further options are `ca`, `connections`,
-    `ehlo`, `allow_plain_login=1`. In user and password `@` is written `%40`. Or `url_file`."""
-    from_: Sender = Field(default="Dosvoces <dosvoces@localhost>", alias="from")
-    """The sender, `Name <local@domain>`. A real mail server wants an address of yours."""
-    locale: Literal["es", "en"] = "es"
-    """Language of the mails."""
-    timeout_s: Annotated[float, Field(gt=0, le=14)] = 10.0
-    """Longest that handing over one mail may take, in seconds; nobody is dialled before it has been taken."""
+    keep_days: Annotated[float, Field(gt=0, le=36_500)] | None = None
+    """Connections that ended longer ago are deleted, with journals, SIP messages, idempotency keys and what became of
+    their webhooks, and so are kept mails of that age. Looked after once an hour. Without it nothing is deleted."""
 
 
-class Sip(_Section):
+class Sip(Section):
     """Our end of the signalling."""
 
     bind: Bind = HostPort("127.0.0.1", DEFAULT_SIP_PORT)
@@ -151,7 +143,7 @@ class Sip(_Section):
         return self
 
 
-class Nat(_Section):
+class Nat(Section):
     """How our public address is learned behind a NAT, for `advertised = "auto"`."""
 
     stun: Annotated[HostPort, BeforeValidator(values.stun_server)] | None = None
@@ -159,7 +151,7 @@ class Nat(_Section):
     taken from the answers of a registrar (`register = true`)."""
 
 
-class Media(_Section):
+class Media(Section):
     """Our end of the audio."""
 
     relay: Literal["worker", "rtpengine"] = "worker"
@@ -213,7 +205,7 @@ class Media(_Section):
         return self
 
 
-class Node(_Section):
+class Node(Section):
     """This process among others on the same record."""
 
     name: Annotated[str, Field(max_length=64, pattern=r"^[\x21-\x7e]*$")] = ""
@@ -239,7 +231,7 @@ class Node(_Section):
         return self
 
 
-class Dialing(_Section):
+class Dialing(Section):
     """Rules and limits of a connection."""
 
     default_interval_s: Annotated[int, Field(ge=0, le=300)] = 0
@@ -256,7 +248,7 @@ class Dialing(_Section):
     """Countries whose numbers may be dialled (ISO 3166). Without it: those of the trunks, or `["ES"]`."""
 
 
-class Trunk(_Section):
+class Trunk(Section):
     """An account at a carrier. One `[[trunks]]` section for each; the first whose prefix fits is used."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")]
@@ -354,7 +346,7 @@ class Trunk(_Section):
         return self.caller_ids or tuple(dict.fromkeys(number for number in named if number is not None))
 
 
-class Log(_Section):
+class Log(Section):
     """What is told while it runs, on standard error. Numbers and e-mail addresses are masked."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
@@ -363,11 +355,12 @@ class Log(_Section):
     """`json`: one object a line. `console`: for people. `auto`: `console` in a terminal, else `json`."""
 
 
-class Settings(_Section):
+class Settings(Section):
     """All of it. What isn't set has a default that works on one machine, with nobody to call."""
 
     http: Http = Http()
     database: Database = Database()
+    record: Record = Record()
     mail: Mail = Mail()
     sip: Sip = Sip()
     nat: Nat = Nat()
@@ -376,6 +369,7 @@ class Settings(_Section):
     node: Node = Node()
     log: Log = Log()
     trunks: tuple[Trunk, ...] = ()
+    webhooks: tuple[Webhook, ...] = ()
 
     @model_validator(mode="after")
     def _encrypts(self) -> Self:
@@ -386,9 +380,12 @@ class Settings(_Section):
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
-        names = [trunk.name for trunk in self.trunks]
-        if doubled := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"two trunks are called {doubled[0]!r}; names must differ")
+        for kind, names in (
+            ("trunks", [trunk.name for trunk in self.trunks]),
+            ("webhooks", [webhook.name for webhook in self.webhooks]),
+        ):
+            if doubled := sorted({name for name in names if names.count(name) > 1}):
+                raise ValueError(f"two {kind} are called {doubled[0]!r}; names must differ")
         return self
 
     @model_validator(mode="after")

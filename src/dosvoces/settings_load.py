@@ -2,7 +2,7 @@
 From `dosvoces.toml` and the environment to `Settings`: merging, secrets in files, and errors a person can act on.
 
 pydantic-settings is not used: it passes by a `DOSVOCES_` variable that it doesn't know, it can't reach into
-`[[trunks]]`, and it can't say which of file and environment a bad value came from.
+`[[trunks]]` and `[[webhooks]]`, and it can't say which of file and environment a bad value came from.
 """
 
 import difflib
@@ -24,6 +24,8 @@ from dosvoces.settings import InvalidSettings, Settings
 PREFIX = "DOSVOCES_"
 DEFAULT_FILE = Path("dosvoces.toml")
 NOT_SETTINGS = {"DOSVOCES_CONFIG", crashpoints.VARIABLE}  # the first names the file itself, see cli.py
+LISTS = {"trunks": "trunk", "webhooks": "webhook"}
+"""Sections of which there may be several, and the word for one of them."""
 MAX_FILE = 1 << 20  # bytes of dosvoces.toml, and of a secret's file
 MAX_SHOWN = 80  # characters of a wrong value
 
@@ -88,21 +90,23 @@ def _set(values: dict[str, Any], variable: str, value: str, origin: Origin) -> N
     path: list[str | int] = list(variable[len(PREFIX) :].lower().split("__"))
     place: Any = values
     for at, step in enumerate(path[:-1]):
-        if path[0] == "trunks" and at == 1:
-            trunks = values.setdefault("trunks", [])
-            index = _trunk_index(trunks, str(step)) if isinstance(trunks, list) else None
+        if path[0] in LISTS and at == 1:
+            listed = values.setdefault(path[0], [])
+            index = _index(listed, str(step)) if isinstance(listed, list) else None
             if index is None:
-                origin.problems.append(f"{variable}: there is no such trunk; name one, or count them from 0")
+                one = LISTS[str(path[0])]
+                origin.problems.append(f"{variable}: there is no such {one}; name one, or count them from 0")
                 return
             path[1] = index
-            place = trunks[index]
-        elif not (path[0] == "trunks" and at == 0):
+            place = listed[index]
+        elif not (path[0] in LISTS and at == 0):
             place = place.setdefault(step, {})
         if not isinstance(place, dict):
             origin.problems.append(f"{variable}: {_where(values, tuple(path[: at + 1]))} has no keys")
             return
-    if path[0] == "trunks" and len(path) < 3:
-        origin.problems.append(f"{variable}: name the trunk and the key: {PREFIX}TRUNKS__0__PASSWORD")
+    if path[0] in LISTS and len(path) < 3:
+        example = {"trunks": "TRUNKS__0__PASSWORD", "webhooks": "WEBHOOKS__0__SECRET"}[str(path[0])]
+        origin.problems.append(f"{variable}: name the {LISTS[str(path[0])]} and the key: {PREFIX}{example}")
         return
     last = str(path[-1])
     # A secret set here outweighs the file's own, in whichever of the two ways that was given.
@@ -111,14 +115,14 @@ def _set(values: dict[str, Any], variable: str, value: str, origin: Origin) -> N
     origin.variables[tuple(path)] = variable
 
 
-def _trunk_index(trunks: list[Any], step: str) -> int | None:
-    """The trunk meant by its number or its name; the next number makes a new one."""
+def _index(listed: list[Any], step: str) -> int | None:
+    """The section meant by its number or its name; the next number makes a new one."""
     if step.isdecimal():
-        if int(step) == len(trunks):
-            trunks.append({})
-        return int(step) if int(step) < len(trunks) else None
-    for index, trunk in enumerate(trunks):
-        if isinstance(trunk, dict) and str(trunk.get("name", "")).replace("-", "_") == step:
+        if int(step) == len(listed):
+            listed.append({})
+        return int(step) if int(step) < len(listed) else None
+    for index, section in enumerate(listed):
+        if isinstance(section, dict) and str(section.get("name", "")).replace("-", "_") == step:
             return index
     return None
 
@@ -203,8 +207,8 @@ def _remedy(detail: ErrorDetails) -> str:
     match detail["type"]:
         case "model_type":
             return f"write it as a section, [{detail['loc'][0]}]"
-        case "tuple_type" if detail["loc"] == ("trunks",):
-            return "write every trunk as a section of its own, [[trunks]]"
+        case "tuple_type" if len(detail["loc"]) == 1 and (name := str(detail["loc"][0])) in LISTS:
+            return f"write every {LISTS[name]} as a section of its own, [[{name}]]"
         case _:
             text = detail["msg"].removeprefix("Value error, ").removeprefix("Input ")
             return f"it {text}" if text.startswith("should ") else text
@@ -238,11 +242,12 @@ def _where(values: dict[str, Any], path: KeyPath) -> str:
             return ""
         case (str(section),):
             return f"[{section}]" if isinstance(values.get(section), dict) else section
-        case ("trunks", int(at), *rest):
-            trunk = _at(values, ("trunks", at))
-            name = trunk.get("name") if isinstance(trunk, dict) else None
-            which = f'trunk "{name}"' if isinstance(name, str) and rest != ["name"] else f"the {_ordinal(at + 1)}"
-            return f"[[trunks]]{_key(rest)} ({which})"
+        case (str(kind), int(at), *rest) if kind in LISTS:
+            section = _at(values, (kind, at))
+            name = section.get("name") if isinstance(section, dict) else None
+            named = isinstance(name, str) and rest != ["name"]
+            which = f'{LISTS[kind]} "{name}"' if named else f"the {_ordinal(at + 1)}"
+            return f"[[{kind}]]{_key(rest)} ({which})"
         case _:
             return f"[{path[0]}]{_key(path[1:])}"
 
@@ -272,7 +277,7 @@ def _shown(value: Any, key: str) -> str:
     """The value as the file writes it, its secret masked."""
     if key == "url" and isinstance(value, str):
         return _toml(re.sub(r"//.*@", "//•••@", value))
-    return '"•••"' if key == "password" else _toml(value)
+    return '"•••"' if key in ("password", "secret") else _toml(value)
 
 
 def _toml(value: Any) -> str:

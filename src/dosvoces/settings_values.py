@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 from pydantic import SecretStr
 
-from dosvoces.errors import SettingsError
+from dosvoces.errors import MailError, SettingsError
 
 PORTS_PER_CONNECTION = 4  # RTP and RTCP for each of two sides (RFC 3550 §11)
 MIN_MEDIA_PORTS = 8  # two connections: a range below that is a slip of the pen
@@ -219,6 +219,15 @@ def mail_from(value: str) -> str:
     except SettingsError:
         raise ValueError('write it as "Dosvoces <leads@example.com>"') from None
     return value
+
+
+def mail_to(value: str) -> str:
+    from dosvoces.mail.address import ascii_address
+
+    try:
+        return ascii_address(value)
+    except MailError:
+        raise ValueError('write one plain address, "sales@example.com"') from None
 
 
 def mail_url(value: SecretStr) -> SecretStr:

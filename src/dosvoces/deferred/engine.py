@@ -27,7 +27,7 @@ from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer, SetEnqueueOptions
 from sqlalchemy.engine import make_url
 
 from dosvoces.deferred import Again, Deferred, Kind, Seen, State, Work
-from dosvoces.errors import DeferredError
+from dosvoces.errors import DeferredError, DosvocesError
 from dosvoces.store.lane import Lane
 
 T = TypeVar("T")
@@ -73,6 +73,17 @@ def work_database(record_url: str) -> str:
     if url.get_backend_name() != "sqlite":
         return record_url
     return f"sqlite:///{Path(url.database or '').absolute()}.work"
+
+
+async def open_engine(record_url: str, *, node: str, kinds: Sequence[Kind]) -> Deferred:
+    """The started engine for the works of that record. Raises `DeferredError`."""
+    engine = DbosEngine(work_database(record_url), node=node, kinds=kinds)
+    try:
+        await engine.start()
+    except DeferredError:
+        await engine.drain(0)
+        raise
+    return engine
 
 
 class DbosEngine(Deferred):
@@ -248,9 +259,12 @@ class DbosEngine(Deferred):
         self._running[task] = work
         try:
             return await kind.handler(work)
+        except DosvocesError as error:  # The record can't be written, for example; that is told elsewhere too.
+            log.warning("deferred work put off", kind=work.kind, key=work.key, run=work.run, reason=str(error))
+            return _after_fault(work)
         except Exception:  # The loop's edge: a fault of ours must not end a work that was promised.
             log.exception("deferred work failed inside", kind=work.kind, key=work.key, run=work.run)
-            return Again(min(FAULT_RETRY_S * 2 ** min(work.run - 1, 16), LAST_FAULT_RETRY_S))
+            return _after_fault(work)
         finally:
             del self._running[task]
 
@@ -276,6 +290,10 @@ def _destroy() -> None:
 
 
 _BARE: dict[str, Any] = {"load_input": False, "load_output": False}
+
+
+def _after_fault(work: Work) -> Again:
+    return Again(min(FAULT_RETRY_S * 2 ** min(work.run - 1, 16), LAST_FAULT_RETRY_S))
 
 
 def _id(work: Work) -> str:

@@ -16,7 +16,7 @@ from typing import Protocol
 import structlog
 
 from dosvoces.errors import StoreError
-from dosvoces.model import ConnectionId, NodeId, node_id
+from dosvoces.model import ConnectionId, NodeId, Outcome, node_id
 from dosvoces.nodes.lease import Lease
 from dosvoces.nodes.place import runs
 from dosvoces.nodes.rules import Times, gone_from, inheritable, with_room
@@ -88,6 +88,8 @@ class Membership:
         self._calls: Calls | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._glance: Glance | None = None
+        self.tell_inherited: Callable[[], None] = lambda: None
+        """Called when a node was declared dead, and its heir is this one."""
         self.url = ""
         """Where this node's API listens, once it does."""
 
@@ -109,7 +111,15 @@ class Membership:
         """
         if self._calls is not None and self._calls.cancel(connection_id, by=by):
             return True
+        # One that waits for its time or for a node has nobody to ask.
+        if await self._store.waiting.end(connection_id, Outcome.CANCELLED, by=by, at=datetime.now(UTC)):
+            return True
         return await self._roll.ask_to_cancel(connection_id, by=by)
+
+    async def live_nodes(self) -> list[NodeId]:
+        """Those on the roll that nobody has declared dead, this one among them. Raises `StoreError`."""
+        glance = await self._roll.look()
+        return [self._store.node, *(node.id for node in glance.nodes if node.heir is None)]
 
     async def start(self, calls: Calls) -> None:
         """Join, and settle what is left of processes that are gone for certain. Raises `StoreError`."""
@@ -238,6 +248,7 @@ class Membership:
             if await self._roll.inherit(node, me):
                 log.warning("node is dead, its connections are ours to settle", dead=node.id, name=node.identity.name)
                 self._unsettled = True
+                self.tell_inherited()
         # Left unsettled by a failure in between: this node is the heir, and must go on until it has settled.
         self._unsettled = self._unsettled or any(node.heir == me for node in glance.nodes)
         if self._clock() >= self._sweep_due:

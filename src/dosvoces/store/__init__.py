@@ -13,6 +13,7 @@ from typing import Protocol
 from dosvoces.core import Connection
 from dosvoces.mail import Mail
 from dosvoces.model import ConnectionId, Facts, NodeId, Order, Outcome, Side
+from dosvoces.store.reports import Reports, Waiting
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +125,10 @@ class Store(Protocol):
 
     node: NodeId
     """Whose the connections are that are recorded here. It changes when this process begins anew as another node."""
+    reports: Reports
+    """What is to be told."""
+    waiting: Waiting
+    """The connections that wait for their time, or for a node."""
 
     async def open(self) -> None:
         """Connect, migrate (SQLite), and check that the record can be written. Raises `StoreError`."""

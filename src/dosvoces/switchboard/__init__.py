@@ -81,6 +81,30 @@ class Switchboard:
         The connection goes on without the caller. Raises `NotNow` if nothing was tried, `NotAllowed` if a caller id is
         not ours to show (nothing was tried either), and `AlreadyRecorded` if the order's idempotency key is taken.
         """
+        live = await self._begin(order)
+        return await asyncio.shield(live.answered)
+
+    async def accept(self, order: Order) -> None:
+        """As `connect`, but returns as soon as it is recorded and begun."""
+        await self._begin(order)
+
+    async def take(self, order: Order) -> bool:
+        """
+        Begin a connection that waits in the record, unless it no longer does; whether it was begun.
+
+        Raises `NotNow` if there is no room for it now, `NotAllowed` if it can't be begun at all, and `StoreError`.
+        """
+        with self._admission.entering(order):
+            if not await self._store.waiting.claim(order.id):
+                return False
+            self._enter(order)
+        return True
+
+    def check(self, order: Order) -> None:
+        """Raises `NotAllowed` if a caller id is not ours to show: worth knowing long before it is to be shown."""
+        self._admission.check(order)
+
+    async def _begin(self, order: Order) -> LiveConnection:
         with self._admission.entering(order):
             reached("k01_request_read")
             try:
@@ -91,10 +115,13 @@ class Switchboard:
             except StoreError as error:
                 log.error("request not recorded", connection=order.id, error=str(error))
                 raise NotNow(NOT_RECORDABLE) from error
-            live = self._live[order.id] = LiveConnection(order, self._parts, self._over)
+            return self._enter(order)
+
+    def _enter(self, order: Order) -> LiveConnection:
+        live = self._live[order.id] = LiveConnection(order, self._parts, self._over)
         # While it was recorded this process may have been frozen, or cut off: then it isn't begun here.
         live.happened(Started() if self._parts.holds_lease() else LostAtRestart("fence"))
-        return await asyncio.shield(live.answered)
+        return live
 
     def cancel(self, connection_id: ConnectionId, *, by: str) -> bool:
         """End a connection of ours, in whatever state; whether there was one."""

@@ -82,6 +82,10 @@ class Admission:
             raise NotNow(NOT_RECORDABLE)
         if problems := self._problems(self._carrier.problems(order.first, order.second)):
             raise NotNow("; ".join(problems), leaving=bool(self.leaving))
+        self.check(order)
+
+    def check(self, order: Order) -> None:
+        """Raises `NotAllowed` for a caller id that is not ours."""
         for side in Side:
             if wanted := order.caller_id(side):
                 self._carrier.check_caller_id(order.number(side), wanted)

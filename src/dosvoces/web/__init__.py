@@ -19,9 +19,11 @@ from dosvoces.dialplan import NumberRules
 from dosvoces.errors import StoreError
 from dosvoces.web.api import api_routes
 from dosvoces.web.call import CallEndpoint
+from dosvoces.web.connections import PATH as CONNECTIONS_PATH
+from dosvoces.web.connections import ConnectionsEndpoint
 from dosvoces.web.health import healthz, metrics, readyz
 from dosvoces.web.openapi import CALL_PATH
-from dosvoces.web.ports import Canceller, Connector, Readiness, Records
+from dosvoces.web.ports import Canceller, Connector, Readiness, Records, Scheduler
 
 _log = structlog.get_logger(__name__)
 
@@ -29,6 +31,7 @@ _log = structlog.get_logger(__name__)
 def build_app(
     *,
     connector: Connector,
+    scheduler: Scheduler,
     records: Records,
     canceller: Canceller,
     readiness: Readiness,
@@ -45,7 +48,16 @@ def build_app(
     app.router.routes.append(Route("/healthz", healthz))
     app.router.routes.append(Route("/readyz", readyz(readiness)))
     app.router.routes.append(Route("/metrics", metrics))
-    app.include_router(api_routes(records, canceller))
+    ask = ConnectionsEndpoint(
+        connector=connector,
+        scheduler=scheduler,
+        records=records,
+        rules=rules,
+        clock=clock,
+        default_interval_s=default_interval_s,
+    )
+    app.router.routes.append(Route(CONNECTIONS_PATH, ask.__call__, methods=["POST"]))
+    app.include_router(api_routes(records, canceller, clock))
 
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(StoreError, _no_record)

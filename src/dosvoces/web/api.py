@@ -1,11 +1,12 @@
 """
-`/v1`: connections as resources: one can be read, which is what `Location` of `POST /call` points to, and ended.
+`/v1`: connections as resources: one can be read, which is what `Location` points to, and ended. How one is asked for
+is in `connections.py`.
 
 There are no keys yet, so nothing here is confidential: numbers are masked, the lead is left out.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any
@@ -53,7 +54,10 @@ class ConnectionView:
 
     id: str
     created_at: datetime
+    not_before: datetime | None
+    expires_at: datetime | None
     phase: str
+    """`scheduled` before its time, `queued` while no node has room; then as in docs/reference/states.md."""
     outcome: str | None
     ended_by: str
     interval_s: int
@@ -67,7 +71,7 @@ _NO_SUCH: dict[int | str, dict[str, Any]] = {404: {"description": "No such conne
 Id = Annotated[str, Path(description="As in the Location of POST /call: 26 characters")]
 
 
-def api_routes(records: Records, canceller: Canceller) -> APIRouter:
+def api_routes(records: Records, canceller: Canceller, clock: Callable[[], datetime]) -> APIRouter:
     routes = APIRouter(prefix="/v1", tags=["connections"])
 
     @routes.get("/connections/{id}", summary="One connection", responses=_NO_SUCH)
@@ -75,7 +79,7 @@ def api_routes(records: Records, canceller: Canceller) -> APIRouter:
         record = await records.connection(ConnectionId(id)) if _ID.fullmatch(id) else None
         if record is None:
             raise HTTPException(404, "There is no such connection")
-        return _connection_view(record, await records.entries(record.id))
+        return connection_view(record, await records.entries(record.id), clock())
 
     @routes.post(
         "/connections/{id}/cancellation",
@@ -91,16 +95,19 @@ def api_routes(records: Records, canceller: Canceller) -> APIRouter:
         if record is None:
             raise HTTPException(404, "There is no such connection")
         response.status_code = 202 if asked else 200
-        return _connection_view(record, await records.entries(record.id))
+        return connection_view(record, await records.entries(record.id), clock())
 
     return routes
 
 
-def _connection_view(record: ConnectionRecord, entries: Sequence[Entry]) -> ConnectionView:
+def connection_view(record: ConnectionRecord, entries: Sequence[Entry], now: datetime) -> ConnectionView:
+    """The connection as a resource."""
     return ConnectionView(
         id=record.id,
         created_at=record.created_at,
-        phase=record.phase,
+        not_before=record.not_before,
+        expires_at=record.expires_at,
+        phase=_phase(record, now),
         outcome=record.outcome,
         ended_by=record.ended_by,
         interval_s=record.interval_s,
@@ -109,6 +116,12 @@ def _connection_view(record: ConnectionRecord, entries: Sequence[Entry]) -> Conn
         legs=[_leg_view(leg) for leg in record.legs],
         journal=[_entry_view(entry) for entry in entries if entry.event not in _PRIVATE_NOTES],
     )
+
+
+def _phase(record: ConnectionRecord, now: datetime) -> str:
+    if record.owner is not None or record.outcome is not None:
+        return record.phase
+    return "scheduled" if record.not_before is not None and record.not_before > now else "queued"
 
 
 def _leg_view(leg: LegRecord) -> LegView:

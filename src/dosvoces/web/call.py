@@ -34,10 +34,10 @@ LINGER_BYTES = 32 * 1024 * 1024
 _log = structlog.get_logger(__name__)
 
 _METHOD_NOT_ALLOWED = message(405, "Only POST is allowed here", (b"allow", b"POST"))
-_UNSUPPORTED = message(415, "The Content-Type must be application/json, in UTF-8")
+UNSUPPORTED = message(415, "The Content-Type must be application/json, in UTF-8")
 _KEY_REUSED = message(422, "This Idempotency-Key was used for another request")
 _KEY_OPEN = message(409, "The first request with this Idempotency-Key has no answer yet", (b"retry-after", b"5"))
-_NOT_RECORDED = message(503, "The request can't be recorded now; nothing was done", (b"retry-after", b"5"))
+NOT_RECORDED = message(503, "The request can't be recorded now; nothing was done", (b"retry-after", b"5"))
 _REPLAYED: Header = (b"idempotent-replayed", b"true")
 
 
@@ -81,8 +81,8 @@ class CallEndpoint:
             return _METHOD_NOT_ALLOWED
         headers: list[Header] = scope["headers"]
         if not is_json(headers):
-            return _UNSUPPORTED
-        key = _idempotency_key(headers)
+            return UNSUPPORTED
+        key = idempotency_key(headers)
         if isinstance(key, Problem):
             return refusal(f"Idempotency-Key {key.message}", [key])
         body = await read_body(headers, receive)
@@ -148,7 +148,7 @@ class CallEndpoint:
             return _KEY_OPEN if earlier is None else _repeat(earlier, order)
         except StoreError:
             _log.exception("connection_not_recorded", connection_id=order.id)
-            return _NOT_RECORDED
+            return NOT_RECORDED
         except Exception:
             _log.exception("connection_failed", connection_id=order.id)
             return INTERNAL_ERROR
@@ -168,7 +168,7 @@ class CallEndpoint:
             _log.exception("answer_not_recorded", connection_id=connection)
 
 
-def _idempotency_key(headers: list[Header]) -> str | Problem | None:
+def idempotency_key(headers: list[Header]) -> str | Problem | None:
     """The request's key, `None` if it has none."""
     keys = [value for name, value in headers if name == b"idempotency-key"]
     if not keys:

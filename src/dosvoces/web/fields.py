@@ -26,30 +26,47 @@ class Fields:
     interval_s: int
 
 
-def check_fields(members: dict[str, object], rules: NumberRules, default_interval_s: int) -> Fields | list[Problem]:
+@dataclass(frozen=True, slots=True)
+class Names:
+    """What the members are called."""
+
+    first: str
+    second: str
+    interval: str
+    texts: tuple[str, ...]
+    """In the order of `Lead`'s fields after the address."""
+
+
+CALL_NAMES = Names(
+    "firstnumber",
+    "secondnumber",
+    "call_interval",
+    (
+        "nombre_propiedad",
+        "nombre_comercializador",
+        "url_anuncio",
+        "ciudad_propiedad",
+        "m2_vivienda",
+        "precio_vivienda",
+    ),
+)
+
+
+def check_fields(
+    members: dict[str, object], rules: NumberRules, default_interval_s: int, names: Names = CALL_NAMES
+) -> Fields | list[Problem]:
     """What the request asks for, or everything that is wrong with it. Members that nobody knows are ignored."""
     problems: list[Problem] = []
-    first = _number(members, "firstnumber", rules, problems.append)
-    second = _number(members, "secondnumber", rules, problems.append)
+    first = _number(members, names.first, rules, problems.append)
+    second = _number(members, names.second, rules, problems.append)
     email = _email(members, problems.append)
     if first is not None and second is not None and first.e164 == second.e164:
-        problems.append(Problem("secondnumber", "same_number", "is the same as firstnumber"))
-    texts = [_text(members, name, problems.append) for name in _DESCRIPTIVE]
-    interval_s = _interval(members, default_interval_s, problems.append)
+        problems.append(Problem(names.second, "same_number", f"is the same as {names.first}"))
+    texts = [_text(members, name, problems.append) for name in names.texts]
+    interval_s = _interval(members, names.interval, default_interval_s, problems.append)
     if problems or first is None or second is None or email is None:
         return problems
     return Fields(first, second, Lead(email, *texts), str(members["email"]), interval_s)
-
-
-_DESCRIPTIVE = (
-    "nombre_propiedad",
-    "nombre_comercializador",
-    "url_anuncio",
-    "ciudad_propiedad",
-    "m2_vivienda",
-    "precio_vivienda",
-)
-"""In the order of `Lead`'s fields after the address."""
 
 
 def missing_arguments(members: dict[str, object]) -> str:
@@ -136,15 +153,15 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def _interval(members: dict[str, object], default_s: int, report: _Report) -> int:
-    value = members.get("call_interval")
+def _interval(members: dict[str, object], name: str, default_s: int, report: _Report) -> int:
+    value = members.get(name)
     if value is None:
         return default_s
     seconds = _whole(value.text) if isinstance(value, Number) else None
     if seconds is None:
-        report(Problem("call_interval", "type", "is not a whole number of seconds"))
+        report(Problem(name, "type", "is not a whole number of seconds"))
     elif not 0 <= seconds <= MAX_INTERVAL_S:
-        report(Problem("call_interval", "range", f"is not between 0 and {MAX_INTERVAL_S} seconds"))
+        report(Problem(name, "range", f"is not between 0 and {MAX_INTERVAL_S} seconds"))
     else:
         return int(seconds)
     return default_s

@@ -25,11 +25,24 @@ class Connector(Protocol):
         Raises `NotNow` if it is not tried now, `AlreadyRecorded` if the order's idempotency key is taken.
         """
 
+    async def accept(self, order: Order) -> None:
+        """As `connect`, but returns as soon as it is recorded and begun."""
+
+    def check(self, order: Order) -> None:
+        """Raises `NotAllowed` if `accept` would, for a reason that waiting doesn't change."""
+
     async def earlier(self, key: str) -> Earlier | None:
         """The request that used this idempotency key before. Raises `StoreError`."""
 
     async def remember_answer(self, connection_id: ConnectionId, *, status: int, body: str) -> None:
         """Keep what was answered, for a repeat of the request. Raises `StoreError`."""
+
+
+class Scheduler(Protocol):
+    """Keeps connections that are to begin later, or elsewhere."""
+
+    async def schedule(self, order: Order) -> None:
+        """Record a connection that waits; durable on return. Raises `NotNow`, `AlreadyRecorded`, `StoreError`."""
 
 
 class Records(Protocol):

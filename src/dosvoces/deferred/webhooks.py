@@ -1,0 +1,190 @@
+"""
+Webhooks: POSTs a message to an address of the operator's, signed (Standard Webhooks), until it is taken.
+
+At least once, always under the same `webhook-id` and with the same body; a receiver that has seen the id is done.
+"""
+
+import asyncio
+import ssl
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+
+import httpx
+import structlog
+from standardwebhooks import Webhook
+
+from dosvoces import __version__, crashpoints
+from dosvoces.deferred import Again, Payload, Work
+from dosvoces.deferred.backoff import delay_s
+from dosvoces.model import ConnectionId
+from dosvoces.store import ConnectionRecord
+from dosvoces.store.reports import Delivery, DeliveryState, Report, Reports
+
+log = structlog.get_logger(__name__)
+
+KIND = "webhook"
+STEPS_S = (5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400)
+"""After the first try, which is made at once: Standard Webhooks, "Deliverability and reliability"; three days."""
+RETRY_AFTER_LIMIT_S = 86_400.0
+"""Longest that a receiver may put us off."""
+ANSWER_LIMIT_BYTES = 64 * 1024
+"""Of an answer's body so much is read, and dropped, so that the connection may serve again; a longer one is cut off."""
+WORDS_LIMIT = 200  # characters of what went wrong that are kept
+GONE = 410
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Somebody who is told."""
+
+    name: str
+    url: str
+    secrets: tuple[str, ...]
+    """Each `whsec_…`; every one of them signs."""
+    events: frozenset[str]
+    timeout_s: float = 15.0
+
+    @property
+    def target(self) -> str:
+        """Its name in a delivery."""
+        return f"{KIND}:{self.name}"
+
+    def wants(self, report: Report, _: ConnectionRecord) -> bool:
+        """Whether it is told of this."""
+        return report.event in self.events
+
+    def work(self, connection_id: ConnectionId, number: int) -> Work:
+        """The work of telling it: those for one endpoint hold up only each other."""
+        payload: Payload = {"connection": connection_id, "number": number, "endpoint": self.name}
+        return Work(KIND, f"{connection_id}.{number}.{self.name}", payload, lane=self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came of one POST."""
+
+    status: int | None
+    """`None` if none came."""
+    words: str
+    retry_after_s: float = 0.0
+
+    @property
+    def taken(self) -> bool:
+        return self.status is not None and 200 <= self.status < 300
+
+
+class Webhooks:
+    """Delivers what the record says is to be told to `endpoints`."""
+
+    def __init__(
+        self,
+        endpoints: Sequence[Endpoint],
+        reports: Reports,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._endpoints = {endpoint.name: endpoint for endpoint in endpoints}
+        self._reports = reports
+        self._now = now
+        self._client: httpx.AsyncClient | None = None
+
+    async def deliver(self, work: Work) -> Again | None:
+        """One try. Raises `StoreError` if what came of it can't be written down: it is made again then."""
+        connection, number = ConnectionId(str(work.payload["connection"])), int(work.payload["number"] or 0)
+        name = str(work.payload["endpoint"])
+        delivery = await self._reports.delivery(connection, number, f"{KIND}:{name}")
+        report = await self._reports.report(connection, number)
+        if report is None or delivery is None or delivery.state is not DeliveryState.WAITING:
+            return None  # Forgotten by now, or done by a run that died before it could say so.
+        endpoint = self._endpoints.get(name)
+        if endpoint is None:
+            reply = Reply(None, f"there is no webhook {name!r} in the settings any more")
+            return await self._note(delivery, reply, last=True)
+        reply = await self.post(endpoint, report.id, report.body or "")
+        crashpoints.reached("k25_webhook_sent")
+        return await self._note(delivery, reply)
+
+    async def post(self, endpoint: Endpoint, message_id: str, body: str) -> Reply:
+        """POST `body` once. Never raises for what the receiver does."""
+        now = self._now()
+        signatures = [Webhook(secret).sign(message_id, now, body) for secret in endpoint.secrets]
+        headers = {
+            "content-type": "application/json",
+            "user-agent": f"Dosvoces/{__version__}",
+            "webhook-id": message_id,
+            "webhook-timestamp": str(int(now.timestamp())),
+            "webhook-signature": " ".join(signatures),
+        }
+        try:
+            async with asyncio.timeout(endpoint.timeout_s):
+                return await self._exchange(endpoint.url, headers, body)
+        except TimeoutError:
+            return Reply(None, f"no answer within {endpoint.timeout_s:g} s")
+        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+            return Reply(None, f"{type(error).__name__}: {error}"[:WORDS_LIMIT])
+
+    async def close(self) -> None:
+        """Give connections back; idempotent."""
+        client, self._client = self._client, None
+        if client is not None:
+            await client.aclose()
+
+    async def _exchange(self, url: str, headers: dict[str, str], body: str) -> Reply:
+        async with self._opened().stream("POST", url, headers=headers, content=body.encode()) as response:
+            retry_after_s = _retry_after_s(response.headers.get("retry-after", ""), self._now())
+            read = 0
+            async for part in response.aiter_raw():
+                read += len(part)
+                if read > ANSWER_LIMIT_BYTES:
+                    break
+            return Reply(response.status_code, f"HTTP {response.status_code}", retry_after_s)
+
+    def _opened(self) -> httpx.AsyncClient:
+        if self._client is None:
+            self._client = httpx.AsyncClient(
+                verify=ssl.create_default_context(),  # The system's authorities, to which an operator can add his own.
+                follow_redirects=False,
+                trust_env=False,
+                timeout=None,  # One limit for the whole of a try, set where it is made.
+            )
+        return self._client
+
+    async def _note(self, delivery: Delivery, reply: Reply, *, last: bool = False) -> Again | None:
+        """Write down what came of a try, and say when the next one is."""
+        now, after_s = self._now(), None
+        if reply.taken:
+            state = DeliveryState.DELIVERED
+        elif reply.status == GONE:
+            state = DeliveryState.REFUSED
+        elif last or (after_s := delay_s(STEPS_S, delivery.tries + 1)) is None:
+            state = DeliveryState.ABANDONED
+        else:
+            state, after_s = DeliveryState.WAITING, max(after_s, reply.retry_after_s)
+        next_at = None if after_s is None else now + timedelta(seconds=after_s)
+        await self._reports.tried(delivery, state, reply.words, at=now, next_at=next_at)
+        tell = log.info if reply.taken else log.warning
+        tell(
+            "webhook tried",
+            connection=delivery.connection_id,
+            webhook=delivery.target,
+            report=delivery.number,
+            state=state,
+            answer=reply.words,
+            tries=delivery.tries + 1,
+            next_at=next_at,
+        )
+        return None if after_s is None else Again(after_s)
+
+
+def _retry_after_s(header: str, now: datetime) -> float:
+    """RFC 9110 §10.2.3: seconds or a date; 0 for what is neither."""
+    if header.isascii() and header.isdigit():
+        seconds = float(header[:9])
+    else:
+        try:
+            at = parsedate_to_datetime(header)
+        except ValueError:
+            return 0.0
+        seconds = ((at if at.tzinfo else at.replace(tzinfo=UTC)) - now).total_seconds()
+    return min(max(seconds, 0.0), RETRY_AFTER_LIMIT_S)

@@ -1,0 +1,180 @@
+"""`POST /v1/connections` through the ASGI application, with a connector that counts."""
+
+import json
+from datetime import UTC, timedelta
+from typing import Any
+
+import httpx
+import pytest
+
+from dosvoces.errors import NotAllowed, NotNow, StoreError
+from dosvoces.model import ConnectionId, Lead, Order
+from dosvoces.store import ConnectionRecord, Earlier
+from dosvoces.web.connections import MAX_AHEAD
+from tests.web_fakes import NOW, FakeConnector, FakeRecords, FakeScheduler, app_with
+
+ORDER = {"first_number": "+34 600 00 00 11", "second_number": "0034960000022", "email": "ana@example.com"}
+
+
+class Records(FakeRecords):
+    """Shows whatever was asked for, as if it were in the record."""
+
+    def __init__(self, *orders: list[Order]) -> None:
+        super().__init__()
+        self._orders = orders
+
+    async def connection(self, connection_id: ConnectionId) -> ConnectionRecord | None:
+        order = next(order for orders in self._orders for order in orders if order.id == connection_id)
+        return ConnectionRecord(
+            id=order.id,
+            created_at=order.created_at,
+            phase="recorded",
+            outcome=None,
+            ended_by="",
+            first=order.first.e164,
+            second=order.second.e164,
+            email=order.lead.email,
+            lead={},
+            interval_s=order.interval_s,
+            joined_at=None,
+            ended_at=None,
+            answer_status=None,
+            legs=(),
+            not_before=order.not_before,
+            expires_at=order.expires_at,
+        )
+
+
+class Door:
+    """The application and what is behind it."""
+
+    def __init__(self, answer: Exception | None = None) -> None:
+        self.connector = FakeConnector() if answer is None else FakeConnector(answer)
+        self.scheduler = FakeScheduler()
+        records = Records(self.connector.orders, self.scheduler.orders)
+        app = app_with(self.connector, records, scheduler=self.scheduler)
+        self.client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://door")
+
+    async def post(self, *, key: str | None = None, **members: object) -> httpx.Response:
+        headers = {} if key is None else {"idempotency-key": key}
+        return await self.client.post("/v1/connections", json={**ORDER, **members}, headers=headers)
+
+
+def iso(seconds: float) -> str:
+    return (NOW + timedelta(seconds=seconds)).isoformat()
+
+
+async def test_what_is_for_now_is_begun_and_shown() -> None:
+    door = Door()
+    answer = await door.post(
+        interval=15, property_name="Ático", agent_name="Eva", url="https://x", city="Valencia", area_m2=90, price="1"
+    )
+    (order,) = door.connector.orders
+    assert answer.status_code == 202
+    assert answer.headers["location"] == f"/v1/connections/{order.id}"
+    assert answer.json()["id"] == order.id
+    assert (order.first.e164, order.second.e164, order.interval_s) == ("+34600000011", "+34960000022", 15)
+    assert order.lead == Lead("ana@example.com", "Ático", "Eva", "https://x", "Valencia", "90", "1")
+    assert (order.not_before, order.expires_at, order.caller_id_first, order.caller_id_second) == (None, None, "", "")
+    assert door.scheduler.orders == []
+
+
+async def test_what_is_for_later_is_kept_and_shown() -> None:
+    door = Door()
+    berlin = (NOW + timedelta(hours=1)).astimezone().isoformat()
+    answer = await door.post(not_before=berlin, expires_at=iso(7200), caller_ids={"first": "+34910000000"})
+    (order,) = door.scheduler.orders
+    assert door.connector.orders == []
+    assert answer.status_code == 202
+    assert answer.json()["phase"] == "scheduled"
+    assert (order.not_before, order.expires_at) == (NOW + timedelta(hours=1), NOW + timedelta(hours=2))
+    assert order.not_before is not None
+    assert order.not_before.tzinfo is UTC
+    assert (order.caller_id_first, order.caller_id_second) == ("+34910000000", "")
+
+
+async def test_a_time_that_has_passed_is_now() -> None:
+    door = Door()
+    assert (await door.post(not_before=iso(-1))).status_code == 202
+    assert len(door.connector.orders) == 1
+
+
+@pytest.mark.parametrize(
+    ("members", "field", "code"),
+    [
+        ({"first_number": None}, "first_number", "missing"),
+        ({"second_number": "+34600000011"}, "second_number", "same_number"),
+        ({"email": "ana"}, "email", "format"),
+        ({"interval": 301}, "interval", "range"),
+        ({"area_m2": []}, "area_m2", "type"),
+        ({"not_before": "tomorrow"}, "not_before", "format"),
+        ({"not_before": "2026-05-09T09:30:00"}, "not_before", "format"),
+        ({"not_before": 1_800_000_000}, "not_before", "format"),
+        ({"not_before": iso(MAX_AHEAD.total_seconds() + 1)}, "not_before", "range"),
+        ({"expires_at": iso(0)}, "expires_at", "range"),
+        ({"not_before": iso(60), "expires_at": iso(60)}, "expires_at", "range"),
+        ({"caller_ids": "+34910000000"}, "caller_ids", "type"),
+        ({"caller_ids": {"second": "910000000"}}, "caller_ids.second", "format"),
+    ],
+)
+async def test_what_is_wrong_is_named(members: dict[str, Any], field: str, code: str) -> None:
+    door = Door()
+    answer = await door.post(**members)
+    assert answer.status_code == 400
+    said: dict[str, Any] = answer.json()
+    assert said["Message"] == f"Missing or invalid: {field}"
+    assert [(error["field"], error["code"]) for error in said["Errors"]] == [(field, code)]
+    assert door.connector.orders == door.scheduler.orders == []
+
+
+async def test_all_that_is_wrong_is_named_at_once() -> None:
+    answer = await Door().post(first_number="", interval="x", not_before="x")
+    assert answer.json()["Message"] == "Missing or invalid: first_number, interval, not_before"
+
+
+@pytest.mark.parametrize(
+    ("content", "media_type", "status"),
+    [
+        (json.dumps(ORDER), "text/plain", 415),
+        ('{"first_number": 1, "first_number": 2}', "application/json", 400),
+        ("[]", "application/json", 400),
+        ('{"x": "' + "x" * 70_000 + '"}', "application/json", 413),
+    ],
+)
+async def test_json_is_read_as_strictly_as_by_call(content: str, media_type: str, status: int) -> None:
+    answer = await Door().client.post("/v1/connections", content=content, headers={"content-type": media_type})
+    assert answer.status_code == status
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(NotNow("full"), 503), (StoreError("broken"), 503), (NotAllowed("not ours"), 400)]
+)
+async def test_what_can_not_be_done_is_said(error: Exception, status: int) -> None:
+    answer = await Door(error).post()
+    assert answer.status_code == status
+    assert ("retry-after" in answer.headers) == (status == 503)
+
+
+async def test_a_caller_id_that_is_not_ours_is_refused_before_it_waits() -> None:
+    door = Door(NotAllowed("not ours"))
+    assert (await door.post(not_before=iso(60))).status_code == 400
+    assert door.scheduler.orders == []
+
+
+async def test_a_repeat_under_the_same_key_gets_the_same_connection() -> None:
+    door = Door()
+    first = await door.post(key="k1")
+    again = await door.post(key="k1")
+    other = await door.post(key="k1", interval=5)
+    assert (first.status_code, again.status_code, other.status_code) == (202, 202, 422)
+    assert again.headers["location"] == first.headers["location"]
+    assert again.headers["idempotent-replayed"] == "true"
+    assert len(door.connector.orders) == 1
+    assert await door.connector.earlier("k1") == Earlier(
+        door.connector.orders[0].id, door.connector.orders[0].fingerprint, None, None
+    )
+
+
+async def test_only_post_is_allowed_there() -> None:
+    answer = await Door().client.put("/v1/connections")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
