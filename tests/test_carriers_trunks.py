@@ -44,6 +44,7 @@ def test_a_trunk_takes_the_numbers_of_its_prefixes_only() -> None:
 def test_a_way_that_failed_before_is_not_taken_again() -> None:
     trunks = the_trunks()
     assert names(trunks, avoid=(MAIN_ONE,)) == [MAIN_TWO, SPARE_WAY]
+    assert names(trunks, avoid=("main",)) == [SPARE_WAY]
     assert trunks.another(MADRID, 0.0, (MAIN_ONE, MAIN_TWO))
     assert not trunks.another(MADRID, 0.0, (MAIN_ONE, MAIN_TWO, SPARE_WAY))
     with pytest.raises(CarrierError, match=r"^no further way to \+34910•••011$"):

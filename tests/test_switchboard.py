@@ -4,17 +4,19 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from dosvoces.carriers import Call
-from dosvoces.carriers.fake import FakeCarrier, Script
+from dosvoces.carriers import Call, DialPlan
+from dosvoces.carriers.fake import TRUNK, FakeCarrier, Script
 from dosvoces.core import Answer, AnswerKind
-from dosvoces.errors import AlreadyRecorded, MailError, NotAllowed, NotNow, StoreError
+from dosvoces.errors import AlreadyRecorded, CarrierError, MailError, NotAllowed, NotNow, StoreError
 from dosvoces.events import Answered
 from dosvoces.mail import Mail
-from dosvoces.model import ConnectionId, LegId, NodeId, Note, Order, Side, leg_id
+from dosvoces.model import ConnectionId, LegId, NodeId, Note, Order, PhoneNumber, Side, leg_id
 from dosvoces.store import Store
+from dosvoces.store.limits import Quota, TrunkQuota
 from dosvoces.store.sql import SqlStore, open_store
 from dosvoces.switchboard import Limits, Switchboard
 from dosvoces.testing import A, B, an_order, until
@@ -233,13 +235,13 @@ class _Broken(SqlStore):
     def problems(self) -> list[str]:
         return list(self.trouble)
 
-    async def record(self, order: Order, *, waits: bool = False) -> None:
+    async def record(self, order: Order, **facts: Any) -> None:
         self._fail("record")
-        await super().record(order, waits=waits)
+        await super().record(order, **facts)
 
-    async def intend_dial(self, order: Order, side: Side, **facts: object) -> None:
+    async def intend_dial(self, order: Order, side: Side, **facts: Any) -> float:
         self._fail(f"dial {side}")
-        await super().intend_dial(order, side, **facts)  # type: ignore[arg-type]
+        return await super().intend_dial(order, side, **facts)
 
     def _fail(self, what: str) -> None:
         if what in self.refuses:
@@ -368,6 +370,91 @@ async def test_at_the_limit_of_a_drain_both_parties_are_warned_and_hung_up(bench
 
 async def test_a_drain_without_calls_is_over_at_once(bench: Bench) -> None:
     await asyncio.wait_for(bench.switchboard.drain(by="shutdown", limit_s=60), 1)
+
+
+class _Two(FakeCarrier):
+    """Two trunks, the first of which has little room."""
+
+    def prepare(self, call: Call) -> DialPlan:
+        if "small" in call.avoid:
+            return replace(super().prepare(replace(call, avoid=())), trunk="large")
+        return replace(super().prepare(call), trunk="small")
+
+    def trunks(self, number: PhoneNumber) -> list[str]:
+        return ["small", "large"]
+
+
+class _Blind(_Two):
+    """Two trunks, and nobody who could say beforehand which."""
+
+    def prepare(self, call: Call) -> DialPlan:
+        if "large" in call.avoid:
+            raise CarrierError("no further way in the script")
+        return super().prepare(call)
+
+    def trunks(self, number: PhoneNumber) -> list[str]:
+        return []
+
+
+async def _limited(tmp_path: Path, **quota: Any) -> SqlStore:
+    store = open_store(f"sqlite:///{tmp_path / 'limited.db'}", quota=Quota(**quota))
+    await store.open()
+    return store
+
+
+async def test_a_full_trunk_s_calls_go_by_the_next_one(bench: Bench, tmp_path: Path) -> None:
+    bench.store = limited = await _limited(tmp_path, trunks={"small": TrunkQuota(max_calls=1)})
+    bench.carrier = _Two(lambda call: bench.script(call))
+    await bench.make().start()
+    order = an_order()
+    assert MADE == await bench.connect(order)
+    assert ["small", "large"] == [dial.trunk for dial in await limited.dials(order.id)]
+    bench.switchboard.cancel(order.id, by="operator")
+    await bench.over(order)
+    await limited.close()
+
+
+async def test_where_no_trunk_has_room_nothing_is_begun(bench: Bench, tmp_path: Path) -> None:
+    bench.store = limited = await _limited(
+        tmp_path, max_open=1, trunks={"small": TrunkQuota(max_calls=1), "large": TrunkQuota(max_calls=1)}
+    )
+    bench.carrier = _Two(lambda call: bench.script(call))
+    await bench.make().start()
+    assert MADE == await bench.connect(an_order(1))
+    with pytest.raises(NotNow, match="max_open"):
+        await bench.connect(an_order(2))
+    assert (1, 2) == (len(bench.letters.taken), len(bench.carrier.dialed))
+    bench.switchboard.cancel(an_order(1).id, by="operator")
+    await bench.over(an_order(1))
+    await limited.close()
+
+
+async def test_a_leg_without_room_on_any_trunk_fails_and_the_other_is_hung_up(bench: Bench, tmp_path: Path) -> None:
+    """It can't always be known before: here the first party's call takes the last one."""
+    bench.store = limited = await _limited(
+        tmp_path, trunks={"small": TrunkQuota(max_calls=1), "large": TrunkQuota(max_calls=0)}
+    )
+    bench.carrier = _Blind(lambda call: bench.script(call))
+    await bench.make().start()
+    order = an_order()
+    assert Answer(AnswerKind.CALL_FAILED, B) == await asyncio.wait_for(bench.connect(order), 5)
+    assert "second_failed" == await bench.over(order)
+    record = await limited.connection(order.id)
+    assert record is not None
+    assert "trunk small has 1 calls up" in record.legs[1].detail
+    await limited.close()
+
+
+async def test_a_call_waits_for_its_turn_on_the_trunk(bench: Bench, tmp_path: Path) -> None:
+    bench.store = limited = await _limited(tmp_path, trunks={TRUNK: TrunkQuota(calls_per_second=5)})
+    await bench.make().start()
+    began = asyncio.get_running_loop().time()
+    order = an_order()
+    assert MADE == await bench.connect(order)
+    assert asyncio.get_running_loop().time() - began > 0.19
+    bench.switchboard.cancel(order.id, by="operator")
+    await bench.over(order)
+    await limited.close()
 
 
 async def test_a_fenced_switchboard_lets_go_of_everything_and_takes_nothing_until_it_may(bench: Bench) -> None:

@@ -52,6 +52,7 @@ from dosvoces.sip.sdp import Security
 from dosvoces.sip.session_timer import SessionTerms
 from dosvoces.sip.transport import reachable_address
 from dosvoces.store import Store
+from dosvoces.store.limits import Quota, TrunkQuota
 from dosvoces.store.sql import open_roll, open_store
 from dosvoces.switchboard import Limits, Switchboard
 from dosvoces.web import build_app
@@ -103,7 +104,7 @@ class Service:
         `CarrierError` when a part can't start; what had started is given back.
         """
         async with AsyncExitStack() as stack:
-            store = open_store(settings.database.address, reported=_reported(settings))
+            store = open_store(settings.database.address, reported=_reported(settings), quota=_quota(settings))
             stack.push_async_callback(store.close)
             await store.open()
             mailbox = open_mailbox(settings, store)
@@ -240,6 +241,18 @@ def _import_engine() -> _EngineModule:
     from dosvoces.deferred import engine
 
     return engine
+
+
+def _quota(settings: Settings) -> Quota:
+    return Quota(
+        max_open=settings.dialing.max_open,
+        max_per_number=settings.dialing.max_per_number,
+        trunks={
+            trunk.name: TrunkQuota(trunk.max_calls, trunk.calls_per_second, trunk.max_wait_s)
+            for trunk in settings.trunks
+            if trunk.max_calls is not None or trunk.calls_per_second is not None
+        },
+    )
 
 
 def _membership(settings: Settings, store: Store) -> Membership:

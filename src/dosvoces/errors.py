@@ -62,6 +62,14 @@ class NotOurs(StoreError):
     """The connection is another node's by now: whatever we still have of it is hung up, and the rest is that node's."""
 
 
+class LimitReached(StoreError):
+    """Nothing was written: a limit that all nodes share is reached. `trunk` names the one whose limit it is, if any."""
+
+    def __init__(self, message: str, *, trunk: str = "") -> None:
+        super().__init__(message)
+        self.trunk = trunk
+
+
 class AlreadyRecorded(StoreError):
     """The unique key is taken: this connection, this dial attempt or this idempotency key is in the record already."""
 

@@ -244,6 +244,12 @@ class Dialing(Section):
     """Longest conversation, in seconds."""
     max_connections: Annotated[int, Field(ge=1, le=100_000)] = 100
     """Open connections at once; a request beyond is answered 503 and may be repeated."""
+    max_open: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    """Open connections at once on all nodes together, exactly; a request beyond is answered 503. Without it: no limit
+    but each node's `max_connections`."""
+    max_per_number: Annotated[int, Field(ge=1, le=1000)] | None = None
+    """Open connections at once, on all nodes together, in which one number is called; a request beyond is answered
+    503. Without it: no limit."""
     countries: Annotated[tuple[Country, ...] | None, Listed, Field(min_length=1)] = None
     """Countries whose numbers may be dialled (ISO 3166). Without it: those of the trunks, or `["ES"]`."""
 
@@ -306,6 +312,13 @@ class Trunk(Section):
     ] = ("PCMA", "PCMU")
     """What may be spoken, the preferred one first: `PCMA`, `PCMU`, `G722`, `opus`. PCMA or PCMU must be among them: the
     first party begins with one, for the ringing tone. See [codecs](../howto/codecs.md)."""
+    max_calls: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    """Calls that the carrier takes at once, two a connection, on all nodes together. When as many are up, the next
+    trunk is tried; where there is none, a request is answered 503."""
+    calls_per_second: Annotated[float, Field(gt=0, le=1000)] | None = None
+    """Calls a second that the carrier takes, on all nodes together, evenly spaced."""
+    max_wait_s: Annotated[float, Field(ge=0, le=30)] = 5.0
+    """Longest that a call waits for its turn at `calls_per_second`; beyond, it takes the next trunk, or fails."""
     srtp: Literal["off", "optional", "required"] = "off"
     """Whether the audio is encrypted, with SRTP and keys in the signalling (SDES). `optional` offers it and takes what
     is answered; `required` hangs up at once on an answer without. Who can read the signalling can read the keys."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import pytest
 
 from dosvoces.carriers import Carrier, Leftover, Released
-from dosvoces.errors import CarrierError, NotAllowed
+from dosvoces.errors import CarrierError, NotAllowed, NotOurs
 from dosvoces.events import Answered, Dialed, Ended, Event, Ringing, Unjoined, Unreached
 from dosvoces.model import ConnectionId, EndReason, Facts, LegId, Side
 from dosvoces.testing import A, B, until
@@ -125,6 +125,23 @@ async def test_raises_only_if_nothing_left(bench: Bench) -> None:
         await bench.dial(Does.NO_WAY)
     await asyncio.sleep(SOON_S)
     assert (bench.told.events, bench.far.up()) == ([], 0)
+
+
+async def test_asked_last(bench: Bench) -> None:
+    """A process that was frozen on its way sends nothing any more, and keeps nothing."""
+    call = replace(a_call(1, A, Does.ANSWERS), may_leave=lambda: False)
+    with pytest.raises(NotOurs):
+        await place(bench.carrier, call)
+    await asyncio.sleep(SOON_S)
+    assert (bench.told.events, bench.far.up(), bench.far.ids()) == ([], 0, [])
+
+
+async def test_a_trunk_that_has_no_room_is_avoided(bench: Bench) -> None:
+    call = a_call(1, A, Does.ANSWERS)
+    names = bench.carrier.trunks(call.number)
+    assert bench.carrier.prepare(call).trunk == names[0]
+    with pytest.raises(CarrierError):
+        bench.carrier.prepare(replace(call, avoid=tuple(names)))
 
 
 async def test_a_dial_that_raised_leaves_the_other_leg_as_it_is(bench: Bench) -> None:

@@ -38,9 +38,16 @@ class Desk:
         return [node.id for node in (await self.roll.look()).nodes]
 
 
-@pytest.fixture(params=["sqlite"])
-async def desk(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Desk]:
-    url = {"sqlite": f"sqlite:///{tmp_path / 'record.db'}"}[request.param]
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(tmp_path: Path, request: pytest.FixtureRequest) -> str:
+    """Where a new record may be."""
+    if request.param == "postgresql":
+        return str(request.getfixturevalue("postgres_url"))
+    return f"sqlite:///{tmp_path / 'record.db'}"
+
+
+@pytest.fixture
+async def desk(url: str) -> AsyncIterator[Desk]:
     store, roll = open_store(url, node=ONE), open_roll(url)
     await store.open()
     await roll.open()

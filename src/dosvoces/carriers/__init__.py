@@ -24,11 +24,13 @@ class Call:
     attempt: int = 1
     """Counts the dials of this leg; a further one only follows `Unreached`."""
     avoid: tuple[str, ...] = ()
-    """Ways that reached nobody in earlier attempts (`Unreached.way`)."""
+    """Ways that reached nobody in earlier attempts (`Unreached.way`), and trunks that can take no call now."""
     silence_limit_s: float | None = None
     """How long the far end may give no sign at all before the dial is given up; `None`: the protocol's own limit."""
     caller_id: str = ""
     """The number that this party sees, in E.164; empty: what the settings say."""
+    may_leave: Callable[[], bool] = field(default=lambda: True, compare=False, repr=False)
+    """Asked last of all: whether the call may still be placed by this process."""
 
     @property
     def id(self) -> LegId:
@@ -98,7 +100,8 @@ class Carrier(Protocol):
       it but what a further dial of it brings.
     - *unreached is certain*: `Unreached` only if nobody can have been rung (no ringing was told, whatever may still
       come is hung up) and another way is left; never after a refusal by whoever was called.
-    - *ways are not repeated*: a dial takes no way that `Call.avoid` names.
+    - *ways are not repeated*: a dial takes no way that `Call.avoid` names, and no way of a trunk that it names.
+    - *asked last*: if `Call.may_leave` says no when all is ready to be sent, nothing is, and `dial` raises `NotOurs`.
     - *hang-up in any state*: `hangup` is legal in any state and idempotent; for an unknown or ended leg it does
       nothing.
     - *answer after hang-up*: an answer that crosses a hang-up is hung up by the driver and not reported as
@@ -149,6 +152,9 @@ class Carrier(Protocol):
 
     def problems(self, *numbers: PhoneNumber) -> list[str]:
         """Why no call could be placed now, to any of `numbers` where they are given, in words; empty if one could."""
+
+    def trunks(self, number: PhoneNumber) -> Sequence[str]:
+        """The names of the trunks that a call to `number` may take, in the order in which they are tried."""
 
     def check_caller_id(self, number: PhoneNumber, caller_id: str) -> None:
         """Raises `NotAllowed` if a call to `number` can't show `caller_id` (E.164) to whoever answers it."""

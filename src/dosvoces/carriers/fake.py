@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from dosvoces.carriers import Call, DialPlan, Leftover, Listener, Released
-from dosvoces.errors import CarrierError, NotAllowed
+from dosvoces.errors import CarrierError, NotAllowed, NotOurs
 from dosvoces.events import Answered, Dialed, Ended, Event, Ringing, Unjoined, Unreached
 from dosvoces.model import ConnectionId, EndReason, LegId, PhoneNumber, Side, leg_id, mask_number
 
@@ -85,11 +85,15 @@ class FakeCarrier:
         script = self._script(call)
         if script.unreachable:
             raise CarrierError(f"no route to {call.number.masked} in the script")
+        if TRUNK in call.avoid:
+            raise CarrierError(f"no further way to {call.number.masked} in the script")
         return _FakePlan(call, TRUNK, {"leg": call.id}, script)
 
     async def dial(self, plan: DialPlan) -> None:
         assert isinstance(plan, _FakePlan), "a plan of this driver"
         call, script = plan.call, plan.script
+        if not call.may_leave():
+            raise NotOurs(f"leg {call.id} may no longer be dialled here")
         way = f"way {len(call.avoid) + 1}"
         self.dialed.append(call)
         leg = self._legs[call.id] = _FakeLeg(call, script)
@@ -140,6 +144,9 @@ class FakeCarrier:
 
     def problems(self, *numbers: PhoneNumber) -> list[str]:
         return []
+
+    def trunks(self, number: PhoneNumber) -> list[str]:
+        return [TRUNK]
 
     def check_caller_id(self, number: PhoneNumber, caller_id: str) -> None:
         if caller_id not in self._caller_ids:

@@ -26,7 +26,7 @@ from dosvoces.carriers.sip_leftover import take_back
 from dosvoces.carriers.sip_leg import Session, SipLeg
 from dosvoces.carriers.trunks import Trunk, Trunks, Way, learn, reached_nobody
 from dosvoces.carriers.upkeep import USUAL, Times, Upkeep
-from dosvoces.errors import CarrierError, MediaError
+from dosvoces.errors import CarrierError, MediaError, NotOurs
 from dosvoces.events import Dialed, Ended, Event, Unjoined, Unreached
 from dosvoces.media import Digit, Headers, Heard, Lost, MediaRelay, RelayEvent, Silent, Statistics
 from dosvoces.model import ConnectionId, EndReason, LegId, Note, PhoneNumber, Side
@@ -176,6 +176,9 @@ class SipCarrier:
         call, way = plan.call, plan.way
         trunk = way.trunk
         session = await self._session(call, trunk)
+        if not call.may_leave():
+            self._release_if_over(session)
+            raise NotOurs(f"leg {call.id} may no longer be dialled here")
         way.circuit.take(self._now())
         leg = SipLeg(self, session, call, *self._codecs(session, call.side, trunk), way)
         session.legs[call.side] = leg
@@ -220,6 +223,9 @@ class SipCarrier:
         problems = self._trunks.problems(numbers, self._now())
         # Without a trunk nothing was started, and that is said already.
         return [*problems, *self._relay.problems()] if self._agent is not None else problems
+
+    def trunks(self, number: PhoneNumber) -> list[str]:
+        return self._trunks.names(number)
 
     def check_caller_id(self, number: PhoneNumber, caller_id: str) -> None:
         self._trunks.check_caller_id(number, caller_id)

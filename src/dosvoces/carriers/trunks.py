@@ -271,7 +271,7 @@ class Trunks:
     def ways(self, number: PhoneNumber, now: float, avoid: Sequence[str] = (), caller_id: str = "") -> Iterator[Way]:
         """The ways to this number that are worth trying: trunks in the order of the settings, each hop by its rank."""
         for line in self._lines_for(number):
-            if line.registration_trouble or not line.trunk.callers.allows(caller_id):
+            if line.registration_trouble or not line.trunk.callers.allows(caller_id) or line.trunk.name in avoid:
                 continue
             for hop in line.hops(now):
                 way = Way(line, hop)
@@ -295,6 +295,10 @@ class Trunks:
         """Raises `NotAllowed` if no trunk that takes `number` may show `caller_id`."""
         if not any(line.trunk.callers.allows(caller_id) for line in self._lines_for(number)):
             raise NotAllowed(_not_ours(number, caller_id))
+
+    def names(self, number: PhoneNumber) -> list[str]:
+        """Of the trunks that take this number, in the order of the settings."""
+        return [line.trunk.name for line in self._lines_for(number)]
 
     def at(self, host: str, port: int, now: float) -> Trunk | None:
         """The trunk at this address."""

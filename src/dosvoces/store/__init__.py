@@ -5,7 +5,7 @@ What can't be taken back leaves only after its intent is durable; the `async` me
 disk. `journal` alone is written behind. One writer gathers what waits across all connections and commits once.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
@@ -108,6 +108,11 @@ class KeptMail:
     content: bytes
 
 
+Trunks = Mapping[Side, Sequence[str]]
+"""The names of the trunks that could take each side."""
+NO_TRUNKS: Trunks = {}
+
+
 class Store(Protocol):
     """
     The record. Its contract test quotes these clauses by name.
@@ -139,8 +144,13 @@ class Store(Protocol):
     async def adopt_strays(self) -> None:
         """Make ours what is open and whose owner is no node any more. Raises `StoreError`."""
 
-    async def record(self, order: Order, *, waits: bool = False) -> None:
-        """Write a new connection, ours or, if it `waits`, nobody's yet. Raises `AlreadyRecorded`, `StoreError`."""
+    async def record(self, order: Order, *, waits: bool = False, trunks: Trunks = NO_TRUNKS) -> None:
+        """
+        Write a new connection, ours or, if it `waits`, nobody's yet. Raises `AlreadyRecorded`, `StoreError`.
+
+        One of ours is counted in with all that is open on all nodes, and raises `LimitReached` if there are as many as
+        there may be. `trunks` are those that could take each side: if all of them are full, that is such a limit too.
+        """
 
     async def intend_dial(
         self,
@@ -151,11 +161,12 @@ class Store(Protocol):
         at: datetime,
         trunk: str | None = None,
         facts: Facts | None = None,
-    ) -> None:
+    ) -> float:
         """
         Write that this number is about to be rung, and what taking that back will need (`DialPlan`).
 
-        Raises `NotOurs`, `AlreadyRecorded`, `StoreError`.
+        Returns how many seconds it has to wait for its turn on the trunk. Raises `NotOurs`, `AlreadyRecorded`,
+        `StoreError`, and `LimitReached` if the trunk has no call, or no turn soon enough, left.
         """
 
     def update(self, connection_id: ConnectionId, state: Connection, deadline: datetime | None) -> None:

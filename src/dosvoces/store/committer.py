@@ -15,7 +15,8 @@ from dosvoces.errors import StoreError
 from dosvoces.model import ConnectionId
 from dosvoces.store import Entry
 from dosvoces.store.database import Database
-from dosvoces.store.writes import Cursor, Writes
+from dosvoces.store.prepared import Cursor
+from dosvoces.store.writes import Writes
 
 LEGS_REMEMBERED = 4_000
 """Of so many connections the writer knows what the disk has of their legs; past it, it writes them once more."""

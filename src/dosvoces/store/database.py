@@ -10,7 +10,7 @@ from typing import Protocol
 from sqlalchemy import Engine
 
 from dosvoces.errors import StoreError
-from dosvoces.store.writes import Cursor
+from dosvoces.store.prepared import Cursor
 
 
 class Database(Protocol):

@@ -24,9 +24,9 @@ from dosvoces.errors import StoreError
 from dosvoces.store.address import PostgresAddress
 from dosvoces.store.database import Database
 from dosvoces.store.postgres_errors import NotReached, explain
+from dosvoces.store.prepared import Cursor
 from dosvoces.store.schema import check_revision, migrate, revision
 from dosvoces.store.tables import REVISION
-from dosvoces.store.writes import Cursor
 
 OLDEST_VERSION = 14
 """Of the server: the oldest that its makers still maintain at the time of writing, and that looks whether we live."""

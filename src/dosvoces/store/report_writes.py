@@ -23,9 +23,10 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from dosvoces.core import Phase
 from dosvoces.model import ConnectionId, Outcome, connection_id
+from dosvoces.store.prepared import Cursor, Prepared, insert_new
 from dosvoces.store.reports import Delivery, DeliveryState, Report
 from dosvoces.store.tables import connection, delivery, mail, report
-from dosvoces.store.writes import Cursor, Writes, _insert_new, _Prepared
+from dosvoces.store.writes import Writes
 
 _ONE: ColumnElement[int] = literal_column("1", Integer)
 _NOBODYS = and_(connection.c.id == bindparam("of"), connection.c.owner.is_(None), connection.c.outcome.is_(None))
@@ -36,14 +37,14 @@ class ReportWrites:
 
     def __init__(self, dialect: Dialect, writes: Writes) -> None:
         self._writes = writes
-        self._body = _Prepared(_keep_body(), dialect)
-        self._insert_delivery = _insert_new(delivery, dialect, ("connection_id", "number", "target", "next_at"))
-        self._passed_on = _Prepared(update(report).where(*_one_report()).values(passed_on=true()), dialect)
-        self._tried = _Prepared(_tried(), dialect)
-        self._claim = _Prepared(update(connection).where(_NOBODYS).values(owner=bindparam("by")), dialect)
-        self._end = _Prepared(_end(), dialect)
-        self._delete_ended = _Prepared(_delete_ended(), dialect)
-        self._delete_mails = _Prepared(_delete_mails(), dialect)
+        self._body = Prepared(_keep_body(), dialect)
+        self._insert_delivery = insert_new(delivery, dialect, ("connection_id", "number", "target", "next_at"))
+        self._passed_on = Prepared(update(report).where(*_one_report()).values(passed_on=true()), dialect)
+        self._tried = Prepared(_tried(), dialect)
+        self._claim = Prepared(update(connection).where(_NOBODYS).values(owner=bindparam("by")), dialect)
+        self._end = Prepared(_end(), dialect)
+        self._delete_ended = Prepared(_delete_ended(), dialect)
+        self._delete_mails = Prepared(_delete_mails(), dialect)
 
     def prepare(self, cursor: Cursor, of: Report, body: str, targets: Sequence[str]) -> None:
         """What is sent and to whom; what is there of both already stays."""

@@ -21,17 +21,19 @@ from dosvoces.core import Connection
 from dosvoces.errors import StoreError
 from dosvoces.mail import Mail
 from dosvoces.model import ConnectionId, Facts, NodeId, Order, Outcome, Side, node_id
-from dosvoces.store import ConnectionRecord, DialRecord, Earlier, Entry, KeptMail, Store, queries
+from dosvoces.store import NO_TRUNKS, ConnectionRecord, DialRecord, Earlier, Entry, KeptMail, Store, Trunks, queries
 from dosvoces.store.address import SqliteAddress, parse_database_url
 from dosvoces.store.database import Database
 from dosvoces.store.lane import Lane
+from dosvoces.store.limits import NO_QUOTA, Quota, SharedLimits
+from dosvoces.store.prepared import Cursor
 from dosvoces.store.report_writes import ReportWrites
 from dosvoces.store.reports import EVENTS
 from dosvoces.store.sql_reports import SqlReports, SqlWaiting
 from dosvoces.store.sql_roll import SqlRoll
 from dosvoces.store.sqlite import SqliteFile
 from dosvoces.store.writer import Writer
-from dosvoces.store.writes import Cursor, Writes
+from dosvoces.store.writes import Writes
 
 T = TypeVar("T")
 
@@ -44,17 +46,22 @@ log = structlog.get_logger(__name__)
 
 
 def open_store(
-    url: str, *, node: NodeId | None = None, reported: Collection[str] = (), reader: bool = False
+    url: str,
+    *,
+    node: NodeId | None = None,
+    reported: Collection[str] = (),
+    quota: Quota = NO_QUOTA,
+    reader: bool = False,
 ) -> "SqlStore":
     """
     The record at `url`, not yet opened: `sqlite:///dosvoces.db` (relative), `sqlite:////var/lib/dosvoces.db`, or
     `postgresql://user:password@host/database`.
 
     `node` is whose the connections are that are recorded in it; a new one unless given. `reported` are the events
-    (`store.reports`) of which somebody is to be told. A `reader` never writes, creates or migrates, and may run beside
-    the service. Raises `SettingsError`.
+    (`store.reports`) of which somebody is to be told. `quota` is what all nodes may have
+    open. A `reader` never writes, creates or migrates, and may run beside the service. Raises `SettingsError`.
     """
-    return SqlStore(_database(url), node=node, reported=reported, reader=reader)
+    return SqlStore(_database(url), node=node, reported=reported, quota=quota, reader=reader)
 
 
 def open_roll(url: str) -> SqlRoll:
@@ -81,12 +88,15 @@ class SqlStore(Store):
         *,
         node: NodeId | None = None,
         reported: Collection[str] = (),
+        quota: Quota = NO_QUOTA,
         reader: bool = False,
     ) -> None:
         self._database = database
         self._node = node or node_id(datetime.now(UTC), secrets.randbits(80))
         self._tell_taken: Callable[[ConnectionId], None] | None = None
         self._reported = frozenset(reported)
+        self._quota = quota
+        self._limits: SharedLimits | None = None
         self._is_reader = reader
         self.reports = SqlReports(self)
         """What is to be told."""
@@ -118,6 +128,8 @@ class SqlStore(Store):
             raise
         self._lanes.append((lane, partial(self._end_writing, engine)))
         self._writes = Writes(engine.dialect, self._node)
+        if self._quota != NO_QUOTA:
+            self._limits = SharedLimits(engine.dialect, self._quota)
         self._writes.reported = self._reported
         self._report_writes = ReportWrites(engine.dialect, self._writes)
         self._writer = Writer(self._database, self._writes, lane)
@@ -177,10 +189,17 @@ class SqlStore(Store):
         writer, writes = self._opened()
         await writer.write(writes.adopt_strays)
 
-    async def record(self, order: Order, *, waits: bool = False) -> None:
+    async def record(self, order: Order, *, waits: bool = False, trunks: Trunks = NO_TRUNKS) -> None:
         writer, writes = self._opened()
+        limits = self._limits
+
+        def record(cursor: Cursor) -> None:
+            if limits is not None and not waits:
+                limits.admit(cursor, order, trunks)
+            writes.record(cursor, order, waits)
+
         try:
-            await writer.write(partial(writes.record, order=order, waits=waits))
+            await writer.write(record)
         except StoreError as error:
             if error.unknown:
                 # The client is told that nothing was done: if it was written all the same, it is no longer so.
@@ -196,10 +215,19 @@ class SqlStore(Store):
         at: datetime,
         trunk: str | None = None,
         facts: Facts | None = None,
-    ) -> None:
+    ) -> float:
         writer, writes = self._opened()
-        intend = partial(writes.intend_dial, order=order, side=side, attempt=attempt, at=at, trunk=trunk, facts=facts)
+        limits, wait_s = self._limits, 0.0
+
+        def intend(cursor: Cursor) -> None:
+            nonlocal wait_s
+            writes.hold(cursor, order.id)
+            if limits is not None:
+                wait_s = limits.take_turn(cursor, order, side, trunk)
+            writes.intend_dial(cursor, order, side, attempt, at, trunk, facts)
+
         await writer.write(intend)
+        return wait_s
 
     def update(self, connection_id: ConnectionId, state: Connection, deadline: datetime | None) -> None:
         if self._writer is None:

@@ -10,10 +10,10 @@ from sqlalchemy import Connection as Database
 from sqlalchemy import Row, and_, func, literal_column, select
 
 from dosvoces.model import ConnectionId, Outcome, Side
+from dosvoces.store.prepared import Cursor
 from dosvoces.store.report_writes import ReportWrites
 from dosvoces.store.reports import Delivery, DeliveryState, Report, Reports, Waiting, WaitingConnection
 from dosvoces.store.tables import connection, delivery, report
-from dosvoces.store.writes import Cursor
 
 T = TypeVar("T")
 

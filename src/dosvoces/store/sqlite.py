@@ -18,9 +18,9 @@ from sqlalchemy.pool import StaticPool
 
 from dosvoces.errors import StoreError
 from dosvoces.store.database import Database
+from dosvoces.store.prepared import Cursor
 from dosvoces.store.schema import check_revision, migrate, revision
 from dosvoces.store.tables import REVISION
-from dosvoces.store.writes import Cursor
 
 BUSY_TIMEOUT_MS = 2000
 """How long a write waits for another program's lock before it fails."""

@@ -5,20 +5,15 @@ Core checks and spells the SQL for the database at hand; running it through Core
 statement itself does. Every function here runs inside a transaction that `writer.py` begins and commits.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
-    Delete,
     Dialect,
-    Insert,
     Integer,
-    Select,
     String,
-    Table,
-    Update,
     bindparam,
     delete,
     exists,
@@ -28,14 +23,13 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.sql.compiler import SQLCompiler
 
 from dosvoces.core import Connection, Leg, LegState, Phase
 from dosvoces.errors import AlreadyRecorded, NotOurs, StoreError
 from dosvoces.mail import Mail
 from dosvoces.model import ConnectionId, Facts, NodeId, Order, Outcome, Side
 from dosvoces.store import Entry
+from dosvoces.store.prepared import Cursor, Prepared, Row, Statement, insert_new
 from dosvoces.store.reports import ENDED
 from dosvoces.store.tables import (
     LEAD_COLUMNS,
@@ -50,46 +44,6 @@ from dosvoces.store.tables import (
     report,
 )
 
-Row = dict[str, Any]
-Statement = Select[Any] | Insert | Update | Delete
-
-
-class Cursor(Protocol):
-    """What we use of a driver's cursor (PEP 249)."""
-
-    @property
-    def rowcount(self) -> int: ...
-    def execute(self, sql: str, parameters: Any = ..., /) -> Any: ...
-    def executemany(self, sql: str, parameters: Any, /) -> Any: ...
-    def fetchone(self) -> Any: ...
-
-
-class _Prepared:
-    """A statement's text for one database, with what turns our values into the driver's."""
-
-    def __init__(self, statement: Statement, dialect: Dialect, columns: Sequence[str] | None = None) -> None:
-        compiled = statement.compile(dialect=dialect, column_keys=columns)
-        assert isinstance(compiled, SQLCompiler)
-        self._sql = str(compiled)
-        self._convert: list[tuple[str, Callable[[Any], Any]]] = []
-        for name, parameter in compiled.binds.items():
-            processor = parameter.type.dialect_impl(dialect).bind_processor(dialect)
-            if processor is not None:
-                self._convert.append((name, processor))
-
-    def _bound(self, row: Row) -> Row:
-        for name, convert in self._convert:
-            row[name] = convert(row[name])
-        return row
-
-    def run(self, cursor: Cursor, row: Row) -> int:
-        """Run it once; the number of rows it wrote."""
-        cursor.execute(self._sql, self._bound(row))
-        return cursor.rowcount
-
-    def run_many(self, cursor: Cursor, rows: Sequence[Row]) -> None:
-        cursor.executemany(self._sql, [self._bound(row) for row in rows])
-
 
 class Writes:
     """All that is ever written, for one dialect, by one node. Times and ids come from the caller."""
@@ -99,24 +53,24 @@ class Writes:
         """Whose the connections are that are recorded, and the only ones whose state is written."""
         self.reported: frozenset[str] = frozenset()
         """The events (`store.reports.EVENTS`) of which somebody is to be told."""
-        self._insert_connection = _insert_new(connection, dialect, _CONNECTION_COLUMNS)
-        self._withdraw = _Prepared(_withdraw(), dialect)
-        self._insert_leg = _Prepared(insert(leg), dialect, ("connection_id", "side", "number", "state"))
-        self._insert_attempt = _insert_new(dial_attempt, dialect, _ATTEMPT_COLUMNS)
-        self._insert_mail = _insert_new(mail, dialect, [column.name for column in mail.c if column.name != "number"])
-        self._insert_capture = _insert_new(capture, dialect, [column.name for column in capture.c])
-        self._insert_entry = _Prepared(_insert_entry(), dialect)
-        self._insert_report = _Prepared(_insert_report(), dialect)
-        self._update_connection = _Prepared(_update_open(_STATE_COLUMNS), dialect)
-        self._settle_connection = _Prepared(_update_open((*_STATE_COLUMNS, "outcome", "ended_at")), dialect)
-        self._update_leg = _Prepared(_update_leg(), dialect)
-        self._outcome = _Prepared(
+        self._insert_connection = insert_new(connection, dialect, _CONNECTION_COLUMNS)
+        self._withdraw = Prepared(_withdraw(), dialect)
+        self._insert_leg = Prepared(insert(leg), dialect, ("connection_id", "side", "number", "state"))
+        self._insert_attempt = insert_new(dial_attempt, dialect, _ATTEMPT_COLUMNS)
+        self._insert_mail = insert_new(mail, dialect, [column.name for column in mail.c if column.name != "number"])
+        self._insert_capture = insert_new(capture, dialect, [column.name for column in capture.c])
+        self._insert_entry = Prepared(_insert_entry(), dialect)
+        self._insert_report = Prepared(_insert_report(), dialect)
+        self._update_connection = Prepared(_update_open(_STATE_COLUMNS), dialect)
+        self._settle_connection = Prepared(_update_open((*_STATE_COLUMNS, "outcome", "ended_at")), dialect)
+        self._update_leg = Prepared(_update_leg(), dialect)
+        self._outcome = Prepared(
             select(connection.c.outcome, connection.c.owner).where(connection.c.id == bindparam("of")), dialect
         )
-        self._hold = _Prepared(_hold(), dialect)
-        self._adopt_strays = _Prepared(_adopt_strays(), dialect)
-        self._remember_answer = _Prepared(_remember_answer(), dialect)
-        self._touch = _Prepared(update(alembic_version).values(version_num=alembic_version.c.version_num), dialect)
+        self._hold = Prepared(_hold(), dialect)
+        self._adopt_strays = Prepared(_adopt_strays(), dialect)
+        self._remember_answer = Prepared(_remember_answer(), dialect)
+        self._touch = Prepared(update(alembic_version).values(version_num=alembic_version.c.version_num), dialect)
 
     def record(self, cursor: Cursor, order: Order, waits: bool = False) -> None:
         """
@@ -140,6 +94,12 @@ class Writes:
         """Take back a connection that its client was told is not recorded, if it is; never one that was begun."""
         self._withdraw.run(cursor, {"of": connection_id, "by": self.node})
 
+    def hold(self, cursor: Cursor, connection_id: ConnectionId) -> None:
+        """Keep an open connection ours until the commit: no other node takes it meanwhile. Raises `NotOurs`."""
+        self._hold.run(cursor, {"of": connection_id, "by": self.node})
+        if cursor.fetchone() is None:
+            raise NotOurs(f"connection {connection_id} is over, or another node's by now", permanent=True)
+
     def intend_dial(
         self,
         cursor: Cursor,
@@ -150,14 +110,7 @@ class Writes:
         trunk: str | None = None,
         facts: Facts | None = None,
     ) -> None:
-        """
-        The intent to ring. Raises `NotOurs`, and `AlreadyRecorded` if it is there already, whoever wrote it.
-
-        The connection is held until the commit: no other node takes it in between.
-        """
-        self._hold.run(cursor, {"of": order.id, "by": self.node})
-        if cursor.fetchone() is None:
-            raise NotOurs(f"connection {order.id} is over, or another node's by now", permanent=True)
+        """The intent to ring; `hold` comes first. Raises `AlreadyRecorded` if it is there already, whoever wrote it."""
         row = {
             "connection_id": order.id,
             "side": side.value,
@@ -263,16 +216,6 @@ class Writes:
     def touch(self, cursor: Cursor) -> None:
         """Write something that changes nothing: whether it commits tells whether the record can be written."""
         self._touch.run(cursor, {})
-
-
-def _insert_new(table: Table, dialect: Dialect, columns: Sequence[str]) -> _Prepared:
-    """An insert that leaves out what violates a unique key, so that the rest of its batch is not lost with it."""
-    statement = (
-        postgresql.insert(table).on_conflict_do_nothing()
-        if dialect.name == "postgresql"
-        else sqlite.insert(table).on_conflict_do_nothing()
-    )
-    return _Prepared(statement, dialect, columns)
 
 
 _CONNECTION_COLUMNS = (

@@ -16,11 +16,11 @@ from dosvoces import telemetry
 from dosvoces.carriers import Carrier
 from dosvoces.core import Answer, Connection, Terms
 from dosvoces.crashpoints import reached
-from dosvoces.errors import AlreadyRecorded, NotNow, StoreError
+from dosvoces.errors import AlreadyRecorded, LimitReached, NotNow, StoreError
 from dosvoces.events import Cancel, Event, LostAtRestart, Started
 from dosvoces.journal import entry_of
 from dosvoces.mail import Mail, Mailbox
-from dosvoces.model import ConnectionId, Note, Order, Outcome
+from dosvoces.model import ConnectionId, Note, Order, Outcome, Side
 from dosvoces.recovery import Leftovers
 from dosvoces.store import Earlier, Entry, Store
 from dosvoces.switchboard.admission import NOT_RECORDABLE, Admission, Limits
@@ -108,10 +108,13 @@ class Switchboard:
         with self._admission.entering(order):
             reached("k01_request_read")
             try:
-                await self._store.record(order)
+                trunks = {side: self._carrier.trunks(order.number(side)) for side in Side}
+                await self._store.record(order, trunks=trunks)
                 reached("k02_request_recorded")
             except AlreadyRecorded:
                 raise
+            except LimitReached as error:
+                raise NotNow(str(error)) from error
             except StoreError as error:
                 log.error("request not recorded", connection=order.id, error=str(error))
                 raise NotNow(NOT_RECORDABLE) from error

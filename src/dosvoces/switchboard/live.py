@@ -7,16 +7,16 @@ What can't be taken back (a mail, a dial, a report) leaves only after its intent
 import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
 import structlog
 
-from dosvoces.carriers import Call, Carrier
+from dosvoces.carriers import Call, Carrier, DialPlan
 from dosvoces.core import Answer, Connection, LegState, answer, deadline, step
 from dosvoces.crashpoints import reached
-from dosvoces.errors import AlreadyRecorded, CarrierError, MailError, NotOurs, StoreError
+from dosvoces.errors import AlreadyRecorded, CarrierError, LimitReached, MailError, NotOurs, StoreError
 from dosvoces.events import (
     Cancel,
     Command,
@@ -177,29 +177,16 @@ class LiveConnection:
 
     async def _dial(self, side: Side, attempt: int) -> None:
         order, parts = self.order, self._parts
-        call = Call(
-            order.id,
-            side,
-            order.number(side),
-            attempt=attempt,
-            avoid=self.state.leg(side).tried,
-            silence_limit_s=parts.limits.trunk_timeout_s,
-            caller_id=order.caller_id(side),
-        )
         try:
-            plan = parts.carrier.prepare(call)
             reached("k08_first_about_to_be_intended" if side is Side.A else "k15_second_about_to_be_intended")
-            await parts.store.intend_dial(
-                order, side, attempt=attempt, at=parts.now(), trunk=plan.trunk, facts=plan.facts
-            )
+            plan, wait_s = await self._intend(self._call(side, attempt))
             reached("k09_first_intended" if side is Side.A else "k16_second_intended")
+            if wait_s > 0:
+                await asyncio.sleep(wait_s)
             if self.state.verdict is not None:
                 # Meanwhile it was cancelled or the other side hung up: nobody is rung for nothing.
                 self.happened(Ended(side, EndReason.CANCELLED, "not dialled"))
                 return
-            if not parts.holds_lease():
-                # This process may have been frozen since: by now another node may have settled the connection.
-                raise NotOurs(f"connection {order.id} is not dialled: this node has lost its lease")
             await parts.carrier.dial(plan)
         except NotOurs as error:
             self.happened(LostAtRestart("taken"))
@@ -211,6 +198,41 @@ class LiveConnection:
         if self.state.leg(side).state is LegState.RELEASING:
             # The hang-up came while the dial was on its way to the carrier, which didn't know the leg yet.
             parts.carrier.hangup(leg_id(order.id, side))
+
+    def _call(self, side: Side, attempt: int) -> Call:
+        return Call(
+            self.order.id,
+            side,
+            self.order.number(side),
+            attempt=attempt,
+            avoid=self.state.leg(side).tried,
+            silence_limit_s=self._parts.limits.trunk_timeout_s,
+            caller_id=self.order.caller_id(side),
+            # This process may be frozen at any moment before: then another node has settled the connection since.
+            may_leave=self._parts.holds_lease,
+        )
+
+    async def _intend(self, call: Call) -> tuple[DialPlan, float]:
+        """Write down how it will be dialled, by a trunk that has room; also how long it must wait for its turn."""
+        store, full = self._parts.store, ""
+        while True:
+            try:
+                plan = self._parts.carrier.prepare(call)
+            except CarrierError as error:
+                raise CarrierError(f"{full}; {error}" if full else str(error), permanent=error.permanent) from error
+            try:
+                return plan, await store.intend_dial(
+                    self.order,
+                    call.side,
+                    attempt=call.attempt,
+                    at=self._parts.now(),
+                    trunk=plan.trunk,
+                    facts=plan.facts,
+                )
+            except LimitReached as error:
+                full = f"{full}; {error}" if full else str(error)
+                log.info("trunk is full", connection=call.connection_id, trunk=plan.trunk)
+                call = replace(call, avoid=(*call.avoid, plan.trunk))
 
     async def _join(self) -> None:
         try:
