@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -57,7 +57,8 @@ class Receiver:
     port: int = 0
     answers: dict[str, Answer | list[Answer]] = field(default_factory=dict)
     received: list[Message] = field(default_factory=list)
-    on_message: Callable[[Message], None] = lambda _: None
+    gate: asyncio.Event | None = None
+    """If set, each answer waits for it."""
 
     @classmethod
     @asynccontextmanager
@@ -120,8 +121,9 @@ class Receiver:
         body = await reader.readexactly(int(headers.get("content-length", "0")))
         message = Message(path, headers, body, asyncio.get_running_loop().time())
         self.received.append(message)
-        self.on_message(message)
         answer = self._answer(path)
+        if self.gate is not None:
+            await self.gate.wait()
         if answer.status is None:
             await asyncio.Event().wait()
         await _write(writer, answer)

@@ -52,17 +52,23 @@ class Handler:
 Open = Callable[..., Awaitable[Deferred]]
 
 
-@pytest.fixture(params=["sqlite"])
-async def begin(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Open]:
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(tmp_path: Path, request: pytest.FixtureRequest) -> str:
+    if request.param == "postgresql":
+        return work_database(str(request.getfixturevalue("postgres_url")))
+    return work_database(f"sqlite:///{tmp_path / 'record.db'}")
+
+
+@pytest.fixture
+async def begin(database: str) -> AsyncIterator[Open]:
     """Starts the engine of a node with this handler; the one before is drained."""
-    databases = {"sqlite": work_database(f"sqlite:///{tmp_path / 'record.db'}")}
     opened: list[Deferred] = []
 
     async def start(handler: Handler, *, node: str = "n1", lane_limit: int = 2) -> Deferred:
         for engine in opened:
             await engine.drain(0)
         kinds = [Kind(name, handler, poll_s=0.05, lane_limit=lane_limit) for name in ("errand", "other")]
-        engine = DbosEngine(databases[request.param], node=node, kinds=kinds)
+        engine = DbosEngine(database, node=node, kinds=kinds)
         opened.append(engine)
         await engine.start()
         return engine

@@ -31,16 +31,22 @@ def report(number: int, event: str, *, side: Side | None = None, body: str | Non
     return Report(ORDER.id, number, event, side, T0, body)
 
 
-@pytest.fixture(params=["sqlite"])
-async def reopen(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Reopen]:
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(tmp_path: Path, request: pytest.FixtureRequest) -> str:
+    if request.param == "postgresql":
+        return str(request.getfixturevalue("postgres_url"))
+    return f"sqlite:///{tmp_path / 'record.db'}"
+
+
+@pytest.fixture
+async def reopen(url: str) -> AsyncIterator[Reopen]:
     """Opens the same record again after closing it, as a restart does."""
-    urls = {"sqlite": f"sqlite:///{tmp_path / 'record.db'}"}
     opened: list[SqlStore] = []
 
     async def again(*, reported: tuple[str, ...] = ALL, node: str = "n1") -> SqlStore:
         for store in opened:
             await store.close()
-        store = open_store(urls[request.param], node=NodeId(node), reported=reported)
+        store = open_store(url, node=NodeId(node), reported=reported)
         await store.open()
         opened.append(store)
         return store
