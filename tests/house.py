@@ -267,12 +267,13 @@ async def process(
     trunks: Sequence[Sections] = (),
     *,
     crash_at: str = "",
+    listening: bool = True,
     **sections: Sections | Sequence[Sections],
 ) -> AsyncIterator[Process]:
     """
     A real `dosvoces serve` with its own configuration file; killed if it is still there in the end.
 
-    `crash_at` is the crash point at which it kills itself.
+    `crash_at` is the crash point at which it kills itself, `listening` whether it does so after it was ready.
     """
     config = folder / "dosvoces.toml"
     config.write_text(
@@ -293,7 +294,7 @@ async def process(
         lines: list[str] = []
         ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         reading = asyncio.create_task(_read(serving, lines, ready))
-        url = await asyncio.wait_for(ready, LIMIT_S)
+        url = await asyncio.wait_for(ready, LIMIT_S) if listening else ""
         yield Process(serving, url, folder, lines, reading)
 
 
@@ -311,6 +312,7 @@ async def _read(serving: asyncio.subprocess.Process, lines: list[str], ready: "a
             ready.set_result(json.loads(line)["url"])
     if not ready.done():
         ready.set_exception(AssertionError("".join(lines)))
+        ready.exception()  # perhaps nobody waits for it
 
 
 def as_toml(settings: Mapping[str, Any]) -> str:

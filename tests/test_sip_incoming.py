@@ -4,7 +4,7 @@ import pytest
 
 from dosvoces.sip.api import CallEnd, CallStateError, EndCause, Hop
 from dosvoces.sip.incoming import IncomingCall
-from dosvoces.sip.message import Request
+from dosvoces.sip.message import Request, tag
 from tests.sip_stage import OFFER, TRUNK, Stage
 
 
@@ -168,6 +168,18 @@ def test_cancel_after_the_answer_changes_nothing() -> None:
     stage.ask("CANCEL", local_tag="", branch=branch)
     assert stage.sent() == [200, 200]
     assert not call.over
+
+
+@pytest.mark.parametrize("answered", [False, True])
+def test_the_answer_to_a_cancel_says_the_tag_of_the_call(answered: bool) -> None:
+    """RFC 3261 §9.2: whoever missed our answer to the INVITE can hang up by it."""
+    stage, call, branch = ringing()
+    if answered:
+        call.answer(b"our answer")
+    stage.messages()
+    stage.ask("CANCEL", local_tag="", branch=branch)
+    first, *_rest = [message for message, _hop in stage.messages()]
+    assert (first.header("cseq"), tag(first.header("to"))) == ("1 CANCEL", call.local_tag)
 
 
 def test_cancel_of_nothing() -> None:

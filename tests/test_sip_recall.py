@@ -103,7 +103,7 @@ def test_an_answer_that_nobody_acknowledged_gets_ack_and_bye(cancelled_first: bo
     (cancel,) = heir.cancels()
     if cancelled_first:
         heir.stage.answer(cancel, 200)
-        heir.stage.wait(2.5)
+        heir.stage.wait(0.25)
         heir.stage.messages()
     heir.stage.answer(invite, 200, "OK", headers=[("Record-Route", "<sip:192.0.2.41;lr>")])
     (ack, to_ack), (bye, to_bye) = heir.stage.messages()
@@ -116,6 +116,58 @@ def test_an_answer_that_nobody_acknowledged_gets_ack_and_bye(cancelled_first: bo
     heir.stage.answer(bye, 200, "OK")
     assert heir.ends == [CallEnd(EndCause.HANGUP, "local", 200, "OK")]
     heir.stage.rest()
+
+
+def test_an_answer_that_this_process_can_t_hear_is_hung_up_by_the_tag_of_the_cancel_s() -> None:
+    dead = Dead()
+    invite = dead.sends()
+    heir = Heir(dead)
+    (cancel,) = heir.cancels()
+    heir.stage.answer(cancel, 200, to_tag="phone")
+    heir.stage.wait(0.31)
+    (bye,) = [m for m, _hop in heir.stage.messages() if isinstance(m, Request) and m.method == "BYE"]
+    assert (bye.header("to"), bye.header("from")) == ("<sip:600@example.com>;tag=phone", invite.header("from"))
+    assert (bye.uri, bye.cseq > invite.cseq) == (invite.uri, True)
+    heir.stage.answer(bye, 200, "OK")
+    assert heir.ends == [CallEnd(EndCause.HANGUP, "local", 200, "OK")]
+    # Should it repeat its answer all the same, it is acknowledged, so that it stops.
+    heir.stage.messages()
+    heir.stage.answer(invite, 200, to_tag="phone")
+    assert heir.stage.sent()[0] == "ACK"
+    assert len(heir.ends) == 1
+    heir.stage.rest()
+
+
+def test_an_answer_that_comes_before_it_is_taken_back_is_hung_up_once() -> None:
+    """The port listens before the record is read."""
+    dead = Dead()
+    invite = dead.sends()
+    stage = Stage()
+    stage.answer(invite, 200, "OK")
+    assert stage.sent() == ["ACK", "BYE"]
+    ends: list[CallEnd] = []
+    stage.ua.take_back(dead.facts, None, ends.append)
+    assert stage.sent() == []
+    assert ends == [CallEnd(EndCause.HANGUP, "local", None, "", "answered before it was taken back")]
+    stage.answer(invite, 200, "OK")
+    assert stage.sent() == ["ACK"]
+    stage.rest()
+
+
+def test_a_tag_that_the_far_end_does_not_know_is_no_end() -> None:
+    """A proxy answers a CANCEL with a tag of its own."""
+    dead = Dead()
+    invite = dead.sends()
+    heir = Heir(dead)
+    (cancel,) = heir.cancels()
+    heir.stage.answer(cancel, 200, to_tag="proxy")
+    heir.stage.wait(0.31)
+    for message, _hop in heir.stage.messages():
+        assert isinstance(message, Request)
+        heir.stage.answer(message, 481)
+    assert heir.ends == []
+    heir.stage.answer(invite, 487)
+    assert [end.cause for end in heir.ends] == [EndCause.CANCELLED]
 
 
 def test_an_answer_just_before_the_watch_ends_is_hung_up() -> None:
@@ -175,14 +227,17 @@ def test_the_invite_that_counts_is_found_after_refusals(
     reached_at = None
     begun = heir.stage.now
     while reached_at is None:
-        for cancel in heir.cancels():
-            if branch(cancel) == branch(invite):
+        for message, _hop in heir.stage.messages():
+            assert isinstance(message, Request)
+            if message.method == "BYE":
+                heir.stage.answer(message, 481)
+            elif branch(message) == branch(invite):
                 reached_at = heir.stage.now
-                assert cancel.values("via") == invite.values("via")
-                heir.stage.answer(cancel, 200)
+                assert message.values("via") == invite.values("via")
+                heir.stage.answer(message, 200)
                 heir.stage.answer(invite, 487, "Request Terminated")
             elif old_one is not None:
-                heir.stage.answer(cancel, old_one)
+                heir.stage.answer(message, old_one)
         heir.stage.wait(0.05)
     assert reached_at - begun < 1.0
     assert heir.ends == [CallEnd(EndCause.CANCELLED, "local", 487, "Request Terminated")]
@@ -234,8 +289,9 @@ def test_a_cancel_accepted_once_before_is_over_soon() -> None:
     dead.sends()
     heir = Heir(dead)
     while not heir.ends:
-        for cancel in heir.cancels():
-            heir.stage.answer(cancel, 200 if cancel.cseq == 1 else 481)
+        for message, _hop in heir.stage.messages():
+            assert isinstance(message, Request)
+            heir.stage.answer(message, 200 if message.cseq == 1 else 481)
         heir.stage.wait(0.1)
     assert heir.ends == [CallEnd(EndCause.CANCELLED, "local", None, "", "CANCEL accepted")]
     assert heir.stage.now < 5

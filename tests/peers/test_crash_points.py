@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from dosvoces.phone import Phone, PhoneBehaviour, PhoneCall, Tls
 from dosvoces.testing import until
 from tests.certificates import Authority
 from tests.house import FIRST, HOST, LIMIT_S, SECOND, House, Phones, house, lead, process
+from tests.peers.sipp import SippPhone
 from tests.peers.smtp_server import FaultySmtp
 from tests.ports import free_port
 
@@ -36,7 +38,14 @@ TRIES_THEN_RINGS = PhoneBehaviour(ring_after_s=0.05, answer_after_s=0.1)
 """100, 180, 200: a phone that passes all of a call's points."""
 LEAVES_SOON = PhoneBehaviour(ring_after_s=0.05, answer_after_s=0.1, hangup_after_s=0.3)
 
-SIGNALLING = [point for point in POINTS if "k08" <= point[:3] <= "k23"]
+MESSAGE_ID = re.compile(rb"(?im)^Message-ID: *(\S+)")
+UNKNOWN = (
+    "the service stopped when it was to be dialled; whether that was done is unknown; "
+    "the far end knew of no call after the restart"
+)
+
+SIGNALLING = [point for point in POINTS if "k08" <= point[:3] <= "k21"]
+ENDING = ["k22_one_bye_sent", "k23_outcome_about_to_be_recorded"]
 MAIL = [point for point in POINTS if "k02" <= point[:3] <= "k07"]
 ON_EVERY_TRANSPORT = [point for point in SIGNALLING if point[:3] in ("k10", "k12", "k13", "k20", "k21")]
 
@@ -66,7 +75,14 @@ async def phones_and_trunk(folder: Path, transport: str, second: PhoneBehaviour)
         yield Phones(phone), {"trunks": [trunk], "sip": sip}
 
 
-async def dies(folder: Path, crash_at: str, settings: dict[str, Any], mail: dict[str, object]) -> None:
+async def dies(
+    folder: Path,
+    crash_at: str,
+    settings: dict[str, Any],
+    mail: dict[str, object],
+    calls: int = CALLS,
+    interval_s: int = 0,
+) -> None:
     """Post calls to a service that kills itself at this point."""
     async with (
         process(folder, None, crash_at=crash_at, mail=mail, **settings) as serving,
@@ -75,9 +91,9 @@ async def dies(folder: Path, crash_at: str, settings: dict[str, Any], mail: dict
 
         async def post(number: int) -> None:
             with suppress(httpx.TransportError):
-                await client.post("/call", json=lead(property_name=f"flat {number}"))
+                await client.post("/call", json=lead(property_name=f"flat {number}", call_interval=interval_s))
 
-        await asyncio.gather(*(post(number) for number in range(CALLS)))
+        await asyncio.gather(*(post(number) for number in range(calls)))
         assert await serving.ended() == -signal.SIGKILL, "".join(serving.lines)
 
 
@@ -108,49 +124,142 @@ async def settled(running: House) -> list[tuple[str | None, list[str]]]:
     return [(record.outcome, [leg.detail for leg in record.legs if leg.dialed_at]) for record in connections]
 
 
+@dataclass(frozen=True)
+class Aftermath:
+    """What the record says in the end, and how it was brought about."""
+
+    outcomes: list[str | None]
+    details: list[str]
+    """Of all legs that were to be dialled."""
+    released_s: float
+    """From the start of the next process until nobody rang or talked."""
+
+
 async def crash_and_recover(
-    folder: Path, point: str, transport: str = "udp", second: PhoneBehaviour = TRIES_THEN_RINGS, count: int = 1
-) -> list[tuple[str | None, list[str]]]:
+    folder: Path,
+    point: str,
+    transport: str = "udp",
+    second: PhoneBehaviour = TRIES_THEN_RINGS,
+    *,
+    again_at: str = "",
+    elsewhere: bool = False,
+    interval_s: int = 0,
+) -> Aftermath:
+    """
+    Let the service die at `point`, and start it again, in this process.
+
+    `again_at` is where a process between them dies, `elsewhere` starts the last one at another address.
+    """
     async with phones_and_trunk(folder, transport, second) as (phones, settings), FaultySmtp() as server:
         mail: dict[str, object] = {
             "url": f"smtp://{HOST}:{server.port}?tls=none",
             "from": "Dosvoces <leads@example.com>",
         }
-        await dies(folder, f"{point}:{count}", settings, mail)
+        await dies(folder, point, settings, mail, interval_s=interval_s)
         before = dials(phones.phone.calls)
+        if again_at:
+            async with process(folder, None, crash_at=again_at, listening=False, mail=mail, **settings) as between:
+                assert await between.ended() == -signal.SIGKILL, "".join(between.lines)
+        if elsewhere:
+            settings["sip"] |= {"bind": f"{HOST}:{free_port()}"}
         begun = time.monotonic()
         async with house(folder, mail=mail, **settings) as running:
-            took = await released(phones, begun)
+            released_s = await released(phones, begun)
             outcomes = await settled(running)
-        assert took < UP_LIMIT_S
+        assert released_s < UP_LIMIT_S
         assert dials(phones.phone.calls) == before, "somebody was dialled again"
         assert set(before.values()) <= {1}
-        sent = Counter(re.search(rb"(?im)^Message-ID: *(\S+)", mail.content)[1] for mail in server.received)  # type: ignore[index]
+        sent = Counter(MESSAGE_ID.findall(b"".join(mail.content for mail in server.received)))
         assert set(sent.values()) <= {1}
-        return outcomes
+        return Aftermath(
+            [outcome for outcome, _ in outcomes], [detail for _, legs in outcomes for detail in legs], released_s
+        )
 
 
 @pytest.mark.parametrize("point", SIGNALLING)
 async def test_nobody_is_left_and_nobody_dialled_again(tmp_path: Path, point: str) -> None:
-    ends_by_itself = point[:3] in ("k22", "k23")
-    outcomes = await crash_and_recover(tmp_path, point, second=LEAVES_SOON if ends_by_itself else TRIES_THEN_RINGS)
-    assert len(outcomes) == CALLS
-    assert {outcome for outcome, _ in outcomes} <= {"interrupted", "completed"}
-    assert "interrupted" in {outcome for outcome, _ in outcomes}
-    if not ends_by_itself:
-        assert {outcome for outcome, _ in outcomes} == {"interrupted"}
+    aftermath = await crash_and_recover(tmp_path, point, interval_s=60 if point == "k14_first_up" else 0)
+    assert aftermath.outcomes == ["interrupted"] * CALLS
+
+
+@pytest.mark.parametrize("point", ENDING)
+async def test_a_call_that_was_ending_is_ended(tmp_path: Path, point: str) -> None:
+    """Those whose outcome was recorded before keep it."""
+    aftermath = await crash_and_recover(tmp_path, point, second=LEAVES_SOON)
+    assert set(aftermath.outcomes) <= {"interrupted", "completed"}
+    assert "interrupted" in aftermath.outcomes
+
+
+async def test_a_call_that_was_perhaps_never_placed_is_told_as_unknown(tmp_path: Path) -> None:
+    aftermath = await crash_and_recover(tmp_path, "k09_first_intended")
+    assert UNKNOWN in aftermath.details
 
 
 @pytest.mark.parametrize("transport", ["tcp", "tls"])
 @pytest.mark.parametrize("point", ON_EVERY_TRANSPORT)
 async def test_over_connections_made_anew(tmp_path: Path, point: str, transport: str) -> None:
     """The connections died with the process: what it was answered on them is lost, and is answered again."""
-    outcomes = await crash_and_recover(tmp_path, point, transport, count=2)
-    assert {outcome for outcome, _ in outcomes} == {"interrupted"}
+    aftermath = await crash_and_recover(tmp_path, f"{point}:2", transport)
+    assert aftermath.outcomes == ["interrupted"] * CALLS
+
+
+@pytest.mark.parametrize("point", [point for point in ON_EVERY_TRANSPORT if point[:3] != "k10"])
+async def test_from_another_address(tmp_path: Path, point: str) -> None:
+    """As a node does that inherits from a dead one: the far end's answers to that don't come here."""
+    aftermath = await crash_and_recover(tmp_path, point, elsewhere=True)
+    assert aftermath.outcomes == ["interrupted"] * CALLS
+
+
+@pytest.mark.parametrize("point", ["k12_first_180_received", "k20_second_200_received", "k21_joined"])
+async def test_a_crash_of_the_recovery_itself_is_recovered_from(tmp_path: Path, point: str) -> None:
+    aftermath = await crash_and_recover(tmp_path, point, again_at="k24_leftovers_released")
+    assert aftermath.outcomes == ["interrupted"] * CALLS
 
 
 @pytest.mark.parametrize("point", MAIL)
 async def test_a_mail_that_was_interrupted_rings_nobody(tmp_path: Path, point: str) -> None:
-    outcomes = await crash_and_recover(tmp_path, point)
-    assert outcomes
-    assert {(outcome, tuple(legs)) for outcome, legs in outcomes} == {("interrupted", ())}
+    aftermath = await crash_and_recover(tmp_path, point)
+    assert aftermath.outcomes
+    assert (set(aftermath.outcomes), aftermath.details) == ({"interrupted"}, [])
+
+
+async def test_a_request_that_was_only_read_left_nothing(tmp_path: Path) -> None:
+    aftermath = await crash_and_recover(tmp_path, "k01_request_read")
+    assert (aftermath.outcomes, aftermath.details) == ([], [])
+
+
+# --- phones that nobody here wrote ---
+
+
+@asynccontextmanager
+async def recovering(folder: Path, phone: SippPhone, point: str) -> AsyncIterator[House]:
+    """A service with a trunk to this phone, which died at `point` while it called; the next one, just started."""
+    trunk: dict[str, object] = {"name": "sipp", "proxy": f"sip:{HOST}:{phone.port}", "username": "us", "password": "pw"}
+    settings: dict[str, Any] = {"trunks": [trunk], "sip": {"bind": f"{HOST}:{free_port()}"}}
+    await dies(folder, point, settings, {}, calls=1)
+    async with house(folder, **settings) as running:
+        yield running
+
+
+@pytest.mark.parametrize("scenario", ["answer_or_be_cancelled", "challenge_then_cancelled"])
+async def test_sipp_is_cancelled_as_the_rfc_has_it(tmp_path: Path, scenario: str) -> None:
+    """SIPp plays its scenario to the end: the INVITE, and its CANCEL from another process, with an ACK to the 487."""
+    async with SippPhone.start(tmp_path, scenario, ring_ms=20_000) as phone:
+        async with recovering(tmp_path, phone, "k12_first_180_received") as running:
+            await phone.finished()
+            assert [outcome for outcome, _ in await settled(running)] == ["interrupted"]
+        invite, cancel = phone.received("INVITE")[-1], phone.received("CANCEL")[-1]
+        assert (cancel.branch, cancel.call_id, cancel.from_tag) == (invite.branch, invite.call_id, invite.from_tag)
+        assert len({each.branch for each in phone.received("INVITE")}) == (2 if "challenge" in scenario else 1)
+
+
+async def test_sipp_that_answered_is_hung_up_by_its_tag(tmp_path: Path) -> None:
+    """No ACK ever came to it, and it repeats its 200 no more."""
+    async with SippPhone.start(tmp_path, "answered_unheard") as phone:
+        async with recovering(tmp_path, phone, "k13_first_200_received") as running:
+            await phone.finished()
+            assert [outcome for outcome, _ in await settled(running)] == ["interrupted"]
+        (answer,) = {each.to_tag for each in phone.messages if each.sent and each.status == 200}
+        (bye,) = phone.received("BYE")
+        assert bye.to_tag == answer
+        assert len({each.branch for each in phone.received("INVITE")}) == 1

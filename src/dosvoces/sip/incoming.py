@@ -60,7 +60,7 @@ class IncomingCall(Call):
         self._confirmed = False
         """Whether the ACK of the first INVITE has come."""
         self._head: ReplyHead | None = ReplyHead(request, source, local_tag)
-        self._server = InviteServer(ua.wire, key, request.cseq, self._head.destination, self)
+        self._server = InviteServer(ua.wire, key, request.cseq, self._head.destination, self, local_tag)
         ua.learn(self, [source[0], *dialog.hosts()])
 
     def begin(self, handler: CallHandler | None) -> None:

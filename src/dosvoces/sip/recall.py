@@ -16,13 +16,14 @@ from .digest import Credentials
 from .exchange import MAX_ROUNDS, Account, Exchange, ack
 from .message import Response, clean, tag
 from .offering import MAX_LONGER
-from .orphan import CSEQ_LEAP
+from .orphan import CSEQ_LEAP, StrayAnswer
 from .transaction import CANCEL_SUFFIX, T1, T2, TIMEOUT, Failure, Head, InviteClient, NonInviteClient
 
 if TYPE_CHECKING:
     from .ua import UserAgent
 
 STAGGER_S = 0.2  # for the answer to one CANCEL, before the next INVITE that may have been sent is cancelled too
+BYE_AFTER_S = 0.3  # from a CANCEL's 200 to the 487 that follows it at once
 GRACE_S = T1 + T2  # from a CANCEL's 200 to the INVITE's answer, which a far end repeats each 4 s (T2) at least
 
 _REFUSED_FOR_NOW = frozenset({401, 407, 422})
@@ -69,6 +70,11 @@ class RecalledCall:
             return
         (cseq, hop), *self._places = self._places
         facts = self._facts
+        if isinstance(self._ua.wire.clients.get(facts.mark.branch(cseq, hop.transport)), StrayAnswer):
+            # Its answer came again before we were asked, and was hung up as that of a call that nobody knows.
+            self._stopped = True
+            self._over(CallEnd(EndCause.HANGUP, "local", None, "", "answered before it was taken back"))
+            return
         head = Head(
             uri=facts.request_uri,
             via=f"Via: {facts.mark.via(cseq, hop.transport)}",
@@ -97,12 +103,14 @@ class RecalledCall:
             head.branch + CANCEL_SUFFIX,
             head.hop_by_hop("CANCEL", head.to),
             invite.destination,
-            self._cancel_answered,
+            partial(self._cancel_answered, invite),
         )
 
-    def _cancel_answered(self, event: Response | Failure) -> None:
+    def _cancel_answered(self, invite: InviteClient, event: Response | Failure) -> None:
         if isinstance(event, Response) and event.code < 300:
-            self._ua.wire.after(GRACE_S, self._accepted)
+            after = self._ua.wire.after
+            after(BYE_AFTER_S, partial(self._hang_up_unheard, event.header("to"), invite))
+            after(GRACE_S, self._accepted)
             return
         self._unsettled -= 1
         if self._places:
@@ -111,6 +119,33 @@ class RecalledCall:
             found = "nothing there" if isinstance(event, Response) else event.value
             cause = EndCause.PROTOCOL if isinstance(event, Response) else EndCause.TIMEOUT
             self._over(CallEnd(cause, "local", None, "", f"CANCEL: {found}"))
+
+    def _hang_up_unheard(self, to: str, invite: InviteClient) -> None:
+        """
+        Send BYE with the To tag of the CANCEL's answer, which is that of the INVITE's (RFC 3261 §9.2).
+
+        Where nothing followed, the far end may have answered the INVITE before, to the process that died and to an
+        address or on a connection at which nobody hears it repeat that. RFC 3261 §15 allows a BYE to a dialog that is
+        early still; and a proxy, whose tag is its own, passes it on to somebody who says 481.
+        """
+        if self._stopped or self not in self._ua.orphans or not tag(to):
+            return
+        facts = self._facts
+        dialog = Dialog(
+            call_id=facts.call_id,
+            local=facts.local,
+            local_tag=facts.mark.local_tag,
+            remote=to,
+            remote_target=facts.request_uri,
+            fallback=invite.destination,
+        )
+        dialog.remote_tag = tag(to)
+        dialog.local_cseq = invite.head.cseq + CSEQ_LEAP
+        Exchange(self._ua, dialog, "BYE", self._unheard_answered, account=self._account, destination=invite.destination)
+
+    def _unheard_answered(self, exchange: Exchange, event: Response | Failure) -> None:
+        if isinstance(event, Response) and event.code < 300:
+            self._bye_answered(exchange, event)
 
     def _accepted(self) -> None:
         """The INVITE's answer is overdue: an earlier process had it, and all that was left to do was this CANCEL."""

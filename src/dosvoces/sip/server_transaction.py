@@ -47,11 +47,30 @@ class InviteServerUser(Protocol):
 class InviteServer:
     """An INVITE of the peer, first or within a dialog (RFC 3261 §17.2.1, RFC 6026 §7.1)."""
 
-    __slots__ = ("_data", "_deadline", "_interval", "_key", "_repeat", "_user", "cseq", "destination", "state", "wire")
+    __slots__ = (
+        "_data",
+        "_deadline",
+        "_interval",
+        "_key",
+        "_repeat",
+        "_user",
+        "cseq",
+        "destination",
+        "state",
+        "to_tag",
+        "wire",
+    )
 
-    def __init__(self, wire: Wire, key: str, cseq: int, destination: Hop, user: InviteServerUser | None) -> None:
-        """`user` is told of a CANCEL and of a missing ACK; `None` where the answer is a refusal at once."""
+    def __init__(
+        self, wire: Wire, key: str, cseq: int, destination: Hop, user: InviteServerUser | None, to_tag: str = ""
+    ) -> None:
+        """
+        `user` is told of a CANCEL and of a missing ACK; `None` where the answer is a refusal at once.
+
+        `to_tag` is that of its answers, which a CANCEL's answer says too (RFC 3261 §9.2).
+        """
         self.wire = wire
+        self.to_tag = to_tag
         self.cseq = cseq
         self.destination = destination
         self.state = State.PROCEEDING

@@ -352,7 +352,7 @@ class UserAgent:
     def _cancel(self, request: Request, source: Hop, key: str) -> None:
         server = self.wire.servers.get(server_key(request, "INVITE"))
         if isinstance(server, InviteServer):
-            self.reply(request, source, key, 200, to_tag=self.token())
+            self.reply(request, source, key, 200, to_tag=server.to_tag)
             server.cancelled(request.header("reason"))
         elif self.trusts(source.host):
             self.reply(request, source, key, 481)
