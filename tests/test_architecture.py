@@ -36,7 +36,20 @@ LAYERS: tuple[frozenset[str], ...] = (
     ),
     frozenset({"deferred", "journal", "nodes", "recovery", "switchboard", "phone", "phone_call", "client"}),
     frozenset({"web"}),
-    frozenset({"cli", "cli_nodes", "cli_options", "doctor", "doctor_trunks", "app", "demo", "reference", "__main__"}),
+    frozenset(
+        {
+            "cli",
+            "cli_nodes",
+            "cli_options",
+            "doctor",
+            "doctor_trunks",
+            "app",
+            "app_deferred",
+            "demo",
+            "reference",
+            "__main__",
+        }
+    ),
 )
 """By the first name below `dosvoces`; `""` is the package itself."""
 
@@ -62,7 +75,7 @@ CONCRETE = frozenset(
     }
 )
 """Adapters' insides that `app.py` alone puts together."""
-MAY_NAME_CONCRETE = {"app", "cli", "cli_nodes", "testing"}
+MAY_NAME_CONCRETE = {"app", "app_deferred", "cli", "cli_nodes", "testing"}
 
 
 def modules() -> list[str]:

@@ -20,7 +20,8 @@ from dosvoces.model import EndReason, Outcome
 from dosvoces.store.reports import ENDED
 from dosvoces.store.sql import open_store
 from dosvoces.testing import T0, an_order, until
-from tests.house import LIMIT_S, Process, Sections, lead, process
+from tests.house import HOST, LIMIT_S, Process, Sections, lead, process
+from tests.peers.smtp_server import FaultySmtp, Stall
 from tests.test_deferred_service import FAKE, ahead, hook
 from tests.test_deferred_service import an_order as a_request
 from tests.webhook_receiver import Answer, Message, Receiver
@@ -147,6 +148,31 @@ async def test_a_scheduled_connection_begins_after_a_restart(tmp_path: Path, dat
             await until(joined, limit_s=LIMIT_S)
             events = [entry["event"] for entry in (await get(node, location))["journal"]]
             assert events.count("started") == 1
+
+
+async def test_an_outcome_mail_killed_in_flight_is_handed_over_again_with_its_id(
+    tmp_path: Path, database: Sections
+) -> None:
+    """The lead's mail passes; of the one about the outcome the answer to the final dot never comes."""
+    async with FaultySmtp({"dot": [None, Stall()]}) as server:
+        url = f"smtp://{HOST}:{server.port}?tls=none"
+        mail: Sections = {"url": url, "from": "Dosvoces <leads@example.com>", "outcome": "always", "locale": "en"}
+        async with serving(tmp_path, database, mail=mail) as node:
+            connection = await a_call_that_ends(node)
+
+            async def stalled() -> bool:
+                return server.commands.count("DATA") == 2
+
+            await until(stalled, limit_s=LIMIT_S)
+            await killed(node)
+        async with serving(tmp_path, database, mail=mail):
+
+            async def again() -> bool:
+                return len(server.received) == 2
+
+            await until(again, limit_s=LIMIT_S)
+        _lead, outcome = server.received
+        assert f"Message-ID: <{connection}.outcome@example.com>".encode() in outcome.content
 
 
 async def test_another_node_goes_on_with_what_a_dead_one_had_begun(tmp_path: Path, postgres_url: str) -> None:

@@ -9,16 +9,17 @@ import asyncio
 import gc
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import structlog
 
 from dosvoces import telemetry
+from dosvoces.app_deferred import make_dispatcher, reported
 from dosvoces.carriers import Carrier
 from dosvoces.carriers.caller_id import CallerIds, Identity
 from dosvoces.carriers.fake import FakeCarrier
@@ -26,13 +27,7 @@ from dosvoces.carriers.public import Nat
 from dosvoces.carriers.sip import SipCarrier
 from dosvoces.carriers.sip_codecs import CODECS
 from dosvoces.carriers.trunks import Trunk
-from dosvoces.deferred import Deferred, Kind
-from dosvoces.deferred import waiting as waiting_kind
-from dosvoces.deferred import webhooks as webhooks_kind
 from dosvoces.deferred.dispatcher import Dispatcher
-from dosvoces.deferred.messages import message
-from dosvoces.deferred.waiting import Waiting
-from dosvoces.deferred.webhooks import Endpoint, Webhooks
 from dosvoces.dialplan import NumberRules
 from dosvoces.errors import SettingsError
 from dosvoces.mail import Mailbox
@@ -104,7 +99,7 @@ class Service:
         `CarrierError` when a part can't start; what had started is given back.
         """
         async with AsyncExitStack() as stack:
-            store = open_store(settings.database.address, reported=_reported(settings), quota=_quota(settings))
+            store = open_store(settings.database.address, reported=reported(settings), quota=_quota(settings))
             stack.push_async_callback(store.close)
             await store.open()
             mailbox = open_mailbox(settings, store)
@@ -125,7 +120,7 @@ class Service:
             stack.push_async_callback(switchboard.close)
             await switchboard.start()
             await membership.start(switchboard)
-            dispatcher, webhooks = _dispatcher(settings, store, switchboard, membership)
+            dispatcher, webhooks = make_dispatcher(settings, store, mailbox, switchboard, membership)
             stack.push_async_callback(webhooks.close)
             service = cls(
                 settings=settings,
@@ -181,66 +176,6 @@ class Service:
     def warnings(self) -> list[str]:
         """What an operator should know though calls can be made."""
         return [*self.switchboard.warnings(), *self.dispatcher.problems()]
-
-
-def _endpoints(settings: Settings) -> list[Endpoint]:
-    return [
-        Endpoint(
-            name=webhook.name,
-            url=webhook.url,
-            secrets=tuple(webhook.secret.get_secret_value().split()),
-            events=frozenset(webhook.events),
-            timeout_s=webhook.timeout_s,
-        )
-        for webhook in settings.webhooks
-    ]
-
-
-def _reported(settings: Settings) -> frozenset[str]:
-    """The events of which somebody is told."""
-    return frozenset(event for webhook in settings.webhooks for event in webhook.events)
-
-
-def _dispatcher(
-    settings: Settings, store: Store, switchboard: Switchboard, membership: Membership
-) -> tuple[Dispatcher, Webhooks]:
-    url = settings.database.address
-    endpoints = _endpoints(settings)
-    webhooks = Webhooks(endpoints, store.reports)
-    begins = Waiting(store, switchboard)
-    days = settings.record.keep_days
-
-    async def open_engine(kinds: Sequence[Kind]) -> Deferred:
-        # On a thread: importing DBOS takes most of a second, and most services have no work for it.
-        engine = await asyncio.to_thread(_import_engine)
-        return await engine.open_engine(url, node=store.node, kinds=kinds)
-
-    dispatcher = Dispatcher(
-        store=store,
-        kinds=[
-            Kind(webhooks_kind.KIND, webhooks.deliver, poll_s=0.5),
-            Kind(waiting_kind.KIND, begins.begin, poll_s=0.25),
-        ],
-        recipients=endpoints,
-        compose=message,
-        open_engine=open_engine,
-        live_nodes=membership.live_nodes,
-        kept=None if days is None else timedelta(days=days),
-        # Other nodes may have connections for this one to begin.
-        eager=not url.startswith("sqlite"),
-    )
-    membership.tell_inherited = dispatcher.wake
-    return dispatcher, webhooks
-
-
-class _EngineModule(Protocol):
-    def open_engine(self, record_url: str, *, node: str, kinds: Sequence[Kind]) -> Awaitable[Deferred]: ...
-
-
-def _import_engine() -> _EngineModule:
-    from dosvoces.deferred import engine
-
-    return engine
 
 
 def _quota(settings: Settings) -> Quota:

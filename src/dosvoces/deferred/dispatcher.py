@@ -71,7 +71,7 @@ class Dispatcher:
         self._compose = compose
         self._open_engine = open_engine
         self._live_nodes = live_nodes
-        self._eager = eager or bool(recipients) or kept is not None
+        self._eager = eager or kept is not None
         self._now = now
         self._engine: Deferred | None = None
         self._task: asyncio.Task[None] | None = None

@@ -17,7 +17,7 @@ from standardwebhooks import Webhook
 
 from dosvoces import __version__, crashpoints
 from dosvoces.deferred import Again, Payload, Work
-from dosvoces.deferred.backoff import delay_s
+from dosvoces.deferred.backoff import delay_s, early_s
 from dosvoces.model import ConnectionId
 from dosvoces.store import ConnectionRecord
 from dosvoces.store.reports import Delivery, DeliveryState, Report, Reports
@@ -33,8 +33,6 @@ ANSWER_LIMIT_BYTES = 64 * 1024
 """Of an answer's body so much is read, and dropped, so that the connection may serve again; a longer one is cut off."""
 WORDS_LIMIT = 200  # characters of what went wrong that are kept
 GONE = 410
-CLOCKS_DIFFER_S = 0.5
-"""What is due so soon is due: the engine's clock counts milliseconds, and another node's may be fast."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +101,8 @@ class Webhooks:
         if endpoint is None:
             reply = Reply(None, f"there is no webhook {name!r} in the settings any more")
             return await self._note(delivery, reply, last=True)
-        if (early_s := _early_s(delivery, self._now())) > 0:
-            return Again(early_s)
+        if (seconds := early_s(delivery, self._now())) > 0:
+            return Again(seconds)
         reply = await self.post(endpoint, report.id, report.body or "")
         crashpoints.reached("k25_webhook_sent")
         return await self._note(delivery, reply)
@@ -179,14 +177,6 @@ class Webhooks:
             next_at=next_at,
         )
         return None if after_s is None else Again(after_s)
-
-
-def _early_s(delivery: Delivery, now: datetime) -> float:
-    """How long it still is to the next try: a run that died after it had noted its own is begun again at once."""
-    if delivery.tries == 0 or delivery.next_at is None:
-        return 0.0
-    seconds = (delivery.next_at - now).total_seconds()
-    return seconds if seconds > CLOCKS_DIFFER_S else 0.0
 
 
 def _retry_after_s(header: str, now: datetime) -> float:

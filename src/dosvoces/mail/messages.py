@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
+from typing import Any
 from urllib.parse import quote
 
 import phonenumbers
@@ -19,9 +20,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from dosvoces.errors import SettingsError
 from dosvoces.mail import Mail
-from dosvoces.mail.address import ascii_address, parse_sender
+from dosvoces.mail.address import Sender, ascii_address, parse_sender
 from dosvoces.mail.mime import alternative_message
-from dosvoces.model import Order, PhoneNumber
+from dosvoces.model import ConnectionId, Order, PhoneNumber
 
 SUBJECT_LIMIT = 100  # characters of the lead's own text in the subject; a phone's list of mails shows fewer
 
@@ -63,15 +64,15 @@ def compose_lead(order: Order, *, sender: str, locale: str = "es") -> Mail:
     facts: dict[str, object] = {
         "words": words,
         "locale": words.locale,
-        "about": _about(order),
+        "about": about_of(order),
         "rows": rows,
         "recipient": recipient,
         "reference": order.id,
     }
-    templates = _templates()
+    templates = layout("lead")
     subject = templates["subject.txt"].render(facts)
     text = templates["body.txt"].render(facts)
-    message_id = f"<{order.id}@{source.domain}>"
+    message_id = lead_message_id(order.id, source)
     content = alternative_message(
         sender=source,
         recipient=recipient,
@@ -85,18 +86,29 @@ def compose_lead(order: Order, *, sender: str, locale: str = "es") -> Mail:
     return Mail(message_id, recipient, subject, text, content)
 
 
+def lead_message_id(connection: ConnectionId, sender: Sender) -> str:
+    """The same however often it is sent; the mail about the outcome refers to it."""
+    return f"<{connection}@{sender.domain}>"
+
+
 def locales() -> list[str]:
     """The languages there are words for."""
-    return sorted(file.name.removesuffix(".toml") for file in _folder().iterdir() if file.name.endswith(".toml"))
+    return sorted(file.name.removesuffix(".toml") for file in _folder("lead").iterdir() if file.name.endswith(".toml"))
 
 
 @lru_cache(maxsize=32)
 def lead_words(locale: str) -> Words:
     """The words for `locale` (`es`, `es-ES`, `es_ES`). Raises `SettingsError` if there are none."""
+    code, words = words_of("lead", locale)
+    return Words(locale=code, **words)
+
+
+def words_of(mail: str, locale: str) -> tuple[str, dict[str, Any]]:
+    """The language that `locale` means, and a mail's words in it. Raises `SettingsError` if there are none."""
     code = re.split("[-_]", locale.lower(), maxsplit=1)[0]
     if code not in locales():
         raise SettingsError(f"mail.locale is {locale!r}; there are {', '.join(locales())}")
-    return Words(locale=code, **tomllib.loads((_folder() / f"{code}.toml").read_text("utf-8")))
+    return code, tomllib.loads((_folder(mail) / f"{code}.toml").read_text("utf-8"))
 
 
 # Controls (C0, DEL, C1 with U+0085), line and paragraph separators: whatever some reader takes for the end of a line.
@@ -118,8 +130,8 @@ def clean(text: str | None) -> str | None:
 
 def _rows(order: Order, labels: dict[str, str]) -> Iterator[Row]:
     lead = order.lead
-    yield _number_row(labels["first_number"], order.first)
-    yield _number_row(labels["second_number"], order.second)
+    yield number_row(labels["first_number"], order.first)
+    yield number_row(labels["second_number"], order.second)
     for name in ("property_name", "agent_name", "city", "area_m2", "price"):
         if value := clean(getattr(lead, name)):
             yield Row(labels[name], value)
@@ -129,7 +141,8 @@ def _rows(order: Order, labels: dict[str, str]) -> Iterator[Row]:
         yield Row(labels["interval"], f"{order.interval_s} s")
 
 
-def _number_row(label: str, number: PhoneNumber) -> Row:
+def number_row(label: str, number: PhoneNumber) -> Row:
+    """A number that a tap dials."""
     return Row(label, readable(number), href=f"tel:{number.e164}")  # RFC 3966 §5.1.4: global number
 
 
@@ -175,19 +188,20 @@ def _ascii_host(host: str) -> str | None:
     return name if _HOST.fullmatch(name) else None
 
 
-def _about(order: Order) -> str:
+def about_of(order: Order) -> str:
     """What the mail is about, for the subject: the property and its city, or the first number."""
     parts = [part for part in (clean(order.lead.property_name), clean(order.lead.city)) if part]
     about = ", ".join(parts) or readable(order.first)
     return about if len(about) <= SUBJECT_LIMIT else about[: SUBJECT_LIMIT - 1].rstrip() + "…"
 
 
-def _folder() -> Traversable:
-    return files("dosvoces.mail") / "templates" / "lead"
+def _folder(mail: str) -> Traversable:
+    return files("dosvoces.mail") / "templates" / mail
 
 
-@lru_cache(maxsize=1)
-def _templates() -> dict[str, Template]:
+@lru_cache(maxsize=2)
+def layout(mail: str) -> dict[str, Template]:
+    """A mail's templates: `subject.txt`, `body.txt`, `body.html`."""
     environment = Environment(
         loader=PackageLoader("dosvoces.mail"),
         autoescape=lambda name: name is not None and name.endswith(".html"),
@@ -195,4 +209,4 @@ def _templates() -> dict[str, Template]:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return {name: environment.get_template(f"lead/{name}") for name in ("subject.txt", "body.txt", "body.html")}
+    return {name: environment.get_template(f"{mail}/{name}") for name in ("subject.txt", "body.txt", "body.html")}

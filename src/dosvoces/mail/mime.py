@@ -31,11 +31,13 @@ def alternative_message(
     boundary: str,
     text: str,
     html: str,
+    in_reply_to: str = "",
 ) -> bytes:
     """
     The whole message, CRLF, 7 bit; the text part first.
 
-    `recipient` is an ASCII addr-spec; `boundary` must begin with `=_`, which neither quoted-printable part can contain.
+    `recipient` is an ASCII addr-spec, `in_reply_to` the Message-ID of the mail before; `boundary` must begin with `=_`,
+    which neither quoted-printable part can contain.
     """
     assert boundary.startswith("=_")
     return b"".join(
@@ -47,6 +49,7 @@ def alternative_message(
                     ("To", recipient),
                     ("Subject", encode_text(subject)),
                     ("Message-ID", message_id),
+                    *((("In-Reply-To", in_reply_to), ("References", in_reply_to)) if in_reply_to else ()),
                     ("Auto-Submitted", "auto-generated"),  # RFC 3834 §5: no vacation reply to a machine.
                     ("MIME-Version", "1.0"),
                     ("Content-Type", f'multipart/alternative; boundary="{boundary}"'),

@@ -28,7 +28,7 @@ from dosvoces.store.lane import Lane
 from dosvoces.store.limits import NO_QUOTA, Quota, SharedLimits
 from dosvoces.store.prepared import Cursor
 from dosvoces.store.report_writes import ReportWrites
-from dosvoces.store.reports import EVENTS
+from dosvoces.store.reports import ENDED, EVENTS
 from dosvoces.store.sql_reports import SqlReports, SqlWaiting
 from dosvoces.store.sql_roll import SqlRoll
 from dosvoces.store.sqlite import SqliteFile
@@ -239,7 +239,8 @@ class SqlStore(Store):
         writer, writes = self._opened()
         settle = partial(writes.settle, connection_id=connection_id, state=state, outcome=outcome, at=at)
         await writer.write(settle)
-        self.reports.due.set()
+        if ENDED in self._reported:
+            self.reports.due.set()
 
     def journal(self, entry: Entry, *, kept: Callable[[], None] | None = None) -> None:
         if self._writer is None:

@@ -1,0 +1,108 @@
+"""
+Puts the deferred work together: who is told what, what waits, and the engine that is opened when there is work for it.
+
+A part of `app.py`, beside it for its length.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Sequence
+from datetime import timedelta
+from functools import partial
+from typing import Protocol
+
+from dosvoces.deferred import Deferred, Kind, outcome_mail
+from dosvoces.deferred import waiting as waiting_kind
+from dosvoces.deferred import webhooks as webhooks_kind
+from dosvoces.deferred.dispatcher import Dispatcher
+from dosvoces.deferred.messages import message
+from dosvoces.deferred.outcome_mail import OutcomeMail
+from dosvoces.deferred.waiting import Waiting
+from dosvoces.deferred.webhooks import Endpoint, Webhooks
+from dosvoces.mail import Mail, Mailbox
+from dosvoces.mail.outcome import compose_outcome
+from dosvoces.model import Order, Outcome
+from dosvoces.nodes import Membership
+from dosvoces.settings import Settings
+from dosvoces.store import ConnectionRecord, Store
+from dosvoces.store.reports import ENDED
+from dosvoces.switchboard import Switchboard
+
+
+def endpoints_of(settings: Settings) -> list[Endpoint]:
+    return [
+        Endpoint(
+            name=webhook.name,
+            url=webhook.url,
+            secrets=tuple(webhook.secret.get_secret_value().split()),
+            events=frozenset(webhook.events),
+            timeout_s=webhook.timeout_s,
+        )
+        for webhook in settings.webhooks
+    ]
+
+
+def reported(settings: Settings) -> frozenset[str]:
+    """The events of which somebody is told."""
+    told = {event for webhook in settings.webhooks for event in webhook.events}
+    return frozenset(told if settings.mail.outcome == "never" else told | {ENDED})
+
+
+def make_dispatcher(
+    settings: Settings, store: Store, mailbox: Mailbox, switchboard: Switchboard, membership: Membership
+) -> tuple[Dispatcher, Webhooks]:
+    url = settings.database.address
+    endpoints = endpoints_of(settings)
+    webhooks = Webhooks(endpoints, store.reports)
+    begins = Waiting(store, switchboard)
+    mails = OutcomeMail(
+        settings.mail.outcome, store=store, mailbox=mailbox, compose=partial(_compose_outcome, settings)
+    )
+    days = settings.record.keep_days
+
+    async def open_engine(kinds: Sequence[Kind]) -> Deferred:
+        # On a thread: importing DBOS takes most of a second, and most services have no work for it.
+        engine = await asyncio.to_thread(_import_engine)
+        return await engine.open_engine(url, node=store.node, kinds=kinds)
+
+    dispatcher = Dispatcher(
+        store=store,
+        kinds=[
+            Kind(webhooks_kind.KIND, webhooks.deliver, poll_s=0.5),
+            Kind(waiting_kind.KIND, begins.begin, poll_s=0.25),
+            # Two at a time: the mails of leads, for which calls wait, go by the same few connections.
+            Kind(outcome_mail.KIND, mails.deliver, poll_s=1.0, lane_limit=2),
+        ],
+        recipients=[*endpoints, mails],
+        compose=message,
+        open_engine=open_engine,
+        live_nodes=membership.live_nodes,
+        kept=None if days is None else timedelta(days=days),
+        # Other nodes may have connections for this one to begin.
+        eager=bool(reported(settings)) or not url.startswith("sqlite"),
+    )
+    membership.tell_inherited = dispatcher.wake
+    return dispatcher, webhooks
+
+
+def _compose_outcome(settings: Settings, order: Order, record: ConnectionRecord) -> Mail:
+    assert record.outcome is not None, "told when it is over"
+    assert record.ended_at is not None, "told when it is over"
+    return compose_outcome(
+        order,
+        Outcome(record.outcome),
+        ended_at=record.ended_at,
+        joined_at=record.joined_at,
+        sender=settings.mail.from_,
+        recipient=settings.mail.outcome_to or "",
+        locale=settings.mail.locale,
+    )
+
+
+class _EngineModule(Protocol):
+    def open_engine(self, record_url: str, *, node: str, kinds: Sequence[Kind]) -> Awaitable[Deferred]: ...
+
+
+def _import_engine() -> _EngineModule:
+    from dosvoces.deferred import engine
+
+    return engine
