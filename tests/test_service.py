@@ -641,6 +641,8 @@ async def test_a_killed_service_dials_nobody_again_and_leaves_nobody_on_a_line(t
         async with process(tmp_path, phones.phone, trunks, sip=sip) as serving:
             rows = serving.rows("SELECT first, outcome FROM connection ORDER BY id")
             assert rows == [(FIRST, "interrupted"), ("+34609000001", "interrupted")]
+            # How long they talked is known.
+            assert serving.rows("SELECT joined_at < ended_at FROM connection ORDER BY id") == [(1,), (None,)]
             # Who was left on a line is released: design §2, rule 6.
             ends = [await asyncio.wait_for(phones.call(number).ended(), LIMIT_S) for number in (FIRST, SECOND)]
             assert [(end.cause, end.by) for end in ends] == [(EndCause.HANGUP, "remote")] * 2

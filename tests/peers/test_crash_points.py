@@ -31,6 +31,7 @@ from tests.ports import free_port
 
 CALLS = 3
 """Made at once; the first to come to the point takes the others with it, wherever they are."""
+MANY = 100
 UP_LIMIT_S = 5.0
 SETTLED_LIMIT_S = 10.0
 
@@ -158,7 +159,7 @@ async def crash_and_recover(
         await dies(folder, point, settings, mail, interval_s=interval_s)
         before = dials(phones.phone.calls)
         if again_at:
-            async with process(folder, None, crash_at=again_at, listening=False, mail=mail, **settings) as between:
+            async with process(folder, None, crash_at=again_at, mail=mail, **settings) as between:
                 assert await between.ended() == -signal.SIGKILL, "".join(between.lines)
         if elsewhere:
             settings["sip"] |= {"bind": f"{HOST}:{free_port()}"}
@@ -226,6 +227,30 @@ async def test_a_mail_that_was_interrupted_rings_nobody(tmp_path: Path, point: s
 async def test_a_request_that_was_only_read_left_nothing(tmp_path: Path) -> None:
     aftermath = await crash_and_recover(tmp_path, "k01_request_read")
     assert (aftermath.outcomes, aftermath.details) == ([], [])
+
+
+async def test_a_hundred_connections_are_released_in_the_start(tmp_path: Path) -> None:
+    """By a real process, before it serves HTTP: of each connection one party is up and the other one rings."""
+    ringing = PhoneBehaviour(answer_after_s=None)
+    async with phones_and_trunk(tmp_path, "udp", ringing) as (phones, settings):
+        async with (
+            process(tmp_path, None, dialing={"max_connections": MANY}, **settings) as serving,
+            httpx.AsyncClient(
+                base_url=serving.url, timeout=LIMIT_S, limits=httpx.Limits(max_connections=MANY)
+            ) as client,
+        ):
+            posts = [client.post("/call", json=lead(property_name=f"flat {number}")) for number in range(MANY)]
+            assert {answer.status_code for answer in await asyncio.gather(*posts)} == {200}
+            assert phones.phone.agent.open_calls == 2 * MANY
+            serving.signal(signal.SIGKILL)
+            await serving.ended()
+        begun = time.monotonic()
+        async with process(tmp_path, None, **settings) as serving:
+            assert phones.phone.agent.open_calls == 0, "HTTP is served, and somebody is still on a line"
+            listening_s = time.monotonic() - begun
+            assert serving.rows("SELECT DISTINCT outcome FROM connection") == [("interrupted",)]
+        assert len(phones.phone.calls) == 2 * MANY
+    assert listening_s < UP_LIMIT_S
 
 
 # --- phones that nobody here wrote ---
