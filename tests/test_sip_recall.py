@@ -154,6 +154,24 @@ def test_an_answer_that_comes_before_it_is_taken_back_is_hung_up_once() -> None:
     stage.rest()
 
 
+def test_what_this_very_process_is_giving_up_is_left_to_it() -> None:
+    """A node that was cut off comes back under another name, and finds its own dial in the record."""
+    dead = Dead()
+    recorder = Recorder()
+    call = dead.stage.ua.invite(dead.invitation, recorder)
+    invite = dead.stage.request()
+    dead.stage.answer(invite, 180)
+    call.hangup()
+    assert dead.stage.sent() == ["CANCEL"]
+    ends: list[CallEnd] = []
+    dead.stage.ua.take_back(dead.facts, None, ends.append)
+    assert dead.stage.sent() == []
+    assert [end.cause for end in ends] == [EndCause.CANCELLED]
+    dead.stage.answer(invite, 487)
+    assert dead.stage.sent() == ["ACK"]
+    assert recorder.end.cause is EndCause.CANCELLED
+
+
 def test_a_tag_that_the_far_end_does_not_know_is_no_end() -> None:
     """A proxy answers a CANCEL with a tag of its own."""
     dead = Dead()

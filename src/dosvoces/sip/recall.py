@@ -70,10 +70,15 @@ class RecalledCall:
             return
         (cseq, hop), *self._places = self._places
         facts = self._facts
-        if isinstance(self._ua.wire.clients.get(facts.mark.branch(cseq, hop.transport)), StrayAnswer):
-            # Its answer came again before we were asked, and was hung up as that of a call that nobody knows.
+        known = self._ua.wire.clients.get(facts.mark.branch(cseq, hop.transport))
+        if known is not None:
             self._stopped = True
-            self._over(CallEnd(EndCause.HANGUP, "local", None, "", "answered before it was taken back"))
+            if isinstance(known, StrayAnswer):
+                # Its answer came again before we were asked, and was hung up as that of a call that nobody knows.
+                self._over(CallEnd(EndCause.HANGUP, "local", None, "", "answered before it was taken back"))
+            else:
+                # It was sent by this very process, under an earlier name, and what is left of it is seen to.
+                self._over(CallEnd(EndCause.CANCELLED, "local", None, "", "released before it was taken back"))
             return
         head = Head(
             uri=facts.request_uri,
