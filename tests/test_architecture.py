@@ -41,6 +41,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "cli",
             "cli_nodes",
             "cli_options",
+            "cli_webhooks",
             "doctor",
             "doctor_trunks",
             "app",
@@ -75,7 +76,7 @@ CONCRETE = frozenset(
     }
 )
 """Adapters' insides that `app.py` alone puts together."""
-MAY_NAME_CONCRETE = {"app", "app_deferred", "cli", "cli_nodes", "testing"}
+MAY_NAME_CONCRETE = {"app", "app_deferred", "cli", "cli_nodes", "cli_webhooks", "testing"}
 
 
 def modules() -> list[str]:

@@ -38,7 +38,7 @@ def database(tmp_path: Path, request: pytest.FixtureRequest) -> Sections:
 
 
 def serving(
-    folder: Path, database: Sections, hooks: Sequence[Sections] = (), *, crash_at: str = "", **sections: Sections
+    folder: Path, database: Sections, hooks: Sequence[Sections] = (), *, crash_at: str = "", **sections: Any
 ) -> AbstractAsyncContextManager[Process]:
     """A service that rings nobody."""
     return process(folder, None, FAKE, crash_at=crash_at, database=database, webhooks=hooks, **sections)

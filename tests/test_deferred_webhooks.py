@@ -12,7 +12,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 from dosvoces.core import Connection, Leg, LegState, Terms
 from dosvoces.deferred import Again
 from dosvoces.deferred.backoff import JITTER, delay_s
-from dosvoces.deferred.webhooks import ANSWER_LIMIT_BYTES, STEPS_S, Endpoint, Webhooks
+from dosvoces.deferred.webhooks import ANSWER_LIMIT_BYTES, STEPS_S, Endpoint, Poster, Webhooks
 from dosvoces.model import EndReason, Outcome
 from dosvoces.store.reports import ENDED, Delivery, DeliveryState
 from dosvoces.store.sql import SqlStore, open_store
@@ -45,6 +45,7 @@ class Trial:
         self._store = store
         self.endpoint = Endpoint("main", url, secrets, frozenset([ENDED]), timeout_s)
         self.webhooks = Webhooks([self.endpoint], store.reports, lambda: self.now)
+        self.poster = Poster(lambda: self.now)
 
     async def prepare(self) -> None:
         (report,) = await self._store.reports.to_pass_on(limit=1)
@@ -88,8 +89,8 @@ async def test_two_secrets_both_sign_while_one_takes_over_from_the_other(store: 
     async with Receiver.open() as receiver:
         trial = Trial(store, receiver.url(), secrets=(SECRET, OTHER_SECRET))
         trial.now = datetime.now(UTC)  # Verifying looks at the clock.
-        assert (await trial.webhooks.post(trial.endpoint, "msg_1", BODY)).taken
-        await trial.webhooks.close()
+        assert (await trial.poster.post(trial.endpoint, "msg_1", BODY)).taken
+        await trial.poster.close()
         (message,) = receiver.received
         assert message.verify(SECRET) == message.verify(OTHER_SECRET)
         with pytest.raises(WebhookVerificationError):
@@ -141,8 +142,8 @@ async def test_an_answer_that_never_ends_is_cut_off(store: SqlStore) -> None:
         assert delivery.state is DeliveryState.DELIVERED
     async with Receiver.open({"/": Answer(200, body=b"x" * (2 * ANSWER_LIMIT_BYTES))}) as receiver:
         trial = Trial(store, receiver.url())
-        assert (await trial.webhooks.post(trial.endpoint, "m", BODY)).taken
-        await trial.webhooks.close()
+        assert (await trial.poster.post(trial.endpoint, "m", BODY)).taken
+        await trial.poster.close()
 
 
 async def test_nobody_there_is_said(store: SqlStore) -> None:
@@ -204,13 +205,13 @@ async def test_many_at_once_go_side_by_side(store: SqlStore) -> None:
     async with Receiver.open() as receiver:
         receiver.gate = gate
         endpoint = replace(Trial(store, receiver.url()).endpoint, timeout_s=10.0)
-        webhooks = Webhooks([endpoint], store.reports)
-        posts = [asyncio.create_task(webhooks.post(endpoint, f"m{number}", BODY)) for number in range(16)]
+        poster = Poster()
+        posts = [asyncio.create_task(poster.post(endpoint, f"m{number}", BODY)) for number in range(16)]
         await receiver.got(16)
         gate.set()
         assert all(reply.taken for reply in await asyncio.gather(*posts))
-        await webhooks.close()
-        await webhooks.close()
+        await poster.close()
+        await poster.close()
 
 
 def test_delays_grow_with_the_tries_and_spread() -> None:

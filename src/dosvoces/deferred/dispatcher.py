@@ -74,6 +74,8 @@ class Dispatcher:
         self._eager = eager or kept is not None
         self._now = now
         self._engine: Deferred | None = None
+        self._engine_node = store.node
+        """The node that it does its work as."""
         self._task: asyncio.Task[None] | None = None
         self._next_sweep = self._next_retention = datetime.min.replace(tzinfo=UTC)
         self._submitted: set[ConnectionId] = set()
@@ -142,6 +144,7 @@ class Dispatcher:
         """One look at everything; then wait until there is a reason for the next."""
         due = self._store.reports.due
         due.clear()
+        await self._follow_node()
         if self._eager:
             await self._opening()
         if self._recipients:
@@ -158,8 +161,20 @@ class Dispatcher:
             raise DeferredError("deferred work is not under way here")
         return self._engine
 
+    async def _follow_node(self) -> None:
+        """
+        When this process began anew as another node, so does its engine.
+
+        Others may have begun again what the former one had, and would do so with all that it still begins.
+        """
+        if self._engine is not None and self._engine_node != self._store.node:
+            engine, self._engine = self._engine, None
+            await engine.drain(0)
+            await self._opening()
+
     async def _opening(self) -> Deferred:
         if self._engine is None:
+            self._engine_node = self._store.node
             self._engine = await self._open_engine(self._kinds)
             await self._engine.inherit_all_but(await self._live_nodes())
         return self._engine

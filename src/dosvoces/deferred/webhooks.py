@@ -75,37 +75,12 @@ class Reply:
         return self.status is not None and 200 <= self.status < 300
 
 
-class Webhooks:
-    """Delivers what the record says is to be told to `endpoints`."""
+class Poster:
+    """Posts signed messages, over connections that are kept for a while."""
 
-    def __init__(
-        self,
-        endpoints: Sequence[Endpoint],
-        reports: Reports,
-        now: Callable[[], datetime] = lambda: datetime.now(UTC),
-    ) -> None:
-        self._endpoints = {endpoint.name: endpoint for endpoint in endpoints}
-        self._reports = reports
+    def __init__(self, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._now = now
         self._client: httpx.AsyncClient | None = None
-
-    async def deliver(self, work: Work) -> Again | None:
-        """One try. Raises `StoreError` if what came of it can't be written down: it is made again then."""
-        connection, number = ConnectionId(str(work.payload["connection"])), int(work.payload["number"] or 0)
-        name = str(work.payload["endpoint"])
-        delivery = await self._reports.delivery(connection, number, f"{KIND}:{name}")
-        report = await self._reports.report(connection, number)
-        if report is None or delivery is None or delivery.state is not DeliveryState.WAITING:
-            return None  # Forgotten by now, or done by a run that died before it could say so.
-        endpoint = self._endpoints.get(name)
-        if endpoint is None:
-            reply = Reply(None, f"there is no webhook {name!r} in the settings any more")
-            return await self._note(delivery, reply, last=True)
-        if (seconds := early_s(delivery, self._now())) > 0:
-            return Again(seconds)
-        reply = await self.post(endpoint, report.id, report.body or "")
-        crashpoints.reached("k25_webhook_sent")
-        return await self._note(delivery, reply)
 
     async def post(self, endpoint: Endpoint, message_id: str, body: str) -> Reply:
         """POST `body` once. Never raises for what the receiver does."""
@@ -151,6 +126,43 @@ class Webhooks:
                 timeout=None,  # One limit for the whole of a try, set where it is made.
             )
         return self._client
+
+
+class Webhooks:
+    """Delivers what the record says is to be told to `endpoints`."""
+
+    def __init__(
+        self,
+        endpoints: Sequence[Endpoint],
+        reports: Reports,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._endpoints = {endpoint.name: endpoint for endpoint in endpoints}
+        self._reports = reports
+        self._now = now
+        self._poster = Poster(now)
+
+    async def deliver(self, work: Work) -> Again | None:
+        """One try. Raises `StoreError` if what came of it can't be written down: it is made again then."""
+        connection, number = ConnectionId(str(work.payload["connection"])), int(work.payload["number"] or 0)
+        name = str(work.payload["endpoint"])
+        delivery = await self._reports.delivery(connection, number, f"{KIND}:{name}")
+        report = await self._reports.report(connection, number)
+        if report is None or delivery is None or delivery.state is not DeliveryState.WAITING:
+            return None  # Forgotten by now, or done by a run that died before it could say so.
+        endpoint = self._endpoints.get(name)
+        if endpoint is None:
+            reply = Reply(None, f"there is no webhook {name!r} in the settings any more")
+            return await self._note(delivery, reply, last=True)
+        if (seconds := early_s(delivery, self._now())) > 0:
+            return Again(seconds)
+        reply = await self._poster.post(endpoint, report.id, report.body or "")
+        crashpoints.reached("k25_webhook_sent")
+        return await self._note(delivery, reply)
+
+    async def close(self) -> None:
+        """Give connections back; idempotent."""
+        await self._poster.close()
 
     async def _note(self, delivery: Delivery, reply: Reply, *, last: bool = False) -> Again | None:
         """Write down what came of a try, and say when the next one is."""

@@ -1,0 +1,83 @@
+"""`dosvoces webhooks`, in a process of its own, and the receiver that the documentation shows."""
+
+import asyncio
+import json
+import re
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from dosvoces.testing import until
+from tests.house import LIMIT_S, Sections
+from tests.ports import HOST, free_port
+from tests.test_architecture import ROOT
+from tests.test_deferred_kill import a_call_that_ends, serving
+from tests.test_deferred_service import hook
+from tests.webhook_receiver import SECRET, Answer, Receiver
+
+
+def record_of(folder: Path) -> Sections:
+    return {"url": f"sqlite:///{folder / 'record.db'}"}
+
+
+async def test_what_was_told_and_what_waits_is_listed(tmp_path: Path) -> None:
+    async with Receiver.open({"/crm": Answer(503)}) as receiver:
+        hooks = [hook(receiver, "crm"), hook(receiver, "erp")]
+        async with serving(tmp_path, record_of(tmp_path), hooks) as node:
+            connection = await a_call_that_ends(node)
+            await receiver.got(2)
+
+            async def both_noted() -> bool:
+                return sum('"webhook tried"' in line for line in node.lines) == 2
+
+            await until(both_noted, limit_s=LIMIT_S)
+            rows = json.loads(await node.command("webhooks", "list", "--json"))
+            assert [(row["target"], row["state"], row["tries"], row["answer"]) for row in rows] == [
+                ("webhook:crm", "waiting", 1, "HTTP 503"),
+                ("webhook:erp", "delivered", 1, "HTTP 204"),
+            ]
+            waiting = (await node.command("webhooks", "list", "--waiting")).splitlines()
+            assert len(waiting) == 2
+            assert waiting[1].split()[:5] == [f"{connection}.1", "connection.ended", "crm", "waiting", "1"]
+            assert "HTTP 503; next 20" in waiting[1]
+
+
+async def test_a_trial_message_is_signed(tmp_path: Path) -> None:
+    async with Receiver.open() as receiver:
+        async with serving(tmp_path, record_of(tmp_path), [hook(receiver)]) as node:
+            said = await node.command("webhooks", "test")
+            assert said == f"{receiver.url('/main')}: HTTP 204, taken\n"
+            (message,) = receiver.received
+            assert message.verify()["type"] == "test"
+
+
+@asynccontextmanager
+async def documented_receiver(port: int) -> AsyncIterator[asyncio.subprocess.Process]:
+    """The ten lines of docs/howto/webhooks.md, on another port."""
+    page = (ROOT / "docs" / "howto" / "webhooks.md").read_text("utf-8")
+    found = re.search(r"```python\n(.*?)```", page, re.DOTALL)
+    assert found is not None
+    assert SECRET in found[1]
+    code = found[1].replace("8000", str(port))
+    running = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
+    )
+    try:
+        yield running
+    finally:
+        running.kill()
+        await running.wait()
+
+
+async def test_the_receiver_of_the_documentation_works(tmp_path: Path) -> None:
+    port = free_port()
+    hooks: list[Sections] = [{"name": "crm", "url": f"http://{HOST}:{port}/", "secret": SECRET}]
+    async with documented_receiver(port) as receiver:
+        assert receiver.stdout is not None
+        async with serving(tmp_path, record_of(tmp_path), hooks) as node:
+            connection = await a_call_that_ends(node)
+            line = await asyncio.wait_for(receiver.stdout.readline(), 2 * LIMIT_S)
+            name, event, outcome = line.decode().split()
+            assert (name, event) == (f"{connection}.1", "connection.ended")
+            assert outcome in ("cancelled", "completed")
