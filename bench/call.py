@@ -32,7 +32,7 @@ bind = "127.0.0.1:{sip}"
 [media]
 ports = "10000-59999"
 [dialing]
-max_connections = 10000
+max_connections = {max_connections}
 [log]
 level = "warning"
 [[trunks]]
@@ -50,7 +50,7 @@ class Client:
     """Posts over kept connections; a new one is opened when all are waiting for an answer."""
 
     def __init__(self, port: int) -> None:
-        self._port = port
+        self.port = port
         self._free: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
         self.statuses: Counter[int] = Counter()
         self.answer_ms: list[float] = []
@@ -59,10 +59,10 @@ class Client:
 
     async def post(self, number: int) -> None:
         """One request; its status and the time to its answer are kept."""
-        request = _request(number)
-        reader, writer = self._free.pop() if self._free else await asyncio.open_connection("127.0.0.1", self._port)
+        asked = request(number)
+        reader, writer = self._free.pop() if self._free else await asyncio.open_connection("127.0.0.1", self.port)
         started = self.asked[number] = time.perf_counter()
-        writer.write(request)
+        writer.write(asked)
         async with asyncio.timeout(ANSWER_LIMIT_S):
             answer = await reader.readuntil(b"\r\n\r\n")
             length = next(
@@ -92,7 +92,7 @@ class Client:
             writer.close()
 
 
-def _request(number: int) -> bytes:
+def request(number: int) -> bytes:
     body = json.dumps(
         {
             "firstnumber": f"+346{number:08d}",
@@ -148,7 +148,9 @@ class Service:
 
 
 @asynccontextmanager
-async def service(folder: Path, *, first_port: int, second_port: int) -> AsyncIterator[Service]:
+async def service(
+    folder: Path, *, first_port: int, second_port: int, max_connections: int = 10_000
+) -> AsyncIterator[Service]:
     """A service process that calls these phones, with an SMTP server of its own; it has made one call."""
     async with AsyncExitStack() as stack:
         smtp, http = free_port(socket.SOCK_STREAM), free_port(socket.SOCK_STREAM)
@@ -157,9 +159,8 @@ async def service(folder: Path, *, first_port: int, second_port: int) -> AsyncIt
         await until_listening(smtp, sink, log)
         config, log = folder / "dosvoces.toml", folder / "service.log"
         sip = free_port(socket.SOCK_DGRAM)
-        config.write_text(
-            _SETTINGS.format(http=http, smtp=smtp, sip=sip, first=first_port, second=second_port, folder=folder)
-        )
+        places = {"http": http, "smtp": smtp, "sip": sip, "first": first_port, "second": second_port}
+        config.write_text(_SETTINGS.format(**places, folder=folder, max_connections=max_connections))
         command = (str(Path(PYTHON).with_name("dosvoces")), "--config", str(config), "serve")
         process = await stack.enter_async_context(running(*command, log=log))
         await until_listening(http, process, log)

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, field, replace
+from http import HTTPStatus
 
 from starlette.types import Message, Receive, Scope, Send
 
@@ -48,14 +49,21 @@ class Reply:
         await send(start)
         await send({**body, "more_body": True})
 
-    def _messages(self) -> tuple[Message, Message]:
-        body = self.body.encode()
+    def as_bytes(self) -> bytes:
+        """All of it as it goes over the wire, for where there is no ASGI."""
+        phrase = HTTPStatus(self.status).phrase
+        head = [f"HTTP/1.1 {self.status} {phrase}".encode(), *(b": ".join(header) for header in self._all_headers())]
+        return b"\r\n".join([*head, b"", self.body.encode()])
+
+    def _all_headers(self) -> list[Header]:
         content_type = _JSON if self.body.startswith("{") else _TEXT
-        length = str(len(body)).encode()
-        headers = [(b"content-type", content_type), (b"content-length", length), *self.headers]
+        length = str(len(self.body.encode())).encode()
+        return [(b"content-type", content_type), (b"content-length", length), *self.headers]
+
+    def _messages(self) -> tuple[Message, Message]:
         return (
-            {"type": "http.response.start", "status": self.status, "headers": headers},
-            {"type": "http.response.body", "body": body},
+            {"type": "http.response.start", "status": self.status, "headers": self._all_headers()},
+            {"type": "http.response.body", "body": self.body.encode()},
         )
 
 

@@ -9,7 +9,8 @@ import contextlib
 import os
 import socket
 from asyncio import AbstractEventLoop, TimerHandle, Transport
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, cast
 
 import uvicorn
@@ -19,12 +20,18 @@ from uvicorn.server import ServerState
 
 from dosvoces.errors import SettingsError
 from dosvoces.web.answers import message
+from dosvoces.web.pressure import Pressure
 
 HEAD_TIMEOUT_S = 10.0
 """From the connection, or a request's first byte, to the end of its headers."""
 MAX_HEAD_BYTES = 32 * 1024
 KEEP_ALIVE_S = 75
-BACKLOG = 512
+BACKLOG = 4096
+
+_SHED_PATHS = frozenset({b"/call", b"/v1/connections"})
+"""What makes calls; all else (health, looking, hanging up) is never refused for want of time."""
+
+_OVERLOADED = message(503, "Too many requests at once; nothing was done", (b"retry-after", b"1")).as_bytes()
 
 _BUSY = message(503, "Too many connections; nothing was done", (b"retry-after", b"5"), (b"connection", b"close"))
 
@@ -44,15 +51,20 @@ class HttpServer:
     """
     Serves `app` on one TCP socket between `start` and `stop`.
 
-    `port` 0 asks the system for one; `address` tells which it gave.
+    `port` 0 asks the system for one; `address` tells which it gave. While `full` says so, and while the process doesn't
+    keep up, requests that would make calls are refused before their body is read.
     """
 
-    def __init__(self, app: ASGIApp, *, host: str, port: int, max_clients: int = 1000) -> None:
+    def __init__(
+        self, app: ASGIApp, *, host: str, port: int, max_clients: int = 1000, full: Callable[[], bool] = lambda: False
+    ) -> None:
         self._host = host
         self._port = port
+        self._pressure = Pressure()
+        self._full = full
         self._config = uvicorn.Config(
             cast(Any, app),
-            http=_Protocol,
+            http=cast(Any, partial(_Protocol, self._must_shed)),
             ws="none",
             lifespan="off",
             interface="asgi3",
@@ -67,6 +79,9 @@ class HttpServer:
         self._server: _Server | None = None
         self._task: asyncio.Task[None] | None = None
         self._socket: socket.socket | None = None
+
+    def _must_shed(self) -> bool:
+        return self._full() or not self._pressure.admits()
 
     @property
     def address(self) -> tuple[str, int]:
@@ -85,11 +100,13 @@ class HttpServer:
         ready.cancel()
         if self._task.done():
             await self._task
+        self._pressure.start()
 
     async def stop(self, *, grace_s: float = 5.0) -> None:
         """Take no more requests, give those under way `grace_s` to finish, close; idempotent."""
         if self._server is None or self._task is None:
             return
+        self._pressure.stop()
         self._config.timeout_graceful_shutdown = cast(int, grace_s)
         self._server.leave()
         await self._task
@@ -149,6 +166,16 @@ class _Server(uvicorn.Server):
         self.ready.set()
 
 
+class _Answered:
+    """In the place of a cycle of uvicorn's: the request is answered, what is left of its body is dropped."""
+
+    response_complete = True
+    message_event = asyncio.Event()
+
+
+_ANSWERED = _Answered()
+
+
 class _Protocol(HttpToolsProtocol):
     """
     uvicorn's protocol, with limits it doesn't have: on the time and the size of a request's head (a client that sends
@@ -157,12 +184,14 @@ class _Protocol(HttpToolsProtocol):
 
     def __init__(
         self,
+        must_shed: Callable[[], bool],
         config: uvicorn.Config,
         server_state: ServerState,
         app_state: dict[str, Any],
         _loop: AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
+        self._must_shed = must_shed
         self._serving = self.app
         self._max_clients = self.limit_concurrency or 0
         self.limit_concurrency = None
@@ -195,9 +224,27 @@ class _Protocol(HttpToolsProtocol):
             self.app = cast(Any, _busy)
         elif len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD_BYTES:
             self.app = cast(Any, _head_too_large)
+        elif self._sheds():
+            return self._refuse_cheaply()
         else:
             self.app = self._serving
         super().on_headers_complete()
+
+    def _sheds(self) -> bool:
+        """Whether this request is refused here: it would make calls that can't be made now."""
+        if self.url not in _SHED_PATHS or self.parser.get_method() != b"POST":
+            return False
+        # Whoever pipelines waits for the answer before this one, and a client that leaves is no burden.
+        in_turn = self.cycle is None or self.cycle.response_complete
+        # A repeat under a key may have its answer already.
+        keyed = any(name == b"idempotency-key" for name, _ in self.headers)
+        return in_turn and not keyed and self.parser.should_keep_alive() and self._must_shed()
+
+    def _refuse_cheaply(self) -> None:
+        """Without a task, a cycle or the application: a refusal must cost a small part of what it saves."""
+        self.transport.write(_OVERLOADED)
+        self.cycle = cast(Any, _ANSWERED)
+        self.timeout_keep_alive_task = self.loop.call_later(KEEP_ALIVE_S, self.timeout_keep_alive_handler)
 
     def _await_head(self) -> None:
         self._head_bytes = 0
