@@ -7,7 +7,6 @@ machine's cores.
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import Iterator
 
 from bench.call import request
@@ -26,6 +25,7 @@ class Flood:
         self._lines: set[_Line] = set()
         self._opening: set[asyncio.Task[None]] = set()
         self.waiting = 0
+        self._idle = asyncio.Event()
         self.answer_ms: dict[int, list[float]] = {}
         """By status; 0 for a connection that was refused or cut."""
 
@@ -43,9 +43,7 @@ class Flood:
                 sent += 1
             await asyncio.sleep(TICK_S)
         offered = sent / (time.perf_counter() - started)
-        async with asyncio.timeout(ANSWER_LIMIT_S):
-            while self.waiting:
-                await asyncio.sleep(TICK_S)
+        await self._all_answered()
         return offered
 
     async def keep_busy(self, *, at_once: int, seconds: float) -> float:
@@ -55,10 +53,14 @@ class Flood:
             for _ in range(at_once - self.waiting):
                 self._send()
             await asyncio.sleep(TICK_S)
-        async with asyncio.timeout(ANSWER_LIMIT_S):
-            while self.waiting:
-                await asyncio.sleep(TICK_S)
+        await self._all_answered()
         return (sum(map(len, self.answer_ms.values())) - answered) / (time.perf_counter() - started)
+
+    async def _all_answered(self) -> None:
+        self._idle.clear()
+        if self.waiting:
+            async with asyncio.timeout(ANSWER_LIMIT_S):
+                await self._idle.wait()
 
     def close(self) -> None:
         for line in list(self._lines):
@@ -84,6 +86,8 @@ class Flood:
 
     def over(self, started: float, status: int) -> None:
         self.waiting -= 1
+        if not self.waiting:
+            self._idle.set()
         self.answer_ms.setdefault(status, []).append((time.perf_counter() - started) * 1000)
 
     def free(self, line: "_Line") -> None:

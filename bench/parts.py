@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import call, floor, latency, media_bench
+from bench import overload as overload_bench
 from bench.phones import phones
 from bench.processes import measured
 
@@ -65,12 +66,20 @@ async def memory(*, quick: bool) -> dict[str, Any]:
         return await measured("bench.engine", {**load, "rate": rate, "seconds": seconds}, limit_s=STEP_LIMIT_S)
 
 
+async def overload(*, quick: bool) -> dict[str, Any]:
+    """Ten times the capacity: what is still done, and how soon the rest is refused."""
+    with tempfile.TemporaryDirectory() as folder:
+        async with asyncio.timeout(STEP_LIMIT_S):
+            return await overload_bench.run(Path(folder), seconds=4 if quick else 10, max_connections=200)
+
+
 PARTS: dict[str, Callable[..., Coroutine[Any, Any, dict[str, Any]]]] = {
     "engine": engine,
     "call": post_call,
     "latency": delays,
     "memory": memory,
     "media": media,
+    "overload": overload,
 }
 
 

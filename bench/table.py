@@ -56,6 +56,10 @@ def _of_the_floor(figures: Figures) -> float:
     return float(figures["talk"][0]["cpu_us_per_packet"] / bare)
 
 
+def _lost_share(figures: Figures) -> float:
+    return max(0.0, 1.0 - float(figures["goodput_share"]))
+
+
 ROWS = (
     Row("engine", "engine alone, sustained", "connections/s", _at("sustained_per_s"), None, "165"),
     Row("engine", f"  CPU, server, at {AT_RATE}/s", "ms/connection", _cpu("engine")),
@@ -65,6 +69,11 @@ ROWS = (
     Row("call", f"  CPU, service, at {AT_RATE}/s", "ms/connection", _cpu("service")),
     Row("call", f"  CPU, media worker, at {AT_RATE}/s", "ms/connection", _cpu("media_worker")),
     Row("call", f"  CPU, both, at {AT_RATE}/s", "ms/connection", _all_cpu, 6.0),
+    Row("overload", "capacity, calls joined", "connections/s", _at("capacity", "joined_per_s")),
+    Row("overload", "  at ten times as many requests", "connections/s", _at("overloaded", "joined_per_s")),
+    Row("overload", "  lost of the capacity (aim 0.05)", "share", _lost_share, 0.05),
+    Row("overload", "  a refusal, p50", "ms", _at("overloaded", "refusal_ms", "p50"), 50.0),
+    Row("overload", "  a refusal, p95", "ms", _at("overloaded", "refusal_ms", "p95"), 50.0),
     Row("memory", "server, 500 joined", "KiB/connection", _at("kib_per_open_connection", "engine")),
     Row("memory", "media worker, 500 joined", "KiB/connection", _at("kib_per_open_connection", "media_worker")),
     Row(

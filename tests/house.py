@@ -267,12 +267,14 @@ async def process(
     trunks: Sequence[Sections] = (),
     *,
     crash_at: str = "",
+    wrapper: Sequence[str] = (),
     **sections: Sections | Sequence[Sections],
 ) -> AsyncIterator[Process]:
     """
     A real `dosvoces serve` with its own configuration file; killed if it is still there in the end.
 
-    `crash_at` is the crash point at which it kills itself; without a `url`, if that is in its start.
+    `crash_at` is the crash point at which it kills itself; without a `url`, if that is in its start. `wrapper` is a
+    command that runs it.
     """
     config = folder / "dosvoces.toml"
     config.write_text(
@@ -280,7 +282,7 @@ async def process(
     )
     async with AsyncExitStack() as stack:
         serving = await asyncio.create_subprocess_exec(
-            *(str(Path(sys.executable).parent / "dosvoces"), "serve", "--config", str(config)),
+            *(*wrapper, str(Path(sys.executable).parent / "dosvoces"), "serve", "--config", str(config)),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,

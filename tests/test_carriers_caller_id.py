@@ -186,6 +186,9 @@ class NoMedia:
     async def release(self, connection_id: ConnectionId) -> dict[Side, Statistics]:
         return {}
 
+    def capacity(self) -> int:
+        return 1
+
     def problems(self) -> list[str]:
         return []
 

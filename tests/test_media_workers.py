@@ -15,6 +15,7 @@ from dosvoces.media.process import how_it_ended
 from dosvoces.media.relay import MediaSettings, WorkerRelay
 from dosvoces.media.rtp import Packet
 from dosvoces.model import ConnectionId, Side
+from dosvoces.testing import until
 from tests.far_ends import media_ports
 
 HOST, STRANGER_HOST = "127.0.0.1", "127.0.0.2"
@@ -249,3 +250,29 @@ async def test_a_silent_side_is_told_by_the_worker() -> None:
         assert isinstance(event, Silent)
         assert (event.connection_id, event.side) == (connection(0), Side.B)
         assert 0.4 <= event.for_s < 2
+
+
+async def test_capacity_counts_what_is_open_and_what_rests() -> None:
+    low, _ = media_ports()
+    settings = MediaSettings(HOST, HOST, (low, low + 11), rest_s=0.3)  # room for three
+    async with started(settings) as bench:
+        assert bench.relay.capacity() == 3
+        for number in (1, 2):
+            await bench.relay.allocate(connection(number), country="ES")
+        assert bench.relay.capacity() == 3
+        await bench.relay.release(connection(1))
+        assert bench.relay.capacity() == 2
+
+        async def rested() -> bool:
+            return bench.relay.capacity() == 3
+
+        await until(rested, limit_s=LIMIT_S)
+
+
+async def test_a_worker_that_is_gone_has_no_room() -> None:
+    async with started(MediaSettings(HOST, HOST, media_ports())) as bench:
+        (pid,) = bench.relay.worker_pids
+        await bench.relay.allocate(connection(1), country="ES")
+        os.kill(pid, signal.SIGKILL)
+        await bench.event()
+        assert bench.relay.capacity() == 0

@@ -4,11 +4,13 @@ import asyncio
 import json
 import signal
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 
 from dosvoces.errors import SettingsError
 from dosvoces.web import server as server_module
+from dosvoces.web.pressure import BURST
 from dosvoces.web.server import HttpServer
 from tests.web_fakes import FakeConnector, app_with
 
@@ -173,3 +175,55 @@ async def test_stop_waits_for_the_request_under_way_and_may_be_repeated() -> Non
     assert status(await request) == 200
     await stopping
     await server.stop()
+
+
+# --- too much at once ---
+
+
+KEPT = HEAD + LENGTH + b"\r\n" + BODY
+KEYED = HEAD + b"Idempotency-Key: a\r\n" + LENGTH + b"Connection: close\r\n\r\n" + BODY
+LOOK = b"GET /healthz HTTP/1.1\r\nHost: dosvoces\r\n\r\n"
+
+
+def statuses(answers: bytes) -> list[int]:
+    return [int(part[:3]) for part in answers.split(b"HTTP/1.1 ")[1:]]
+
+
+@asynccontextmanager
+async def full_server(connector: FakeConnector) -> AsyncIterator[HttpServer]:
+    """A server that has no room for a call."""
+    server = HttpServer(app_with(connector), host="127.0.0.1", port=0, full=lambda: True)
+    await server.start()
+    try:
+        yield server
+    finally:
+        await server.stop()
+
+
+async def test_a_full_house_refuses_calls_in_turn_and_still_answers_the_rest(connector: FakeConnector) -> None:
+    """The refused bodies are dropped, not taken for the next request; a repeat under a key may have its answer."""
+    async with full_server(connector) as server:
+        answers = await talk(server, KEPT, KEPT, LOOK, KEPT, KEYED)
+    assert statuses(answers) == [503, 503, 200, 503, 200]
+    assert answers.count(b"retry-after: 1\r\n") == 3
+    assert [order.idempotency_key for order in connector.orders] == ["a"]
+
+
+async def test_a_refused_client_that_sends_its_body_slowly_is_refused_once(connector: FakeConnector) -> None:
+    async with full_server(connector) as server:
+        reader, writer = await asyncio.open_connection(*server.address)
+        writer.write(HEAD + LENGTH + b"\r\n")
+        first = await asyncio.wait_for(reader.readuntil(b"}"), 5)
+        writer.write(BODY + LOOK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+        rest = await asyncio.wait_for(reader.read(), 5)
+        writer.close()
+    assert [statuses(first), statuses(rest)] == [[503], [200]]
+
+
+async def test_more_at_once_than_the_loop_keeps_up_with_is_refused(
+    server: HttpServer, connector: FakeConnector
+) -> None:
+    """All arrive in one piece, and are counted before the loop can turn."""
+    answers = await talk(server, KEPT * BURST + KEPT * 3 + GOOD)
+    assert statuses(answers) == [200] * BURST + [503] * 4
+    assert len(connector.orders) == BURST

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import structlog
 
-from dosvoces import telemetry
+from dosvoces import open_files, telemetry
 from dosvoces.app_deferred import make_dispatcher, reported
 from dosvoces.carriers import Carrier
 from dosvoces.carriers.caller_id import CallerIds, Identity
@@ -158,8 +158,15 @@ class Service:
             default_interval_s=self.settings.dialing.default_interval_s,
         )
         # Each open connection may have its client waiting; beside them there is room to be refused and to look.
-        max_clients = 2 * self.settings.dialing.max_connections + 200
-        self.http = HttpServer(app, host=self.settings.http.host, port=self.settings.http.port, max_clients=max_clients)
+        most = _max_connections(self.settings)
+        max_clients = min(2 * most + 200, open_files.clients_within(open_files.raise_limit(), most))
+        self.http = HttpServer(
+            app,
+            host=self.settings.http.host,
+            port=self.settings.http.port,
+            max_clients=max_clients,
+            full=lambda: self.switchboard.full,
+        )
         stack.push_async_callback(self.http.stop)
         await self.http.start()
 
@@ -365,9 +372,20 @@ def _ping_interval_s(trunk: TrunkSettings) -> float:
     return 0.0 if trunk.proxy is None or is_loopback(trunk.proxy.host) else DEFAULT_PING_S
 
 
+def _max_connections(settings: Settings) -> int:
+    """As set, or as many as there are descriptors for. Raises `SettingsError` if that is none."""
+    most, files = settings.dialing.max_connections, open_files.raise_limit()
+    carried = open_files.connections_within(files)
+    if carried < 1:
+        raise SettingsError(f"{files} open files are allowed, too few for one call: ulimit -n 1024, or LimitNOFILE=")
+    if carried < most:
+        log.warning("fewer connections than set", max_connections=most, taken=carried, open_files=files)
+    return min(most, carried)
+
+
 def _limits(settings: Settings) -> Limits:
     return Limits(
-        max_connections=settings.dialing.max_connections,
+        max_connections=_max_connections(settings),
         ring_timeout_s=settings.dialing.ring_timeout_s,
         talk_limit_s=settings.dialing.talk_limit_s,
         # The mailbox has its own, shorter limit; this one is for a mailbox that breaks it.

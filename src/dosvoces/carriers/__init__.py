@@ -156,6 +156,9 @@ class Carrier(Protocol):
     def trunks(self, number: PhoneNumber) -> Sequence[str]:
         """The names of the trunks that a call to `number` may take, in the order in which they are tried."""
 
+    def capacity(self) -> int:
+        """How many connections may be open at once as things are now: what carries them may be scarce or resting."""
+
     def check_caller_id(self, number: PhoneNumber, caller_id: str) -> None:
         """Raises `NotAllowed` if a call to `number` can't show `caller_id` (E.164) to whoever answers it."""
 

@@ -5,6 +5,7 @@ For dry runs, for tests of what stands above the carriers, and as the smallest e
 """
 
 import asyncio
+import sys
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
@@ -147,6 +148,9 @@ class FakeCarrier:
 
     def trunks(self, number: PhoneNumber) -> list[str]:
         return [TRUNK]
+
+    def capacity(self) -> int:
+        return sys.maxsize
 
     def check_caller_id(self, number: PhoneNumber, caller_id: str) -> None:
         if caller_id not in self._caller_ids:

@@ -227,6 +227,9 @@ class SipCarrier:
     def trunks(self, number: PhoneNumber) -> list[str]:
         return self._trunks.names(number)
 
+    def capacity(self) -> int:
+        return self._relay.capacity()
+
     def check_caller_id(self, number: PhoneNumber, caller_id: str) -> None:
         self._trunks.check_caller_id(number, caller_id)
 

@@ -238,6 +238,9 @@ class MediaRelay(Protocol):
         Empty where nothing is known: no such connection, or its media were lost.
         """
 
+    def capacity(self) -> int:
+        """How many connections it can have at once as things are now, those that it has included."""
+
     def problems(self) -> list[str]:
         """Why no connection could be taken now, in words; empty if one could."""
 

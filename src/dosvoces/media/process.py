@@ -12,6 +12,7 @@ import socket
 import sys
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 from dosvoces.errors import MediaError
 from dosvoces.media.wire import MAX_MESSAGE, Message, decode, encode
@@ -47,7 +48,9 @@ class WorkerProcess:
         self._watch: asyncio.TimerHandle | None = None
         self._last_heard_at = 0.0
         self._ending: asyncio.Task[None] | None = None  # from the end of its socket until that is told
-        self._ready: asyncio.Future[Message] = self._loop.create_future()
+        self._ready: asyncio.Future[int] = self._loop.create_future()
+        self.most = 0
+        """Connections that it has ports and descriptors for, resting ones included; known once it is ready."""
 
     @property
     def pid(self) -> int:
@@ -80,7 +83,7 @@ class WorkerProcess:
         self.send("start", *settings)
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
-                await self._ready
+                self.most = await self._ready
         except (TimeoutError, MediaError) as error:
             await self.stop()
             raise MediaError("the media worker did not get ready; its reason is on the standard error") from error
@@ -173,9 +176,9 @@ class WorkerProcess:
             case ["failed", int(number), str(why)]:
                 if (answer := self._answers.get(number)) and not answer.done():
                     answer.set_exception(MediaError(why))
-            case ["ready", *_]:
+            case ["ready", int(most)]:
                 if not self._ready.done():
-                    self._ready.set_result(message)
+                    self._ready.set_result(most)
             case ["trouble", str(text)]:
                 _log.error("the media worker met a fault of its own:\n%s", text)
             case _:
@@ -239,7 +242,8 @@ class WorkerProcess:
         ended(why)
 
     def _fail_all(self, why: str) -> None:
-        for answer in [self._ready, *self._answers.values()]:
+        waiting: list[asyncio.Future[Any]] = [self._ready, *self._answers.values()]
+        for answer in waiting:
             if not answer.done():
                 answer.set_exception(MediaError(why))
         self._ready.exception()  # if nobody waits for it, that is no fault

@@ -67,6 +67,8 @@ class _Slot:
     index: int
     process: WorkerProcess | None = None
     calls: "dict[ConnectionId, _Call]" = field(default_factory=dict)
+    resting: deque[float] = field(default_factory=deque)
+    """When the ports of each connection that is over may be given again."""
     stock: deque[tuple[int, int]] = field(default_factory=deque)
     """Ports that the worker holds ready for the next connections."""
     stocking: asyncio.Task[None] | None = None
@@ -75,6 +77,12 @@ class _Slot:
     backoff_s: float = FIRST_BACKOFF_S
     started_at: float = 0.0
     restart: asyncio.Task[None] | None = None
+
+    def room(self, now: float) -> int:
+        """Connections that it can have, those that it has included."""
+        while self.resting and self.resting[0] <= now:
+            self.resting.popleft()
+        return 0 if self.process is None else max(len(self.calls), self.process.most - len(self.resting))
 
 
 @dataclass(slots=True, eq=False)
@@ -188,6 +196,7 @@ class WorkerRelay(MediaRelay):
         if call is None:
             return {}
         call.slot.calls.pop(connection_id, None)
+        call.slot.resting.append(asyncio.get_running_loop().time() + self._settings.rest_s)
         try:
             assert call.slot.process is not None, "a worker that is gone has no calls"
             a, b = await call.slot.process.ask("release", connection_id)
@@ -196,6 +205,10 @@ class WorkerRelay(MediaRelay):
             _log.warning("no statistics of connection %s: %s", connection_id, error)
             return {}
         return {Side.A: Statistics(*a), Side.B: Statistics(*b)}
+
+    def capacity(self) -> int:
+        now = asyncio.get_running_loop().time()
+        return sum(slot.room(now) for slot in self._slots)
 
     def problems(self) -> list[str]:
         return [] if self.ready else ["no media worker runs; one is being started again"]
@@ -288,6 +301,7 @@ class WorkerRelay(MediaRelay):
         if asyncio.get_running_loop().time() - slot.started_at > STEADY_S:
             slot.backoff_s = FIRST_BACKOFF_S
         ports = [port for call in lost.values() for port in call.ports]
+        slot.resting.extend(len(lost) * [asyncio.get_running_loop().time() + self._settings.rest_s])
         slot.restart = asyncio.create_task(self._refill(slot, process, ports))
         for connection_id in lost:
             del self._calls[connection_id]

@@ -10,6 +10,7 @@ import asyncio
 import json
 import logging
 import secrets
+import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -179,6 +180,9 @@ class RtpengineRelay(MediaRelay):
             _log.warning("no statistics of connection %s: %s", connection_id, error)
             return {}
         return {side: statistics(line) for side, line in call.lines.items()}
+
+    def capacity(self) -> int:
+        return sys.maxsize  # Its daemons have ports of their own, and don't tell how many.
 
     def problems(self) -> list[str]:
         return [] if self.ready else ["no rtpengine of [media] rtpengine answers"]

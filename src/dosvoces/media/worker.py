@@ -34,6 +34,8 @@ from dosvoces.media.wire import MAX_MESSAGE, Message, decode, encode
 from dosvoces.model import ConnectionId, Side
 
 TICK_S = FRAME_MS / 1000  # one frame of tone
+DESCRIPTORS_PER_CONNECTION = 4  # RTP and RTCP of two sides, until they have rested
+OTHER_DESCRIPTORS = 16
 SETTLE_S = 0.2  # how often lost ends of key presses, due reports and rested ports are looked for
 MAX_EVENTS = 512  # sockets served before the clock is looked at again
 GATHER_MS = 1  # how long packets gather; it takes a third off their cost and adds 0.7 ms to a voice
@@ -231,7 +233,8 @@ class Worker:
         ports = list(range(low + low % 2, high, 2))[index::count]
         self._pool = PortPool(host, ports, rest_s=rest_s)
         self._pool.avoid(resting, time.monotonic())
-        self._tell("ready", len(ports))
+        descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._tell("ready", min(len(ports) // 2, (descriptors - OTHER_DESCRIPTORS) // DESCRIPTORS_PER_CONNECTION))
 
     def _reserve(self, number: int, count: int) -> None:
         """Open ports for so many connections, or for as many as there is room for."""
@@ -425,7 +428,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # four descriptors a connection, and those that rest
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     gc.disable()  # a session leaves no cycles (tested), and a full collection stops every voice for milliseconds
     Worker(socket.socket(fileno=int(sys.argv[1]))).run()
 

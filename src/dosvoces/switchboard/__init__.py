@@ -192,6 +192,11 @@ class Switchboard:
         """Why a request would be refused now, in words; empty if it would be taken."""
         return self._admission.problems()
 
+    @property
+    def full(self) -> bool:
+        """Whether a request would be refused for want of room, whatever it asks for."""
+        return self._admission.full
+
     def warnings(self) -> list[str]:
         """What an operator should know though requests are taken."""
         return self._carrier.warnings()

@@ -93,7 +93,18 @@ class Admission:
     def _problems(self, of_carrier: list[str]) -> list[str]:
         problems = [*self._store.problems(), *of_carrier]
         problems += [why for why in (self.leaving, self.fenced) if why]
+        if self.full:
+            problems.append(self._fullness())
+        return problems
+
+    @property
+    def full(self) -> bool:
+        """Whether as many are open as may be, or as there are media ports for."""
+        inside = self._open_connections() + len(self._entering)
+        return inside >= self._limits.max_connections or inside >= self._carrier.capacity()
+
+    def _fullness(self) -> str:
         most = self._limits.max_connections
         if self._open_connections() + len(self._entering) >= most:
-            problems.append(f"{most} connections are open, as many as dialing.max_connections")
-        return problems
+            return f"{most} connections are open, as many as dialing.max_connections and the open files allow"
+        return "no media port is free: those of the last calls rest for a while; widen media.ports"

@@ -31,7 +31,8 @@ BACKLOG = 4096
 _SHED_PATHS = frozenset({b"/call", b"/v1/connections"})
 """What makes calls; all else (health, looking, hanging up) is never refused for want of time."""
 
-_OVERLOADED = message(503, "Too many requests at once; nothing was done", (b"retry-after", b"1")).as_bytes()
+_OVERLOADED = message(503, "Too many requests at once; nothing was done", (b"retry-after", b"1"))
+_OVERLOADED_BYTES = _OVERLOADED.as_bytes()
 
 _BUSY = message(503, "Too many connections; nothing was done", (b"retry-after", b"5"), (b"connection", b"close"))
 
@@ -41,6 +42,10 @@ _HEAD_TOO_LARGE = message(431, "The request's headers are too large", (b"connect
 
 async def _head_too_large(scope: Scope, receive: Receive, send: Send) -> None:
     await _HEAD_TOO_LARGE.send(send)
+
+
+async def _overloaded(scope: Scope, receive: Receive, send: Send) -> None:
+    await _OVERLOADED.send(send)
 
 
 async def _busy(scope: Scope, receive: Receive, send: Send) -> None:
@@ -200,6 +205,8 @@ class _Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        # Told apart on arrival: a crowd at the door must not turn away those that are inside.
+        self._one_too_many = len(self.connections) > self._max_clients
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -220,29 +227,31 @@ class _Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._head_complete()
-        if len(self.connections) > self._max_clients:
+        if self._one_too_many:
             self.app = cast(Any, _busy)
         elif len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD_BYTES:
             self.app = cast(Any, _head_too_large)
-        elif self._sheds():
-            return self._refuse_cheaply()
+        elif self._makes_calls() and self._must_shed():
+            if self._in_turn():
+                return self._refuse_cheaply()
+            self.app = cast(Any, _overloaded)
         else:
             self.app = self._serving
         super().on_headers_complete()
 
-    def _sheds(self) -> bool:
-        """Whether this request is refused here: it would make calls that can't be made now."""
+    def _makes_calls(self) -> bool:
+        """Whether this request makes calls, and is not a repeat under a key, which may have its answer already."""
         if self.url not in _SHED_PATHS or self.parser.get_method() != b"POST":
             return False
-        # Whoever pipelines waits for the answer before this one, and a client that leaves is no burden.
-        in_turn = self.cycle is None or self.cycle.response_complete
-        # A repeat under a key may have its answer already.
-        keyed = any(name == b"idempotency-key" for name, _ in self.headers)
-        return in_turn and not keyed and self.parser.should_keep_alive() and self._must_shed()
+        return not any(name == b"idempotency-key" for name, _ in self.headers)
+
+    def _in_turn(self) -> bool:
+        """Whether the next answer on this connection is this request's, and not the connection's last."""
+        return (self.cycle is None or self.cycle.response_complete) and self.parser.should_keep_alive()
 
     def _refuse_cheaply(self) -> None:
         """Without a task, a cycle or the application: a refusal must cost a small part of what it saves."""
-        self.transport.write(_OVERLOADED)
+        self.transport.write(_OVERLOADED_BYTES)
         self.cycle = cast(Any, _ANSWERED)
         self.timeout_keep_alive_task = self.loop.call_later(KEEP_ALIVE_S, self.timeout_keep_alive_handler)
 

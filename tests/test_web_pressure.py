@@ -1,0 +1,54 @@
+"""Whether the process keeps up: counted between punctual probes of the loop."""
+
+import asyncio
+import time
+
+from dosvoces.testing import until
+from dosvoces.web.pressure import BURST, TARGET_S, Pressure
+
+
+def taken(pressure: Pressure) -> int:
+    """How many of twice the burst are let in now."""
+    return sum(pressure.admits() for _ in range(2 * BURST))
+
+
+def test_a_burst_into_an_idle_process_is_taken_and_no_more() -> None:
+    assert taken(Pressure()) == BURST
+
+
+def test_a_late_probe_lets_nobody_in_and_a_punctual_one_does() -> None:
+    pressure = Pressure()
+    seen = [taken(pressure)]
+    for late_s in (TARGET_S * 2, TARGET_S * 50, TARGET_S, TARGET_S * 2):
+        pressure.observe(late_s)
+        seen.append(taken(pressure))
+    assert seen == [BURST, 0, 0, BURST, 0]
+
+
+def test_a_single_pause_refuses_nobody() -> None:
+    pressure = Pressure()
+    pressure.observe(10.0)
+    assert pressure.admits()
+
+
+def hold_up(seconds: float) -> None:
+    """Keep the loop from turning, as a slow disk would."""
+    time.sleep(seconds)
+
+
+async def test_a_loop_that_waits_for_work_is_punctual() -> None:
+    pressure = Pressure()
+    pressure.start()
+    try:
+        assert taken(pressure) == BURST
+
+        async def punctual() -> bool:
+            return pressure.admits()
+
+        await until(punctual, limit_s=5)
+        assert taken(pressure) == BURST - 1
+        hold_up(TARGET_S * 5)
+        await asyncio.sleep(0)
+        assert not pressure.admits()
+    finally:
+        pressure.stop()
