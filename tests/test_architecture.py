@@ -14,7 +14,7 @@ MAX_FUNCTION_LINES = 70
 LAYERS: tuple[frozenset[str], ...] = (
     # The lowest first; a part may import what is in its own or a lower layer.
     frozenset({"", "model", "errors", "crashpoints"}),
-    frozenset({"core", "events", "states", "testing", "dialplan"}),
+    frozenset({"core", "events", "states", "testing", "dialplan", "open_files"}),
     frozenset(
         {
             "carriers",

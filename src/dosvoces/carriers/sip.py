@@ -7,6 +7,7 @@ Makes and reads the session descriptions; knows no rule of a connection but that
 import asyncio
 import random
 import secrets
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -228,7 +229,8 @@ class SipCarrier:
         return self._trunks.names(number)
 
     def capacity(self) -> int:
-        return self._relay.capacity()
+        # Without a trunk nothing was started, and that is a problem of its own, not want of room.
+        return self._relay.capacity() if self._agent is not None else sys.maxsize
 
     def check_caller_id(self, number: PhoneNumber, caller_id: str) -> None:
         self._trunks.check_caller_id(number, caller_id)
