@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 
@@ -31,22 +30,15 @@ def report(number: int, event: str, *, side: Side | None = None, body: str | Non
     return Report(ORDER.id, number, event, side, T0, body)
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(tmp_path: Path, request: pytest.FixtureRequest) -> str:
-    if request.param == "postgresql":
-        return str(request.getfixturevalue("postgres_url"))
-    return f"sqlite:///{tmp_path / 'record.db'}"
-
-
 @pytest.fixture
-async def reopen(url: str) -> AsyncIterator[Reopen]:
+async def reopen(record_url: str) -> AsyncIterator[Reopen]:
     """Opens the same record again after closing it, as a restart does."""
     opened: list[SqlStore] = []
 
     async def again(*, reported: tuple[str, ...] = ALL, node: str = "n1") -> SqlStore:
         for store in opened:
             await store.close()
-        store = open_store(url, node=NodeId(node), reported=reported)
+        store = open_store(record_url, node=NodeId(node), reported=reported)
         await store.open()
         opened.append(store)
         return store

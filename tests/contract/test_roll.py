@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 
@@ -38,22 +37,14 @@ class Desk:
         return [node.id for node in (await self.roll.look()).nodes]
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(tmp_path: Path, request: pytest.FixtureRequest) -> str:
-    """Where a new record may be."""
-    if request.param == "postgresql":
-        return str(request.getfixturevalue("postgres_url"))
-    return f"sqlite:///{tmp_path / 'record.db'}"
-
-
 @pytest.fixture
-async def desk(url: str) -> AsyncIterator[Desk]:
-    store, roll = open_store(url, node=ONE), open_roll(url)
+async def desk(record_url: str) -> AsyncIterator[Desk]:
+    store, roll = open_store(record_url, node=ONE), open_roll(record_url)
     await store.open()
     await roll.open()
     for node in (ONE, TWO, THREE):
         await roll.join(identity(node))
-    yield Desk(url, store, roll)
+    yield Desk(record_url, store, roll)
     await roll.close()
     await store.close()
 

@@ -6,7 +6,6 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,22 +25,15 @@ CONTENDERS = 300
 Open = Callable[[Quota], Awaitable[list[SqlStore]]]
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(tmp_path: Path, request: pytest.FixtureRequest) -> str:
-    if request.param == "postgresql":
-        return str(request.getfixturevalue("postgres_url"))
-    return f"sqlite:///{tmp_path / 'record.db'}"
-
-
 @pytest.fixture
-async def stores(url: str) -> AsyncIterator[Open]:
+async def stores(record_url: str) -> AsyncIterator[Open]:
     """The record with that quota, as two nodes have it open; a SQLite file has one."""
     async with AsyncExitStack() as stack:
 
         async def made(quota: Quota) -> list[SqlStore]:
             opened = []
-            for number in range(1 if url.startswith("sqlite") else 2):
-                store = open_store(url, node=NodeId(f"{number:026d}"), quota=quota)
+            for number in range(1 if record_url.startswith("sqlite") else 2):
+                store = open_store(record_url, node=NodeId(f"{number:026d}"), quota=quota)
                 await store.open()
                 stack.push_async_callback(store.close)
                 opened.append(store)
@@ -138,7 +130,7 @@ def test_turns_are_evenly_spaced_and_none_is_saved_up() -> None:
     assert (0.0, T0 + timedelta(seconds=3600.05)) == turn(next_at, T0 + timedelta(hours=1), quota)
 
 
-async def test_every_call_of_all_nodes_has_a_turn_of_its_own(stores: Open, url: str) -> None:
+async def test_every_call_of_all_nodes_has_a_turn_of_its_own(stores: Open, record_url: str) -> None:
     nodes = await stores(Quota(trunks={"main": TrunkQuota(calls_per_second=2, max_wait_s=1000)}))
     owned = list(zip(itertools.cycle(nodes), orders(60), strict=False))
     await asyncio.gather(*(store.record(order) for store, order in owned))
@@ -146,7 +138,7 @@ async def test_every_call_of_all_nodes_has_a_turn_of_its_own(stores: Open, url: 
     waits = await asyncio.gather(
         *(store.intend_dial(order, A, attempt=1, at=T0, trunk="main") for store, order in owned)
     )
-    roll = open_roll(url)
+    roll = open_roll(record_url)
     now, next_at = await roll._do(lambda db: db.execute(select(database_now(), trunk_pace.c.next_at)).one())
     await roll.close()
     took_s = time.monotonic() - began

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 
@@ -32,23 +31,15 @@ def entry(event: str, *, number: int = 1, side: Side | None = None, **facts: str
     return Entry(an_order(number).id, T0, event, side, "recorded", "mailing", facts)
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(tmp_path: Path, request: pytest.FixtureRequest) -> str:
-    """Where a new record may be."""
-    if request.param == "postgresql":
-        return str(request.getfixturevalue("postgres_url"))
-    return f"sqlite:///{tmp_path / 'record.db'}"
-
-
 @pytest.fixture
-async def reopen(url: str) -> AsyncIterator[Reopen]:
+async def reopen(record_url: str) -> AsyncIterator[Reopen]:
     """Opens the same record again after closing it, as a restart does."""
     opened: list[Store] = []
 
     async def again() -> Store:
         for store in opened:
             await store.close()
-        store = open_store(url, node=NODE)
+        store = open_store(record_url, node=NODE)
         await store.open()
         opened.append(store)
         return store
