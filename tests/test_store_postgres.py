@@ -1,0 +1,395 @@
+"""What goes wrong with a PostgreSQL server, for real: killed, restarted, silent, locked, full, read-only, foreign."""
+
+# ruff: noqa: ASYNC220  (What a test does to the server may hold up the test.)
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from dosvoces.core import Connection, Terms
+from dosvoces.errors import StoreError
+from dosvoces.mail import Mail
+from dosvoces.model import Outcome
+from dosvoces.store import Earlier, Entry
+from dosvoces.store.address import PostgresAddress, parse_database_url
+from dosvoces.store.postgres import PostgresServer
+from dosvoces.store.prepared import Cursor
+from dosvoces.store.sql import SqlStore, open_store
+from dosvoces.testing import T0, A, an_order, until
+from tests.ports import HOST, free_port
+from tests.postgres import PASSWORD, USER, Cluster
+from tests.test_store_faults import WRITES_UNTIL_KILLED
+
+ORDER = an_order(1, key="k")
+BOUND_S = 3.5
+"""A refused write must have come back by then; its own limit is 2.5 s, the rest is for a busy machine."""
+RECOVERY_S = 15.0
+
+
+def entry(number: int) -> Entry:
+    return Entry(ORDER.id, T0, f"note_{number}", None, "joined", "joined")
+
+
+def server(url: str, **more: int) -> PostgresServer:
+    address = parse_database_url(url)
+    assert isinstance(address, PostgresAddress)
+    return PostgresServer(address, **more)
+
+
+@asynccontextmanager
+async def opened(url: str) -> AsyncIterator[SqlStore]:
+    """A store that waits 100 ms for a lock, not one and a half seconds."""
+    store = SqlStore(server(url, lock_timeout_ms=100, statement_timeout_ms=500))
+    await store.open()
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+async def writable(store: SqlStore) -> None:
+    async def no_problem() -> bool:
+        return not store.problems()
+
+    await until(no_problem, limit_s=RECOVERY_S)
+
+
+async def refused(write: Awaitable[None]) -> StoreError:
+    """Why it was refused, which may not take long."""
+    async with asyncio.timeout(BOUND_S):
+        with pytest.raises(StoreError) as caught:
+            await write
+    return caught.value
+
+
+async def refusal(url: str, *, reader: bool = False) -> str:
+    """Why this record can't be opened."""
+    store = open_store(url, reader=reader)
+    with pytest.raises(StoreError) as caught:
+        await store.open()
+    await store.close()
+    assert PASSWORD not in str(caught.value)
+    return str(caught.value)
+
+
+# --- gone, and back ---
+
+
+def killed(cluster: Cluster) -> None:
+    cluster.kill()
+
+
+def restarted_at_once(cluster: Cluster) -> None:
+    cluster.stop(signal.SIGQUIT)
+
+
+def stopped(cluster: Cluster) -> None:
+    cluster.stop(signal.SIGINT)
+
+
+@pytest.mark.parametrize("fails", [killed, restarted_at_once, stopped])
+async def test_a_server_that_is_gone_refuses_at_once_and_nothing_is_lost(
+    postgres_cluster: Cluster, fails: Callable[[Cluster], None]
+) -> None:
+    async with opened(postgres_cluster.url(postgres_cluster.new_database())) as store:
+        await store.record(ORDER)
+        fails(postgres_cluster)
+        for number in range(10):
+            store.journal(entry(number))
+        store.update(ORDER.id, Connection(Terms(), started_at=T0), None)
+        await refused(store.record(an_order(2)))
+        await refused(store.intend_dial(ORDER, A, attempt=1, at=T0))
+        await refused(store.remember_answer(ORDER.id, status=200, body="made"))
+        assert len(store.problems()) == 1
+        await postgres_cluster.started()
+        await writable(store)
+        assert await store.entries(ORDER.id) == [entry(number) for number in range(10)]
+        assert [record.id for record in await store.connections()] == [ORDER.id]
+        record = await store.connection(ORDER.id)
+        assert record is not None
+        assert (record.phase, record.legs[0].state) == ("mailing", "idle")
+        # The client has had this answer: it is written later, by itself.
+        assert await store.earlier("k") == Earlier(ORDER.id, ORDER.fingerprint, 200, "made")
+        await store.intend_dial(ORDER, A, attempt=1, at=T0)
+
+
+async def test_a_session_that_is_killed_is_had_anew(postgres_cluster: Cluster) -> None:
+    async with opened(postgres_cluster.url(postgres_cluster.new_database())) as store:
+        await store.record(ORDER)
+        postgres_cluster.kill_backend("writer")
+        await refused(store.record(an_order(2)))
+        await writable(store)
+        await store.record(an_order(2))
+        assert len(await store.connections()) == 2
+
+
+async def test_a_server_that_answers_nothing_is_given_up_in_time(postgres_cluster: Cluster) -> None:
+    """Its commit may be done when it goes on, so the refused connection is taken back then, and its key is free."""
+    async with opened(postgres_cluster.url(postgres_cluster.new_database())) as store:
+        await store.record(ORDER)
+        postgres_cluster.pause()
+        store.journal(entry(1))
+        error = await refused(store.record(an_order(2, key="again")))
+        assert error.unknown
+        assert "has not answered for 2.5 s" in str(error)
+        await refused(store.record(an_order(3)))
+        postgres_cluster.resume()
+        await writable(store)
+        assert await store.entries(ORDER.id) == [entry(1)]
+        assert [record.id for record in await store.connections()] == [ORDER.id]
+        await store.record(an_order(4, key="again"))
+
+
+class BreakingCursor:
+    """A cursor whose line breaks when the server has done a COMMIT, and before we hear of it."""
+
+    def __init__(self, cursor: Cursor, server: PostgresServer) -> None:
+        self._cursor = cursor
+        self._server = server
+        self.fetchone = cursor.fetchone
+        self.executemany = cursor.executemany
+
+    @property
+    def rowcount(self) -> int:
+        return self._cursor.rowcount
+
+    def execute(self, statement: str, *values: object) -> object:
+        result = self._cursor.execute(statement, *values)
+        if statement == "COMMIT":
+            self._server.interrupt()
+            self._cursor.execute("SELECT 1")
+        return result
+
+
+class Breaking(PostgresServer):
+    breaks = False
+
+    def cursor(self) -> Cursor:
+        cursor = super().cursor()
+        if self.breaks:
+            self.breaks = False
+            return BreakingCursor(cursor, self)
+        return cursor
+
+
+async def test_a_commit_whose_answer_never_came_is_decided_before_the_next_one(postgres_url: str) -> None:
+    """The line breaks after COMMIT was sent: it is done on the server, and refused here. Then it is taken back."""
+
+    address = parse_database_url(postgres_url)
+    assert isinstance(address, PostgresAddress)
+    database = Breaking(address)
+    store = SqlStore(database)
+    await store.open()
+    database.breaks = True
+    error = await refused(store.record(ORDER))
+    assert error.unknown
+    await writable(store)
+    assert await store.connections() == []
+    await store.record(ORDER)
+    database.breaks = True
+    assert (await refused(store.intend_dial(ORDER, A, attempt=1, at=T0))).unknown
+    await writable(store)
+    record = await store.connection(ORDER.id)
+    assert record is not None
+    assert record.legs[0].dialed_at == T0  # It was written, so that nobody dials it again.
+    await store.close()
+
+
+async def test_what_was_acknowledged_survives_a_kill_of_the_server(postgres_cluster: Cluster) -> None:
+    url = postgres_cluster.url(postgres_cluster.new_database())
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITES_UNTIL_KILLED, url],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        acknowledged = [int(process.stdout.readline()) for _ in range(100)]
+        postgres_cluster.kill()
+        process.kill()
+        rest = process.stdout.read().splitlines(keepends=True)
+        acknowledged += [int(line) for line in rest if line.removesuffix("\n").isdigit() and line.endswith("\n")]
+    await postgres_cluster.started()
+    async with opened(url) as store:
+        open_ids = {record.id for record in await store.unfinished()}
+        for number in acknowledged:
+            order = an_order(number)
+            record = await store.connection(order.id)
+            assert record is not None
+            assert record.legs[0].dialed_at == T0
+            assert (order.id in open_ids) == (number % 2 == 0)
+            assert [each.event for each in await store.entries(order.id)] == ["note_0", "note_1", "note_2"]
+
+
+# --- alive, and refusing ---
+
+
+@contextmanager
+def locked(cluster: Cluster, database: str) -> Iterator[None]:
+    with psycopg.connect(host=str(cluster.folder), port=cluster.port, user="postgres", dbname=database) as other:
+        other.execute("LOCK TABLE connection IN ACCESS EXCLUSIVE MODE")
+        yield
+        other.rollback()
+
+
+async def test_locked_is_refused_and_nothing_journalled_is_lost(shared_cluster: Cluster, postgres_url: str) -> None:
+    async with opened(postgres_url) as store:
+        await store.record(ORDER)
+        with locked(shared_cluster, postgres_url.rpartition("/")[2]):
+            store.journal(entry(1))
+            assert "is locked by another session" in str(await refused(store.record(an_order(2))))
+            await refused(store.settle(ORDER.id, Connection(Terms()), Outcome.COMPLETED, at=T0))
+        await writable(store)
+        assert await store.entries(ORDER.id) == [entry(1)]
+        await store.settle(ORDER.id, Connection(Terms()), Outcome.COMPLETED, at=T0)
+        assert await store.unfinished() == []
+
+
+async def test_read_only_is_refused_until_it_is_over(postgres_cluster: Cluster) -> None:
+    async with opened(postgres_cluster.url(postgres_cluster.new_database())) as store:
+        await store.record(ORDER)
+        for value in ("on", "off"):
+            postgres_cluster.execute(f"ALTER SYSTEM SET default_transaction_read_only = {value}")
+            postgres_cluster.execute("SELECT pg_reload_conf()")
+            if value == "on":
+
+                async def is_refused() -> bool:
+                    try:
+                        await store.keep_mail(Mail("<1@x>", "ana@example.com", "Hola", "", b"x"), at=T0)
+                    except StoreError as error:
+                        assert "can't be written, its server is read-only" in str(error)  # noqa: PT017
+                        return True
+                    return False
+
+                await until(is_refused, limit_s=RECOVERY_S)
+                store.journal(entry(1))
+                assert len(await store.connections()) == 1
+        await writable(store)
+        assert await store.entries(ORDER.id) == [entry(1)]
+
+
+async def test_no_connection_left_is_said_and_waited_for(postgres_cluster: Cluster) -> None:
+    name = postgres_cluster.new_database()
+    async with opened(postgres_cluster.url(name)) as store:
+        await store.record(ORDER)
+        postgres_cluster.execute(f"ALTER DATABASE {name} CONNECTION LIMIT 0")
+        postgres_cluster.execute(
+            f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}' AND usename = '{USER}'"
+        )
+        store.journal(entry(1))
+        await refused(store.record(an_order(2)))
+
+        async def is_said() -> bool:
+            return "its server has no connection left" in "".join(store.problems())
+
+        await until(is_said, limit_s=RECOVERY_S)
+        postgres_cluster.execute(f"ALTER DATABASE {name} CONNECTION LIMIT -1")
+        await writable(store)
+        assert await store.entries(ORDER.id) == [entry(1)]
+
+
+@pytest.fixture
+def small_disk() -> Iterator[Path]:
+    """A file system of 32 MiB."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small file system wants root")
+    folder = Path(tempfile.mkdtemp(prefix="dosvoces-small-"))
+    folder.chmod(0o755)
+    command = ["mount", "-t", "tmpfs", "-o", "size=32m,mode=0777", "tmpfs", str(folder)]
+    mounted = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert mounted.returncode == 0, mounted.stderr
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+    folder.rmdir()
+
+
+def fill(ballast: Path) -> None:
+    """Write until there is no room left."""
+    with suppress(OSError), ballast.open("wb", buffering=0) as file:
+        while file.write(bytes(4096)):
+            pass
+    assert shutil.disk_usage(ballast.parent).free < 4096
+
+
+async def test_a_full_disk_is_refused_and_recovers(postgres_cluster: Cluster, small_disk: Path) -> None:
+    space = small_disk / "space"
+    space.mkdir()
+    owner = postgres_cluster.folder.stat()
+    os.chown(space, owner.st_uid, owner.st_gid)
+    postgres_cluster.execute(f"CREATE TABLESPACE small LOCATION '{space}'")
+    postgres_cluster.execute(f"GRANT CREATE ON TABLESPACE small TO {USER}")
+    name = postgres_cluster.new_database("TABLESPACE small")
+    async with opened(postgres_cluster.url(name)) as store:
+        await store.record(ORDER)
+        ballast = small_disk / "ballast"
+        fill(ballast)
+        store.journal(entry(1))
+        large = Mail("<1@x>", "ana@example.com", "Hola", "", os.urandom(2_000_000))
+        assert "can't grow, its disk is full" in str(await refused(store.keep_mail(large, at=T0)))
+        ballast.unlink()
+        await writable(store)
+        assert await store.entries(ORDER.id) == [entry(1)]
+        await store.keep_mail(large, at=T0)
+        assert [mail.content for mail in await store.mails()] == [large.content]
+    postgres_cluster.drop_database(name)
+    postgres_cluster.execute("DROP TABLESPACE small")
+
+
+# --- at the start ---
+
+
+async def test_what_is_wrong_with_the_address_is_said(shared_cluster: Cluster, postgres_url: str) -> None:
+    port = str(shared_cluster.port)
+    said = {
+        "can't be reached, its user or password is wrong": postgres_url.replace("s3cret", "other"),
+        "can't be reached, there is no such database": shared_cluster.url("nowhere"),
+        "(connection to server": postgres_url.replace(port, str(free_port())),
+        "failed to resolve host": postgres_url.replace(HOST, "nowhere.invalid"),
+        "server does not support SSL, but SSL was required": f"{postgres_url}?sslmode=require",
+        "is not ours to use: GRANT its user": shared_cluster.url("postgres"),
+    }
+    for words, url in said.items():
+        assert words in await refusal(url)
+
+
+async def test_a_server_that_is_too_old_is_said(postgres_url: str) -> None:
+    store = SqlStore(server(postgres_url, oldest_version=99))
+    with pytest.raises(StoreError, match=r"is PostgreSQL \d+.*: it must be 99 or newer"):
+        await store.open()
+
+
+async def test_a_database_that_cannot_hold_all_names_is_said(shared_cluster: Cluster) -> None:
+    name = shared_cluster.new_database("ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0")
+    assert "is encoded as LATIN1, which can't hold all names" in await refusal(shared_cluster.url(name))
+    shared_cluster.drop_database(name)
+
+
+async def test_a_reader_makes_no_record(postgres_url: str) -> None:
+    assert "is at version none, this program reads" in await refusal(postgres_url, reader=True)
+
+
+async def test_a_newer_record_is_left_alone(shared_cluster: Cluster, postgres_url: str) -> None:
+    async with opened(postgres_url):
+        pass
+    shared_cluster.execute("UPDATE alembic_version SET version_num = '9999'", postgres_url.rpartition("/")[2])
+    assert "it was written by a newer Dosvoces" in await refusal(postgres_url)
+    assert "is at version 9999, this program reads" in await refusal(postgres_url, reader=True)
+
+
+async def test_nodes_that_start_together_make_the_tables_once(postgres_url: str) -> None:
+    stores = [open_store(postgres_url) for _ in range(4)]
+    await asyncio.gather(*(store.open() for store in stores))
+    await asyncio.gather(*(store.record(an_order(number)) for number, store in enumerate(stores)))
+    assert len(await stores[0].connections()) == 4
+    for store in stores:
+        await store.close()
