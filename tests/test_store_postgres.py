@@ -64,7 +64,7 @@ async def writable(store: SqlStore) -> None:
     await until(no_problem, limit_s=RECOVERY_S)
 
 
-async def refused(write: Awaitable[None]) -> StoreError:
+async def refused(write: Awaitable[object]) -> StoreError:
     """Why it was refused, which may not take long."""
     async with asyncio.timeout(BOUND_S):
         with pytest.raises(StoreError) as caught:
