@@ -39,6 +39,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset(
         {
             "cli",
+            "cli_data",
             "cli_nodes",
             "cli_options",
             "cli_webhooks",
@@ -76,7 +77,7 @@ CONCRETE = frozenset(
     }
 )
 """Adapters' insides that `app.py` alone puts together."""
-MAY_NAME_CONCRETE = {"app", "app_deferred", "cli", "cli_nodes", "cli_webhooks", "testing"}
+MAY_NAME_CONCRETE = {"app", "app_deferred", "cli", "cli_data", "cli_nodes", "cli_webhooks", "testing"}
 
 
 def modules() -> list[str]:

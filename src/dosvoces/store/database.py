@@ -7,7 +7,7 @@ of its own; the loop is the event loop's thread.
 
 from typing import Protocol
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from dosvoces.errors import StoreError
 from dosvoces.store.prepared import Cursor
@@ -70,6 +70,19 @@ class Database(Protocol):
 
     def check_present(self) -> None:
         """Either lane: raise `StoreError` if what was opened is no longer there."""
+
+    def occupy(self, db: Connection) -> None:
+        """
+        Any: keep every service out until the transaction of `db` ends, and let it last.
+
+        Raises `StoreError` if one has the record in use.
+        """
+
+    def last_mail_number(self, db: Connection) -> int:
+        """Any: the highest number that a kept mail ever had; 0 for none."""
+
+    def number_mails_from(self, db: Connection, number: int) -> None:
+        """Any: have the next mail that is kept get a higher number than that."""
 
     def shortage(self) -> str | None:
         """Loop: what will soon stop the writing, in words."""

@@ -12,21 +12,23 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any
 
 import psycopg
 from psycopg import sql
-from sqlalchemy import Connection, Engine, PoolProxiedConnection, create_engine, event
+from sqlalchemy import Connection, Engine, PoolProxiedConnection, create_engine, event, func, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 
 from dosvoces.errors import StoreError
 from dosvoces.store.address import PostgresAddress
+from dosvoces.store.clock import database_now
 from dosvoces.store.database import Database
 from dosvoces.store.postgres_errors import NotReached, explain
 from dosvoces.store.prepared import Cursor
 from dosvoces.store.schema import check_revision, migrate, revision
-from dosvoces.store.tables import REVISION
+from dosvoces.store.tables import REVISION, metadata, node
 
 OLDEST_VERSION = 14
 """Of the server: the oldest that its makers still maintain at the time of writing, and that looks whether we live."""
@@ -36,6 +38,8 @@ STATEMENT_TIMEOUT_MS = 2_000
 """How long one statement may take."""
 READING_TIMEOUT_MS = 5_000
 """How long one question may take."""
+IN_USE_WITHIN = timedelta(seconds=60)
+"""Since a node's last sign of life: a record is not moved under it."""
 MIGRATION_LOCK_TIMEOUT_MS = 30_000
 """How long a start waits for the start of another node, which brings the tables up to date."""
 RECONNECT_GAP_S = 0.2
@@ -166,6 +170,29 @@ class PostgresServer(Database):
 
     def check_present(self) -> None:
         """Nothing to look at: a server that is gone says so when it is spoken to."""
+
+    def occupy(self, db: Connection) -> None:
+        for name in ("statement_timeout", "idle_in_transaction_session_timeout"):
+            db.exec_driver_sql(f"SET LOCAL {name} = 0")
+        names = ", ".join(db.dialect.identifier_preparer.format_table(table) for table in metadata.sorted_tables)
+        # Who writes waits; that is what a service does first, and it gives up before this ends.
+        db.exec_driver_sql(f"LOCK TABLE {names} IN SHARE ROW EXCLUSIVE MODE")
+        alive = node.c.beat_at > db.execute(select(database_now())).scalar_one() - IN_USE_WITHIN
+        if found := db.execute(select(node.c.name, node.c.pid).where(alive).limit(1)).one_or_none():
+            raise StoreError(
+                f"the record {self.name} is in use by the node {found.name} (process {found.pid}): stop the service, "
+                f"and wait {IN_USE_WITHIN.total_seconds():g} s if it was killed",
+                permanent=True,
+            )
+
+    def last_mail_number(self, db: Connection) -> int:
+        name = db.execute(select(func.pg_get_serial_sequence("mail", "number"))).scalar_one()
+        found = db.exec_driver_sql(f"SELECT last_value, is_called FROM {name}").one()
+        return int(found.last_value) if found.is_called else 0
+
+    def number_mails_from(self, db: Connection, number: int) -> None:
+        if number:
+            db.execute(select(func.setval(func.pg_get_serial_sequence("mail", "number"), number)))
 
     def shortage(self) -> str | None:
         """Not to be seen from here."""

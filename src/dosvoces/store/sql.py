@@ -61,15 +61,16 @@ def open_store(
     (`store.reports`) of which somebody is to be told. `quota` is what all nodes may have
     open. A `reader` never writes, creates or migrates, and may run beside the service. Raises `SettingsError`.
     """
-    return SqlStore(_database(url), node=node, reported=reported, quota=quota, reader=reader)
+    return SqlStore(open_database(url), node=node, reported=reported, quota=quota, reader=reader)
 
 
 def open_roll(url: str) -> SqlRoll:
     """The roll in the record at `url`, not yet opened. Raises `SettingsError`."""
-    return SqlRoll(_database(url))
+    return SqlRoll(open_database(url))
 
 
-def _database(url: str) -> Database:
+def open_database(url: str) -> Database:
+    """The engine of the record at `url`, not yet connected. Raises `SettingsError`."""
     address = parse_database_url(url)
     if isinstance(address, SqliteAddress):
         return SqliteFile(address.path)

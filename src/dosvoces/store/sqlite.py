@@ -165,6 +165,16 @@ class SqliteFile(Database):
                 f"the record {self.path} was replaced by another file while in use: restart to use that one"
             )
 
+    def occupy(self, db: Connection) -> None:
+        """Nothing: who has claimed the file has it alone."""
+
+    def last_mail_number(self, db: Connection) -> int:
+        return int(db.exec_driver_sql("SELECT max(seq) FROM sqlite_sequence WHERE name = 'mail'").scalar() or 0)
+
+    def number_mails_from(self, db: Connection, number: int) -> None:
+        db.exec_driver_sql("DELETE FROM sqlite_sequence WHERE name = 'mail'")
+        db.exec_driver_sql("INSERT INTO sqlite_sequence (name, seq) VALUES ('mail', :number)", {"number": number})
+
     def shortage(self) -> str | None:
         """What is wrong with the space left on its disk, in words; known before a write fails for it."""
         try:
