@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
@@ -24,8 +25,10 @@ from dosvoces.errors import SettingsError, StoreError
 from dosvoces.mail import Mail
 from dosvoces.model import Outcome
 from dosvoces.store import Earlier, Entry
+from dosvoces.store.prepared import Cursor
 from dosvoces.store.sql import SqlStore, open_store
 from dosvoces.store.sqlite import SqliteFile
+from dosvoces.store.writer import COMMIT_LIMIT_S
 from dosvoces.testing import T0, A, an_order, until
 
 ORDER = an_order(1, key="k")
@@ -186,6 +189,60 @@ async def test_a_disk_that_is_nearly_full_is_a_problem_before_a_write_fails(path
     assert problem.startswith(f"the disk of the record {path} has ")
     assert problem.endswith(f" MiB left of the {1 << 40:g} it needs")
     await store.record(ORDER)
+    await store.close()
+
+
+# --- slow ---
+
+
+class HangingCursor:
+    """A cursor whose COMMIT takes as long as its disk does."""
+
+    def __init__(self, cursor: Cursor, disk: threading.Event) -> None:
+        self._cursor = cursor
+        self._disk = disk
+        self.fetchone = cursor.fetchone
+        self.executemany = cursor.executemany
+
+    @property
+    def rowcount(self) -> int:
+        return self._cursor.rowcount
+
+    def execute(self, statement: str, *values: object) -> object:
+        if statement == "COMMIT":
+            self._disk.wait()
+        return self._cursor.execute(statement, *values)
+
+
+class HangingDisk(SqliteFile):
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.answers = threading.Event()
+        self.answers.set()
+
+    def cursor(self) -> Cursor:
+        return HangingCursor(super().cursor(), self.answers)
+
+
+async def test_a_disk_that_hangs_is_not_waited_for_and_what_was_refused_is_taken_back(path: Path) -> None:
+    disk = HangingDisk(path)
+    store = SqlStore(disk)
+    await store.open()
+    await store.record(ORDER)
+    disk.answers.clear()
+    async with asyncio.timeout(2 * COMMIT_LIMIT_S):
+        with pytest.raises(StoreError, match=r"has not answered for 2\.5 s: look what holds it up") as caught:
+            await store.record(an_order(2, key="again"))
+        assert caught.value.unknown
+        with pytest.raises(StoreError):  # At once: nobody queues up behind it.
+            await store.record(an_order(3))
+        store.journal(entry(1))
+        assert len(store.problems()) == 1
+    disk.answers.set()
+    await writable(store)
+    assert await store.entries(ORDER.id) == [entry(1)]
+    assert [record.id for record in await store.connections()] == [ORDER.id]
+    await store.record(an_order(4, key="again"))
     await store.close()
 
 
