@@ -3,7 +3,7 @@
 import asyncio
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
@@ -17,17 +17,20 @@ from dosvoces.errors import MailError, StoreError
 from dosvoces.mail import Mail, Mailbox
 from dosvoces.settings import Settings
 from dosvoces.sip.digest import Credentials
-from dosvoces.store import Store
+from dosvoces.store import Concern, Store
 from tests.trunk_server import TrunkServer
 
 
 class AStore:
-    def __init__(self, error: str = "") -> None:
-        self.error, self.closed = error, False
+    def __init__(self, error: str = "", concerns: Sequence[Concern] = ()) -> None:
+        self.error, self.closed, self.said = error, False, concerns
 
     async def open(self) -> None:
         if self.error:
             raise StoreError(self.error)
+
+    async def concerns(self) -> Sequence[Concern]:
+        return self.said
 
     async def close(self) -> None:
         self.closed = True
@@ -105,6 +108,17 @@ async def test_a_database_is_looked_at_and_nothing_is_made(tmp_path: Path) -> No
     assert [(f.level, f.text) for f in about("database", await found(subject, AStore("it is damaged")))] == [
         (Level.ERROR, "it is damaged")
     ]
+
+
+async def test_a_server_is_looked_at() -> None:
+    subject = settings(database={"url": "postgresql://u@h/d"})
+    said = (Concern("fsync is off", "set it on", stops=False), Concern("it is read-only", "set it off", stops=True))
+    for concerns, levels in (
+        ((), [Level.OK]),
+        (said[:1], [Level.WARNING, Level.OK]),
+        (said, [Level.WARNING, Level.ERROR]),
+    ):
+        assert [f.level for f in about("database", await found(subject, AStore(concerns=concerns)))] == levels
 
 
 async def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:

@@ -375,7 +375,7 @@ async def test_a_database_that_cannot_hold_all_names_is_said(shared_cluster: Clu
 
 
 async def test_a_reader_makes_no_record(postgres_url: str) -> None:
-    assert "is at version none, this program reads" in await refusal(postgres_url, reader=True)
+    assert "there is no record in postgresql://" in await refusal(postgres_url, reader=True)
 
 
 async def test_a_newer_record_is_left_alone(shared_cluster: Cluster, postgres_url: str) -> None:
@@ -393,3 +393,21 @@ async def test_nodes_that_start_together_make_the_tables_once(postgres_url: str)
     assert len(await stores[0].connections()) == 4
     for store in stores:
         await store.close()
+
+
+async def test_what_an_operator_should_know_of_a_server(shared_cluster: Cluster, postgres_url: str) -> None:
+    name = postgres_url.rpartition("/")[2]
+    async with opened(postgres_url) as store:
+        assert [(concern.text.partition(":")[0], concern.stops) for concern in await store.concerns()] == [
+            ("fsync is off", False),
+            ("full_page_writes is off", False),
+        ]
+    shared_cluster.execute(f"REVOKE DELETE ON mail FROM {USER}", name)
+    shared_cluster.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    store = open_store(postgres_url, reader=True)
+    await store.open()
+    assert [concern.text for concern in await store.concerns() if concern.stops] == [
+        "the database is read-only",
+        "its user has not all rights on mail",
+    ]
+    await store.close()

@@ -20,7 +20,7 @@ from pathlib import Path
 from dosvoces.doctor_trunks import Finding as Finding
 from dosvoces.doctor_trunks import Level as Level
 from dosvoces.doctor_trunks import examine_trunk, own_certificate, unverified
-from dosvoces.errors import MailError, MediaError, StoreError
+from dosvoces.errors import MailError, MediaError, NoRecordYet, StoreError
 from dosvoces.mail import Mailbox
 from dosvoces.media import ng
 from dosvoces.settings import PORTS_PER_CONNECTION, HostPort, Settings, is_loopback
@@ -112,10 +112,17 @@ async def _database(settings: Settings, store: Store) -> AsyncIterator[Finding]:
         return
     try:
         await store.open()
+        concerns = await store.concerns()
+    except NoRecordYet:
+        yield Finding(Level.OK, "database", f"{address} is there; the record is made in it at the first start")
     except StoreError as error:
         yield Finding(Level.ERROR, "database", str(error), "see [database] url")
     else:
-        yield Finding(Level.OK, "database", f"{address} can be read and written")
+        for concern in concerns:
+            level = Level.ERROR if concern.stops else Level.WARNING
+            yield Finding(level, "database", concern.text, concern.remedy)
+        if not any(concern.stops for concern in concerns):
+            yield Finding(Level.OK, "database", f"{address} can be read and written")
 
 
 def _place(path: Path) -> Finding | None:

@@ -70,6 +70,10 @@ class LimitReached(StoreError):
         self.trunk = trunk
 
 
+class NoRecordYet(StoreError):
+    """The database is there and empty: the first start makes the record."""
+
+
 class AlreadyRecorded(StoreError):
     """The unique key is taken: this connection, this dial attempt or this idempotency key is in the record already."""
 

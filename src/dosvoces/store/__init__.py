@@ -113,6 +113,16 @@ Trunks = Mapping[Side, Sequence[str]]
 NO_TRUNKS: Trunks = {}
 
 
+@dataclass(frozen=True, slots=True)
+class Concern:
+    """What an operator should know of how the record's database is set up."""
+
+    text: str
+    remedy: str
+    stops: bool
+    """Whether nothing can be recorded because of it."""
+
+
 class Store(Protocol):
     """
     The record. Its contract test quotes these clauses by name.
@@ -227,6 +237,9 @@ class Store(Protocol):
 
         Returns how many it were. Raises `StoreError`.
         """
+
+    async def concerns(self) -> list[Concern]:
+        """What an operator should know of how its database is set up; empty if all is well."""
 
     def problems(self) -> list[str]:
         """Why the record can't be written now, in words; empty if it can."""

@@ -10,6 +10,7 @@ from typing import Protocol
 from sqlalchemy import Connection, Engine
 
 from dosvoces.errors import StoreError
+from dosvoces.store import Concern
 from dosvoces.store.prepared import Cursor
 
 
@@ -83,6 +84,9 @@ class Database(Protocol):
 
     def number_mails_from(self, db: Connection, number: int) -> None:
         """Any: have the next mail that is kept get a higher number than that."""
+
+    def concerns(self, db: Connection) -> list[Concern]:
+        """Any: what an operator should know of how it is set up."""
 
     def shortage(self) -> str | None:
         """Loop: what will soon stop the writing, in words."""

@@ -17,11 +17,12 @@ from typing import Any
 
 import psycopg
 from psycopg import sql
-from sqlalchemy import Connection, Engine, PoolProxiedConnection, create_engine, event, func, select
+from sqlalchemy import Connection, Engine, PoolProxiedConnection, Table, create_engine, event, func, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 
 from dosvoces.errors import StoreError
+from dosvoces.store import Concern
 from dosvoces.store.address import PostgresAddress
 from dosvoces.store.clock import database_now
 from dosvoces.store.database import Database
@@ -174,7 +175,7 @@ class PostgresServer(Database):
     def occupy(self, db: Connection) -> None:
         for name in ("statement_timeout", "idle_in_transaction_session_timeout"):
             db.exec_driver_sql(f"SET LOCAL {name} = 0")
-        names = ", ".join(db.dialect.identifier_preparer.format_table(table) for table in metadata.sorted_tables)
+        names = ", ".join(_quoted(db, table) for table in metadata.sorted_tables)
         # Who writes waits; that is what a service does first, and it gives up before this ends.
         db.exec_driver_sql(f"LOCK TABLE {names} IN SHARE ROW EXCLUSIVE MODE")
         alive = node.c.beat_at > db.execute(select(database_now())).scalar_one() - IN_USE_WITHIN
@@ -193,6 +194,28 @@ class PostgresServer(Database):
     def number_mails_from(self, db: Connection, number: int) -> None:
         if number:
             db.execute(select(func.setval(func.pg_get_serial_sequence("mail", "number"), number)))
+
+    def concerns(self, db: Connection) -> list[Concern]:
+        found = []
+        if db.exec_driver_sql("SELECT pg_is_in_recovery()").scalar_one():
+            remedy = "name the primary, or all hosts with ?target_session_attrs=read-write"
+            found.append(Concern("the server is a standby", remedy, stops=True))
+        elif db.exec_driver_sql("SHOW default_transaction_read_only").scalar_one() == "on":
+            found.append(Concern("the database is read-only", "set default_transaction_read_only = off", stops=True))
+        missing = [
+            table.name
+            for table in metadata.sorted_tables
+            for right in ("SELECT", "INSERT", "UPDATE", "DELETE")
+            if not db.execute(select(func.has_table_privilege(_quoted(db, table), right))).scalar_one()
+        ]
+        if missing:
+            text = f"its user has not all rights on {', '.join(dict.fromkeys(missing))}"
+            found.append(Concern(text, "GRANT ALL on these tables to it", stops=True))
+        for name in ("fsync", "full_page_writes"):
+            if db.exec_driver_sql(f"SHOW {name}").scalar_one() == "off":
+                text = f"{name} is off: what was recorded is lost when the server's machine stops"
+                found.append(Concern(text, f"set {name} = on", stops=False))
+        return found
 
     def shortage(self) -> str | None:
         """Not to be seen from here."""
@@ -340,6 +363,10 @@ class PostgresServer(Database):
         if revision(db) != REVISION:
             migrate(db, name=self.name)
         db.exec_driver_sql("COMMIT")
+
+
+def _quoted(db: Connection, table: Table) -> str:
+    return db.dialect.identifier_preparer.format_table(table)
 
 
 class _Gate:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, inspect, select
 
-from dosvoces.errors import StoreError
+from dosvoces.errors import NoRecordYet, StoreError
 from dosvoces.store.tables import REVISION, alembic_version
 
 _MIGRATIONS = Path(__file__).with_name("migrations")
@@ -20,9 +20,13 @@ def revision(db: Connection) -> str | None:
 def check_revision(db: Connection, *, name: str) -> None:
     """Raise `StoreError` unless the database `name` is exactly what this version reads."""
     found = revision(db)
+    if found is None:
+        raise NoRecordYet(
+            f"there is no record in {name} yet: start `dosvoces serve` first, or mend [database] url", permanent=True
+        )
     if found != REVISION:
         raise StoreError(
-            f"the record {name} is at version {found or 'none'}, this program reads {REVISION}: "
+            f"the record {name} is at version {found}, this program reads {REVISION}: "
             "start `dosvoces serve` of this version once to bring it up to date",
             permanent=True,
         )

@@ -21,7 +21,18 @@ from dosvoces.core import Connection
 from dosvoces.errors import StoreError
 from dosvoces.mail import Mail
 from dosvoces.model import ConnectionId, Facts, NodeId, Order, Outcome, Side, node_id
-from dosvoces.store import NO_TRUNKS, ConnectionRecord, DialRecord, Earlier, Entry, KeptMail, Store, Trunks, queries
+from dosvoces.store import (
+    NO_TRUNKS,
+    Concern,
+    ConnectionRecord,
+    DialRecord,
+    Earlier,
+    Entry,
+    KeptMail,
+    Store,
+    Trunks,
+    queries,
+)
 from dosvoces.store.address import SqliteAddress, parse_database_url
 from dosvoces.store.database import Database
 from dosvoces.store.lane import Lane
@@ -370,6 +381,9 @@ class SqlStore(Store):
             # One state of the record, however many queries the question takes.
             db.exec_driver_sql(self._database.begin_reading)
             return question(db)
+
+    async def concerns(self) -> list[Concern]:
+        return await self.ask(self._database.concerns)
 
     def problems(self) -> list[str]:
         if self._writer is not None:

@@ -17,6 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import StaticPool
 
 from dosvoces.errors import StoreError
+from dosvoces.store import Concern
 from dosvoces.store.database import Database
 from dosvoces.store.prepared import Cursor
 from dosvoces.store.schema import check_revision, migrate, revision
@@ -174,6 +175,10 @@ class SqliteFile(Database):
     def number_mails_from(self, db: Connection, number: int) -> None:
         db.exec_driver_sql("DELETE FROM sqlite_sequence WHERE name = 'mail'")
         db.exec_driver_sql("INSERT INTO sqlite_sequence (name, seq) VALUES ('mail', :number)", {"number": number})
+
+    def concerns(self, db: Connection) -> list[Concern]:
+        """None: all that matters is set by us."""
+        return []
 
     def shortage(self) -> str | None:
         """What is wrong with the space left on its disk, in words; known before a write fails for it."""
