@@ -1,7 +1,8 @@
 """
 What a connection costs the record: CPU-ms and connections per second with group commit, and the latency when idle.
 
-`python -m bench.store_bench [FOLDER]` prints JSON. A connection is what the switchboard asks for: `record`, two
+`python -m bench.store_bench [FOLDER]` prints JSON; with the URL of an empty PostgreSQL database, the same of that.
+A connection is what the switchboard asks for: `record`, two
 `intend_dial`, 12 journal entries, 9 updates, `settle`, `remember_answer`. `aiosqlite` is the same rows by SQLAlchemy's
 asyncio engine, one transaction a durable write: what the group-committing writer is measured against.
 """
@@ -202,8 +203,8 @@ async def plain_async(path: Path, *, count: int, at_once: int) -> dict[str, floa
     return {"connections_per_s": round(count / wall), "cpu_ms_per_connection": round(cpu * 1000 / count, 3)}
 
 
-async def measure(folder: Path) -> dict[str, object]:
-    store = open_store(f"sqlite:///{folder / 'bench.db'}")
+async def of_store(url: str) -> dict[str, object]:
+    store = open_store(url)
     await store.open()
     await one_connection(store, new_order(), waits=False)
     core_ms = await pure_cost(500)
@@ -219,14 +220,23 @@ async def measure(folder: Path) -> dict[str, object]:
     for value in figures.values():
         if isinstance(value, dict) and "cpu_ms_per_connection" in value:
             value["cpu_ms_per_connection"] = round(value["cpu_ms_per_connection"] - core_ms, 3)
+    return figures
+
+
+async def measure(folder: Path, postgres_url: str | None) -> dict[str, object]:
+    if postgres_url is not None:
+        return await of_store(postgres_url)
+    figures = await of_store(f"sqlite:///{folder / 'bench.db'}")
     figures["aiosqlite_alone"] = await plain_async(folder / "plain1.db", count=100, at_once=1)
     figures["aiosqlite_load_100"] = await plain_async(folder / "plain2.db", count=500, at_once=100)
     return figures
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory(dir=sys.argv[1] if len(sys.argv) > 1 else None) as folder:
-        print(json.dumps(asyncio.run(measure(Path(folder))), indent=2))
+    place = sys.argv[1] if len(sys.argv) > 1 else None
+    postgres_url = place if place is not None and place.startswith("postgresql") else None
+    with tempfile.TemporaryDirectory(dir=None if postgres_url else place) as folder:
+        print(json.dumps(asyncio.run(measure(Path(folder), postgres_url)), indent=2))
 
 
 if __name__ == "__main__":
