@@ -6,6 +6,7 @@ enqueued one) is needed for one of these to pass.
 """
 
 import asyncio
+import json
 import signal
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -45,12 +46,12 @@ def serving(
 
 
 async def post(node: Process, path: str, body: Mapping[str, object]) -> httpx.Response:
-    async with httpx.AsyncClient(base_url=node.url, timeout=LIMIT_S) as client:
+    async with httpx.AsyncClient(base_url=node.url, timeout=3 * LIMIT_S) as client:
         return await client.post(path, json=body)
 
 
 async def get(node: Process, path: str) -> Any:
-    async with httpx.AsyncClient(base_url=node.url, timeout=LIMIT_S) as client:
+    async with httpx.AsyncClient(base_url=node.url, timeout=3 * LIMIT_S) as client:
         return (await client.get(path)).json()
 
 
@@ -192,6 +193,38 @@ async def test_another_node_goes_on_with_what_a_dead_one_had_begun(tmp_path: Pat
                 assert same(messages, connection)
                 assert messages[-1].at - killed_at < TAKEOVER_S
                 assert later.status_code == 202
+
+
+async def test_a_request_that_finds_its_node_full_is_begun_by_another(tmp_path: Path, postgres_url: str) -> None:
+    database: Sections = {"url": postgres_url}
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for folder in folders:
+        folder.mkdir()
+    small: Sections = {"max_connections": 1}
+    async with (
+        serving(folders[0], database, dialing=small) as one,
+        serving(folders[1], database, dialing=small),
+    ):
+
+        async def both_seen() -> bool:
+            return len(json.loads(await one.command("nodes", "--json"))) == 2
+
+        await until(both_seen, limit_s=LIMIT_S)
+        first = await post(one, "/call", lead())
+
+        async def made_elsewhere() -> bool:
+            answers.append(await post(one, "/call", lead(firstnumber="+34600000012")))
+            return answers[-1].status_code == 200
+
+        # Its node learns from the other's next beat that there is room.
+        answers: list[httpx.Response] = []
+        await until(made_elsewhere, limit_s=TAKEOVER_S)
+        assert first.status_code == 200
+        assert answers[-1].text == "Data received successfully"
+        resource = await get(one, answers[-1].headers["location"])
+        assert resource["outcome"] is None
+        third = await post(one, "/call", lead(firstnumber="+34600000013"))
+        assert third.status_code == 503
 
 
 async def test_a_webhook_under_way_at_a_shutdown_is_waited_for(tmp_path: Path) -> None:

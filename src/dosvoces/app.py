@@ -28,6 +28,7 @@ from dosvoces.carriers.sip import SipCarrier
 from dosvoces.carriers.sip_codecs import CODECS
 from dosvoces.carriers.trunks import Trunk
 from dosvoces.deferred.dispatcher import Dispatcher
+from dosvoces.deferred.overflow import Overflow
 from dosvoces.dialplan import NumberRules
 from dosvoces.errors import SettingsError
 from dosvoces.mail import Mailbox
@@ -148,7 +149,12 @@ class Service:
 
     async def _listen(self, stack: AsyncExitStack) -> None:
         app = build_app(
-            connector=self.switchboard,
+            connector=Overflow(
+                self.switchboard,
+                store=self.store,
+                schedule=self.dispatcher.schedule,
+                others_have_room=lambda: bool(self.membership.others_with_room()),
+            ),
             scheduler=self.dispatcher,
             records=self.store,
             canceller=self.membership,

@@ -12,9 +12,11 @@ class NotAllowed(DosvocesError):
 class NotNow(DosvocesError):
     """Not tried, and safe to repeat later: draining, full, no trunk, record not writable."""
 
-    def __init__(self, message: str, *, retry_after_s: int = 5, leaving: bool = False) -> None:
+    def __init__(self, message: str, *, retry_after_s: int = 5, leaving: bool = False, full: bool = False) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+        self.full = full
+        """Whether nothing is wrong but that this node has no room for one more."""
         self.leaving = leaving
         """Whether this process is about to end: the next try had better not come by the same connection."""
 

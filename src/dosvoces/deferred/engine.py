@@ -237,7 +237,13 @@ class DbosEngine(Deferred):
         after_s = await DBOS.run_step_async({"name": kind}, self._step, work)
         if after_s is not None:
             following = replace(work, run=run + 1)
-            with SetWorkflowID(_id(following)), SetEnqueueOptions(queue_partition_key=lane, delay_seconds=after_s):
+            with (
+                SetWorkflowID(_id(following)),
+                SetEnqueueOptions(
+                    queue_partition_key=lane,
+                    delay_seconds=after_s or None,  # A delay of nothing would be looked at once a second.
+                ),
+            ):
                 await DBOS.enqueue_workflow_async(kind, self._workflow, *_arguments(following))
 
     async def _step(self, work: Work) -> float | None:

@@ -18,6 +18,8 @@ log = structlog.get_logger(__name__)
 KIND = "connection"
 ROOM_POLL_S = 1.0
 """How soon a connection that found no room asks again; whichever node takes that."""
+YOUNG = timedelta(seconds=10)
+"""A client may wait for one that is so young, and another node has room for it: it is put back at once."""
 
 
 class Starter(Protocol):
@@ -71,6 +73,8 @@ class Waiting:
 
     def _patience_s(self, order: Order, now: datetime) -> float:
         """Until the next look: not beyond the moment in which it is refused."""
+        if now - order.created_at < YOUNG:
+            return 0.0
         if order.expires_at is None:
             return ROOM_POLL_S
         return min(ROOM_POLL_S, max((order.expires_at - now) / timedelta(seconds=1), 0.0))

@@ -81,7 +81,8 @@ class Admission:
             # The store's words name files; they are for the operator, who has them in the log and in `problems`.
             raise NotNow(NOT_RECORDABLE)
         if problems := self._problems(self._carrier.problems(order.first, order.second)):
-            raise NotNow("; ".join(problems), leaving=bool(self.leaving))
+            full = self.full and len(problems) == 1
+            raise NotNow("; ".join(problems), leaving=bool(self.leaving), full=full)
         self.check(order)
 
     def check(self, order: Order) -> None:
