@@ -128,7 +128,7 @@ def test_a_hop_that_stays_keeps_its_circuit() -> None:
 
 def test_the_trunk_at_an_address_is_known() -> None:
     trunks = the_trunks()
-    assert trunks.at("192.0.2.2", 5060, 0.0) == trunks.lines[0].trunk
+    assert trunks.at("192.0.2.2", 5060, 0.0) is trunks.lines[0]
     assert trunks.at("192.0.2.2", 5070, 0.0) is None
 
 

@@ -263,6 +263,16 @@ async def test_a_trunk_that_answers_anything_is_alive() -> None:
     assert findings == [Finding(Level.OK, "trunk main", f"127.0.0.1:{port} answers (405 Method Not Allowed)")]
 
 
+async def test_a_further_host_that_is_not_found_is_a_warning() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+        silent.bind(("127.0.0.1", 0))
+        proxy = f"sip:127.0.0.1:{silent.getsockname()[1]}"
+        subject = settings(trunks=[trunk(proxy=proxy, hosts=["127.0.0.2", "nowhere.invalid"])])
+        found = [finding async for finding in examine_trunk(subject, subject.trunks[0])]
+    assert (found[-1].level, found[-1].remedy) == (Level.WARNING, "mend that name, or the DNS")
+    assert found[-1].text.startswith("nowhere.invalid of its hosts can't be resolved")
+
+
 async def test_a_trunk_where_nothing_listens_is_an_error() -> None:
     with a_socket(socket.SOCK_DGRAM) as gone:
         port = gone.getsockname()[1]

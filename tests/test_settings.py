@@ -98,6 +98,18 @@ def test_proxies_of_all_transports(tmp_path: Path, uri: str, proxy: Proxy, shown
     assert proxy.may_use("tls") == ("udp" not in shown and "tcp" not in shown)
 
 
+def test_further_hosts_of_a_trunk(tmp_path: Path) -> None:
+    hosts = 'hosts = ["sbc2.example.com", "203.0.113.9", "2001:db8::1"]'
+    text = f'[[trunks]]\nname = "main"\nproxy = "sip:a.example"\n{hosts}'
+    assert load(written(tmp_path, text), {}).trunks[0].hosts == ("sbc2.example.com", "203.0.113.9", "2001:db8::1")
+
+
+@pytest.mark.parametrize("host", ["sbc.example:5060", "sip:sbc.example", "", "a" * 300, "two words"])
+def test_a_host_of_a_trunk_is_a_name_or_an_address_alone(tmp_path: Path, host: str) -> None:
+    with pytest.raises(SettingsError, match="write a name or an address alone, without a port"):
+        load(written(tmp_path, f'[[trunks]]\nname = "main"\nproxy = "sip:a.example"\nhosts = ["{host}"]'), {})
+
+
 @pytest.mark.parametrize(
     ("text", "why"),
     [

@@ -1,6 +1,7 @@
 """A call that is up: requests of the peer, our re-INVITE, BYE, credentials and routes (RFC 3261 §12, §14, §15, §22)."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -13,6 +14,7 @@ from dosvoces.sip.outgoing import OutgoingCall
 from tests.sip_stage import ANSWER, LOCAL, OFFER, TRUNK, Stage
 
 CREDENTIALS = Credentials("user", "secret")
+OF_TRUNK = Credentials("user", "secret", realm="trunk")
 HANGUP = CallEnd(EndCause.HANGUP, "local")
 
 
@@ -126,7 +128,7 @@ def test_challenged_invite_is_sent_again_with_credentials(algorithm: str) -> Non
 def test_challenged_bye_is_sent_again_with_credentials() -> None:
     """sippy doesn't, and the far leg stays up."""
     stage = Stage()
-    call, _invite = stage.talking(CREDENTIALS)
+    call, _invite = stage.talking(OF_TRUNK)
     call.hangup("Q.850;cause=16")
     stage.answer(stage.request("BYE"), 401, headers=[challenge("n2", name="WWW-Authenticate")])
     again = stage.request("BYE")
@@ -199,7 +201,7 @@ def test_challenge_without_credentials_is_a_refusal() -> None:
 
 def test_loser_of_a_fork_that_asks_for_credentials_is_hung_up() -> None:
     stage = Stage()
-    _call, invite = stage.talking(CREDENTIALS)
+    _call, invite = stage.talking(OF_TRUNK)
     stage.answer(invite, 200, to_tag="loser")
     _ack, (bye, _) = stage.messages()
     assert isinstance(bye, Request)
@@ -586,7 +588,7 @@ def test_reinvite_accepted() -> None:
 def test_challenged_reinvite_is_sent_again_with_credentials() -> None:
     """sippy raised, and its keep-alives stopped."""
     stage = Stage()
-    call, _invite = stage.talking(CREDENTIALS)
+    call, _invite = stage.talking(OF_TRUNK)
     reoffer = Reoffer(stage, call)
     stage.answer(stage.request(), 407, headers=[challenge("n1")])
     _ack, (again, _) = stage.messages()
@@ -719,7 +721,7 @@ def test_facts_hang_up_from_another_process() -> None:
     assert facts is not None
     second = Stage()
     ends: list[CallEnd] = []
-    second.ua.hang_up_orphan(facts, CREDENTIALS, ends.append)
+    second.ua.hang_up_orphan(facts, replace(OF_TRUNK, hosts=frozenset(["192.0.2.41"])), ends.append)
     (ack, to_ack), (bye, to_bye) = second.messages()
     assert isinstance(bye, Request)
     assert (to_ack, to_bye) == (("192.0.2.41", 5060), ("192.0.2.41", 5060))

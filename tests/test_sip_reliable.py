@@ -1,5 +1,7 @@
 """Reliable provisional answers: PRACK, their order, and the SDP that they bring (RFC 3262)."""
 
+from dataclasses import replace
+
 import pytest
 
 from dosvoces.sip.api import CallEnd, EndCause
@@ -106,7 +108,7 @@ def test_lost_prack_is_repeated_and_given_up_without_ending_the_call() -> None:
 
 def test_challenged_prack_is_sent_again_with_credentials() -> None:
     stage = Stage()
-    stage.invite(CREDENTIALS)
+    stage.invite(replace(CREDENTIALS, realm="trunk"))
     invite = stage.request()
     stage.answer(invite, 180, headers=reliable(1))
     challenge = 'Digest realm="trunk", nonce="n1", qop="auth", algorithm=MD5'

@@ -1,5 +1,7 @@
 """Session timers: what is agreed, refreshed and ended, on a clock that the test turns (RFC 4028)."""
 
+from dataclasses import replace
+
 import pytest
 
 from dosvoces.sip.api import CallEnd, EndCause
@@ -44,7 +46,7 @@ def message(**headers: str) -> Request:
 def refreshing(stage: Stage, *, by: str = "uac", update: bool = True, seconds: int = 100) -> OutgoingCall:
     """A call that is up with a session timer."""
     headers = [expires(f"{seconds};refresher={by}"), ("Require", "timer")]
-    call, _invite = stage.talking(CREDENTIALS, [*headers, ALLOWS_UPDATE] if update else headers)
+    call, _invite = stage.talking(replace(CREDENTIALS, realm="trunk"), [*headers, ALLOWS_UPDATE] if update else headers)
     return call
 
 

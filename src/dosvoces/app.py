@@ -299,6 +299,8 @@ def _carrier(settings: Settings) -> Carrier:
                 secure=trunk.proxy.secure,
                 auth_username=trunk.auth_username or "",
                 realm=trunk.realm or "",
+                digest_md5=trunk.digest_md5,
+                hosts=trunk.hosts,
                 register=trunk.register_,
                 register_expires_s=trunk.register_expires_s,
                 options_interval_s=_ping_interval_s(trunk),

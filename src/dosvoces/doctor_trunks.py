@@ -19,8 +19,9 @@ from dosvoces.sip.agent import Agent
 from dosvoces.sip.api import Hop
 from dosvoces.sip.digest import Credentials
 from dosvoces.sip.message import MessageError, Response, compose, parse, split_values
-from dosvoces.sip.resolve import ResolveError, Target, ordered
+from dosvoces.sip.resolve import Query, ResolveError, Target, ordered
 from dosvoces.sip.transaction import Failure
+from dosvoces.sip.uri import literal
 
 OPTIONS_LIMIT_S = 4.0  # for a trunk's answer; three tries fit in
 OPTIONS_REPEATS_S = (0.5, 1.0, 2.0)  # T1, doubling (RFC 3261 §17.1.2.2)
@@ -71,6 +72,13 @@ async def examine_trunk(settings: Settings, trunk: Trunk) -> AsyncIterator[Findi
         else:
             async for finding in _connection(settings, thing, hop):
                 yield finding
+    for host in (host for host in trunk.hosts if literal(host) is None):
+        answer = await Dns(lifetime_s=RESOLVE_LIMIT_S).ask(
+            Query(host, "AAAA" if ":" in settings.sip.bind.host else "A")
+        )
+        if not answer.records:
+            text = f"{host} of its hosts can't be resolved: {answer.failure or 'it has no address'}"
+            yield Finding(Level.WARNING, thing, text, "mend that name, or the DNS")
     if trunk.register_:
         yield await _account(settings, trunk, ordered(located.places, lambda most: most)[0])
 
@@ -175,7 +183,7 @@ async def _account(settings: Settings, trunk: Trunk, hop: Hop) -> Finding:
             hop,
             from_uri=uri,
             to_uri=uri,
-            credentials=Credentials(trunk.auth_username or user, password, trunk.realm or ""),
+            credentials=Credentials(trunk.auth_username or user, password, trunk.realm or "", md5=trunk.digest_md5),
             limit_s=OPTIONS_LIMIT_S,
         )
     finally:

@@ -276,7 +276,12 @@ class Trunk(Section):
     auth_username: Annotated[str, Field(min_length=1)] | None = None
     """Name for the digest challenge, if it isn't `username`."""
     realm: Annotated[str, Field(min_length=1)] | None = None
-    """The only realm whose challenges are answered. Without it: any of this carrier's."""
+    """The only realm whose challenges are answered. Without it: those that ask when a call is begun, for that call."""
+    digest_md5: bool = True
+    """Whether the password may answer a challenge that offers nothing better than MD5, as most carriers' do."""
+    hosts: Annotated[tuple[Annotated[str, AfterValidator(values.trunk_host)], ...], Listed] = ()
+    """Further hosts of this trunk, names or addresses, beside those that the DNS gives for `proxy`: session border
+    controllers that stand in its Record-Route, say. They are heard, and get the password's digest when they ask."""
     register_: bool = Field(default=False, alias="register")
     """Whether to register (REGISTER) as `username`: then the trunk is only used while the carrier knows us."""
     register_expires_s: Annotated[int, Field(ge=30, le=86_400)] = 600

@@ -95,6 +95,7 @@ _HOST_PORT = re.compile(
     r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*\.?))(?::(?P<port>\d{1,5}))?"
 )
 _PROXY = re.compile(r"(?P<scheme>sips?):(?P<address>[^;?@]+)(?P<parameters>(?:;[^;?]+)*)", re.IGNORECASE)
+_HOST_NAME = re.compile(r"(?=.{1,253}$)(?:[a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}", re.IGNORECASE)
 _TRANSPORTS: tuple[Literal["udp", "tcp", "tls"], ...] = ("udp", "tcp", "tls")
 _E164 = re.compile(r"\+[1-9]\d{6,14}")
 
@@ -188,6 +189,12 @@ def proxy(value: object) -> object:
     port = None if address.port == NO_PORT else address.port
     chosen: Literal["", "udp", "tcp", "tls"] = next((known for known in _TRANSPORTS if known == transport), "")
     return Proxy(address.host, port, chosen, secure)
+
+
+def trunk_host(value: str) -> str:
+    if not _HOST_NAME.fullmatch(value) and not is_literal(value):
+        raise ValueError('write a name or an address alone, without a port: "sbc2.example.com", "203.0.113.9"')
+    return value
 
 
 def country(value: str) -> str:

@@ -7,7 +7,7 @@ The carrier's own words stay beside it, in the detail.
 import re
 
 from dosvoces.model import EndReason
-from dosvoces.sip.api import CallEnd, EndCause
+from dosvoces.sip.api import CallEnd, EndCause, Withheld
 
 _BY_STATUS: dict[int, EndReason] = {
     486: EndReason.BUSY,  # Busy Here
@@ -78,6 +78,17 @@ def detail_of(end: CallEnd) -> str:
     """The carrier's own words: `486 Busy Here; Q.850;cause=17`."""
     status = f"{end.status} {end.phrase}".strip() if end.status is not None else end.phrase
     return "; ".join(part for part in (status, end.detail) if part)
+
+
+def why_withheld(withheld: Withheld, trunk: str) -> str:
+    """Why a challenge was left unanswered, and what to do if it should not have been."""
+    if withheld.what == "address":
+        here = f"{withheld.value} is no address of trunk {trunk}"
+        return f"the challenge was not answered: {here}; if it should be, add it to `hosts` of that trunk"
+    return (
+        f'the challenge was not answered: its realm "{withheld.value}" is not one that trunk {trunk} asked'
+        " with when the call began; if it should be answered, name it as `realm` of that trunk"
+    )
 
 
 # Reason headers (RFC 3326) of our own CANCEL and BYE.

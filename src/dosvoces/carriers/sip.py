@@ -25,7 +25,7 @@ from dosvoces.carriers.sip_crashpoints import watch
 from dosvoces.carriers.sip_facts import dial_facts
 from dosvoces.carriers.sip_leftover import take_back
 from dosvoces.carriers.sip_leg import Session, SipLeg
-from dosvoces.carriers.trunks import Trunk, Trunks, Way, learn, reached_nobody
+from dosvoces.carriers.trunks import Line, Trunk, Trunks, Way, learn, reached_nobody
 from dosvoces.carriers.upkeep import USUAL, Times, Upkeep
 from dosvoces.errors import CarrierError, MediaError, NotOurs
 from dosvoces.events import Dialed, Ended, Event, Unjoined, Unreached
@@ -34,7 +34,6 @@ from dosvoces.model import ConnectionId, EndReason, LegId, Note, PhoneNumber, Si
 from dosvoces.sip import sdp
 from dosvoces.sip.agent import Agent, SipTransportError
 from dosvoces.sip.api import CallEnd, EndCause, Hop, Invitation
-from dosvoces.sip.digest import Credentials
 from dosvoces.sip.session_timer import DEFAULT_TERMS, SessionTerms
 from dosvoces.sip.tls import Tls, TlsError
 
@@ -165,7 +164,7 @@ class SipCarrier:
             # RFC 3261 §8.1.1.4: unique for ever, so the leg's id is not enough for a second attempt.
             call_id=f"{call.id}-{secrets.token_hex(6)}",
             body=b"",  # the session is described once there are ports for it
-            credentials=trunk.credentials,
+            credentials=way.line.credentials,
             silence_limit_s=call.silence_limit_s,
             ack_patience_s=ACK_PATIENCE_S,
         )
@@ -201,7 +200,7 @@ class SipCarrier:
     async def take_back(self, leftover: Leftover) -> Released:
         if self._agent is None:
             return Released.UNCONFIRMED
-        return await take_back(self._agent, leftover, self._credentials_at)
+        return await take_back(self._agent, leftover, self._line_at)
 
     def play_ringing(self, leg: LegId) -> None:
         if (known := self._leg(leg)) is not None:
@@ -296,9 +295,8 @@ class SipCarrier:
 
     # --- its own ---
 
-    def _credentials_at(self, hop: Hop) -> Credentials | None:
-        trunk = self._trunks.at(hop.host, hop.port, self._now())
-        return trunk.credentials if trunk is not None else None
+    def _line_at(self, hop: Hop) -> Line | None:
+        return self._trunks.at(hop.host, hop.port, self._now())
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()

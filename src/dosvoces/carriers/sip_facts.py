@@ -43,6 +43,7 @@ def dialog_facts(facts: DialogFacts) -> Facts:
         "remote_target": facts.remote_target,
         "route_set": "\n".join(facts.route_set),
         "destination": _written(Hop(*facts.destination)),
+        "realms": "\n".join(facts.realms),
     }
 
 
@@ -59,6 +60,7 @@ def dialog_of(facts: Facts) -> DialogFacts:
         remote_target=str(facts["remote_target"]),
         route_set=tuple(str(facts["route_set"]).splitlines()),
         destination=_hop(str(facts["destination"])),
+        realms=tuple(str(facts["realms"]).splitlines()),
     )
 
 

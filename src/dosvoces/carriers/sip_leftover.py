@@ -8,11 +8,12 @@ from collections.abc import Callable
 import structlog
 
 from dosvoces.carriers import Leftover, Released
+from dosvoces.carriers.end_reasons import why_withheld
 from dosvoces.carriers.sip_facts import dial_of, dialog_of
+from dosvoces.carriers.trunks import Line
 from dosvoces.model import Facts
 from dosvoces.sip.agent import Agent
 from dosvoces.sip.api import CallEnd, EndCause, Hop
-from dosvoces.sip.digest import Credentials
 
 log = structlog.get_logger(__name__)
 
@@ -21,40 +22,53 @@ _BY_WEIGHT = (Released.HUNG_UP, Released.CANCELLED, Released.UNCONFIRMED, Releas
 Ended = Callable[[CallEnd], None]
 
 
-async def take_back(agent: Agent, leftover: Leftover, credentials_at: Callable[[Hop], Credentials | None]) -> Released:
+async def take_back(agent: Agent, leftover: Leftover, line_at: Callable[[Hop], Line | None]) -> Released:
     """
-    See `Carrier.take_back`.
+    See `Carrier.take_back`; `line_at` knows whose a hop is, and with that the password and the trunk's addresses.
 
     An answered leg is hung up by its dialog. One that wasn't, as far as was written down, may have been dialled by
     several ways, one after the other: where one gave no sign it may do so yet, so that all are taken back.
     """
 
-    def hang_up(facts: Facts, ended: Ended) -> None:
+    def hang_up(facts: Facts, ended: Ended) -> Line | None:
         dialog = dialog_of(facts)
-        agent.hang_up_orphan(dialog, credentials_at(Hop(*dialog.destination)), ended)
+        line = line_at(Hop(*dialog.destination))
+        agent.hang_up_orphan(dialog, line.credentials if line is not None else None, ended)
+        return line
 
-    def cancel(facts: Facts, ended: Ended) -> None:
+    def cancel(facts: Facts, ended: Ended) -> Line | None:
         dial = dial_of(facts)
-        agent.take_back(dial, credentials_at(dial.destination), ended)
+        line = line_at(dial.destination)
+        agent.take_back(dial, line.credentials if line is not None else None, ended)
+        return line
 
     loop = asyncio.get_running_loop()
     ends: list[asyncio.Future[CallEnd]] = []
+    lines: list[Line | None] = []
     release, known = (cancel, leftover.dials) if leftover.dialog is None else (hang_up, [leftover.dialog])
     for facts in known:
         end: asyncio.Future[CallEnd] = loop.create_future()
         try:
-            release(facts, end.set_result)
+            lines.append(release(facts, end.set_result))
         except (KeyError, ValueError):
             log.warning("a leg can't be taken back", connection=leftover.connection_id, side=leftover.side)
             return Released.UNCONFIRMED
         ends.append(end)
     # Whoever stops waiting leaves the ends to the agent.
-    came = {_released(end) for end in await asyncio.gather(*map(asyncio.shield, ends))}
+    told = await asyncio.gather(*map(asyncio.shield, ends))
+    for line, found in zip(lines, told, strict=True):
+        if line is not None and found.withheld is not None:
+            why = why_withheld(found.withheld, line.trunk.name)
+            told_of = {"connection": leftover.connection_id, "side": leftover.side}
+            log.warning("a leg may still be up at the trunk", why=why, **told_of)
+    came = {_released(end) for end in told}
     return next((each for each in _BY_WEIGHT if each in came), Released.NOTHING)
 
 
 def _released(end: CallEnd) -> Released:
     match end.cause:
+        case EndCause.HANGUP if end.withheld is not None:
+            return Released.UNCONFIRMED
         case EndCause.HANGUP:
             return Released.NOTHING if end.status == 481 else Released.HUNG_UP
         case EndCause.CANCELLED:

@@ -8,8 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import structlog
+
 from dosvoces.carriers import Call, sip_codecs
-from dosvoces.carriers.end_reasons import TEMPORARY_FAILURE
+from dosvoces.carriers.end_reasons import TEMPORARY_FAILURE, why_withheld
 from dosvoces.carriers.sip_facts import dialog_facts
 from dosvoces.carriers.trunks import Way
 from dosvoces.crashpoints import reached
@@ -21,6 +23,8 @@ from dosvoces.sip import sdp
 from dosvoces.sip.agent import OutgoingCall
 from dosvoces.sip.api import CallEnd, CallHandler, CallStateError, DialogFacts, Later
 from dosvoces.sip.description import is_unspecified
+
+log = structlog.get_logger(__name__)
 
 REOFFER_PAUSE_S = 0.3  # before an offer is tried again that met one of the peer's
 REOFFER_TRIES = 10
@@ -317,6 +321,10 @@ class SipLeg(CallHandler):
             self._note("digit", {"digit": signal, "by": "INFO"})
 
     def on_ended(self, end: CallEnd) -> None:
+        if end.withheld is not None:
+            why = why_withheld(end.withheld, self.way.trunk.name)
+            log.warning("a leg may still be up at the trunk", leg=self.dialed.id, why=why)
+            self._note("challenge_refused", {"why": why})
         failed = Ended(self.side, EndReason.FAILED, self._failure) if self._failure else None
         self.carrier.leg_over(self, failed or self.carrier.end_of(self, end))
 

@@ -54,7 +54,11 @@ class Trunk:
     auth_username: str = ""
     """For the digest, where it isn't `username`."""
     realm: str = ""
-    """The only realm whose challenges are answered; empty: any."""
+    """The only realm whose challenges are answered; empty: those that ask for a call's INVITE."""
+    digest_md5: bool = True
+    """Whether a challenge that offers MD5 alone is answered."""
+    hosts: tuple[str, ...] = ()
+    """Names and literal addresses that are this trunk's beside those of the proxy."""
     register: bool = False
     register_expires_s: int = 600
     options_interval_s: float = 0.0
@@ -72,7 +76,7 @@ class Trunk:
     def credentials(self) -> Credentials | None:
         if not self.username:
             return None
-        return Credentials(self.auth_username or self.username, self.password, self.realm)
+        return Credentials(self.auth_username or self.username, self.password, self.realm, md5=self.digest_md5)
 
     @property
     def domain(self) -> str:
@@ -195,6 +199,8 @@ class Line:
         self._places: tuple[Place, ...] = ()
         self._good_until: float | None = 0.0
         self._circuits: dict[Hop, Circuit] = {}
+        self.further: dict[str, frozenset[str]] = {}
+        """By each of the trunk's `hosts`, the literal addresses that it has."""
 
     def found(self, places: tuple[Place, ...], good_until: float | None) -> None:
         """The DNS said where it is; `None`: for ever. What is known of hops that stay is kept."""
@@ -213,6 +219,18 @@ class Line:
         if self._good_until is not None and now > self._good_until + STALE_S:
             return ()
         return ordered(self._places, self._pick)
+
+    @property
+    def credentials(self) -> Credentials | None:
+        """Those of the trunk, good at all addresses that it has just now."""
+        known = self.trunk.credentials
+        return known and replace(known, hosts=self.hosts)
+
+    @property
+    def hosts(self) -> frozenset[str]:
+        """The literal addresses that the trunk has, as far as the DNS has told."""
+        named = {hop.host for place in self._places for hop in place.hops}
+        return frozenset(named.union(*self.further.values()))
 
     def circuit(self, hop: Hop) -> Circuit:
         return self._circuits.get(hop) or self._circuits.setdefault(hop, Circuit())
@@ -300,11 +318,11 @@ class Trunks:
         """Of the trunks that take this number, in the order of the settings."""
         return [line.trunk.name for line in self._lines_for(number)]
 
-    def at(self, host: str, port: int, now: float) -> Trunk | None:
-        """The trunk at this address."""
+    def at(self, host: str, port: int, now: float) -> Line | None:
+        """The line of the trunk at this address."""
         for line in self.lines:
             if any((hop.host, hop.port) == (host, port) for hop in line.hops(now)):
-                return line.trunk
+                return line
         return None
 
     def problems(self, numbers: Sequence[PhoneNumber], now: float) -> list[str]:

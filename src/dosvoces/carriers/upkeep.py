@@ -21,8 +21,9 @@ from dosvoces.sip.api import Address, Hop
 from dosvoces.sip.message import MessageError, Response, seconds
 from dosvoces.sip.registration import Registration
 from dosvoces.sip.request import Series, seen_address
-from dosvoces.sip.resolve import ResolveError
+from dosvoces.sip.resolve import Query, ResolveError
 from dosvoces.sip.transaction import Failure
+from dosvoces.sip.uri import literal
 
 log = structlog.get_logger(__name__)
 
@@ -77,10 +78,12 @@ class Upkeep:
         """Begin to find the trunks; returns when all are found, after `first_look_s` at most."""
         for care in self._lines:
             self._begin(care, self._keep_located(care), "locate")
+            self._begin(care, self._keep_further(care), "locate its further hosts")
         with suppress(TimeoutError):
             async with asyncio.timeout(self._times.first_look_s):
                 for care in self._lines:
                     await care.looked.wait()
+                    await care.looked_further.wait()
 
     async def start(self, agent: Agent) -> None:
         """Begin to ping and to register; returns when all have tried, after `first_look_s` at most."""
@@ -100,7 +103,8 @@ class Upkeep:
     def hosts(self) -> set[str]:
         """The addresses of all trunks."""
         now = self._now()
-        return {hop.host for care in self._lines for hop in care.line.hops(now)}
+        found = {hop.host for care in self._lines for hop in care.line.hops(now)}
+        return found.union(*(addresses for care in self._lines for addresses in care.line.further.values()))
 
     def nudge(self, line: Line) -> None:
         """A call by this line failed: ask now how it does."""
@@ -167,6 +171,30 @@ class Upkeep:
         line.found(located.places, self._now() + ttl_s)
         self._trust()
         return ttl_s * REFRESH_AT
+
+    async def _keep_further(self, care: "_Care") -> None:
+        """Keep the addresses of the trunk's further hosts current; what the DNS said last holds while it is silent."""
+        line, families = care.line, self._families
+        names = [host for host in line.trunk.hosts if literal(host) is None]
+        line.further = {host: frozenset([known]) for host in line.trunk.hosts if (known := literal(host)) is not None}
+        while names:
+            questions = [Query(name, family) for name in names for family in families]
+            answers = await asyncio.gather(*map(self._dns.ask, questions))
+            pause_s = self._times.max_ttl_s
+            for name in names:
+                told = [answer for query, answer in zip(questions, answers, strict=True) if query.name == name]
+                addresses = frozenset(each for answer in told for each in answer.records if isinstance(each, str))
+                if addresses:
+                    line.further[name] = addresses
+                    pause_s = min([pause_s, *(answer.ttl_s for answer in told if answer.records)])
+                else:
+                    why = next((answer.failure for answer in told if answer.failure), "it has no address")
+                    log.warning("further host not found", trunk=line.trunk.name, host=name, why=why)
+                    pause_s = min(pause_s, self._times.max_backoff_s)
+            care.looked_further.set()
+            self._trust()
+            await asyncio.sleep(max(pause_s, self._times.min_ttl_s))
+        care.looked_further.set()
 
     # --- whether it answers ---
 
@@ -299,6 +327,8 @@ class _Care:
         self.line = line
         self.looked = asyncio.Event()
         """Set when the DNS was asked once."""
+        self.looked_further = asyncio.Event()
+        """Set when it was asked for the trunk's further hosts, too."""
         self.nudged = asyncio.Event()
         self.renew = asyncio.Event()
         self.tried = asyncio.Event()

@@ -8,7 +8,7 @@ import enum
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from .digest import Credentials
 
@@ -57,6 +57,14 @@ class EndCause(enum.StrEnum):
     """The peer no longer knows the dialog (481)."""
 
 
+class Withheld(NamedTuple):
+    """Why a challenge was left unanswered though there are credentials."""
+
+    what: Literal["address", "realm"]
+    """`address`: the request went to one that isn't the peer's; `realm`: none that the call began with."""
+    value: str
+
+
 @dataclass(frozen=True, slots=True)
 class CallEnd:
     """How a call ended; each call has exactly one."""
@@ -74,6 +82,8 @@ class CallEnd:
     """The highest provisional status that came before; 0: none, so that nobody was rung as far as anyone knows."""
     retry_after_s: int | None = field(default=None, compare=False)
     """What the peer asked for with a refusal (RFC 3261 §20.33)."""
+    withheld: Withheld | None = field(default=None, compare=False)
+    """Why the last request's challenge got no answer: the peer may believe the call to be up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +107,8 @@ class DialogFacts:
     """Route values in sending order, as text."""
     destination: Hop | Address
     """Where the dialog's requests go if neither route nor target is a literal address."""
+    realms: tuple[str, ...] = ()
+    """Those whose challenges were answered: no other's are in this call."""
 
 
 @dataclass(frozen=True, slots=True)

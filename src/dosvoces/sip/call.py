@@ -5,11 +5,13 @@ What comes before the answer differs by direction and is in `outgoing` and `inco
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
+from .account import Account
 from .api import SDP, CallEnd, CallHandler, DialogFacts, EndCause, Hop, Later
 from .dialog import Dialog
-from .exchange import Account, Exchange, ack
+from .exchange import Exchange, ack
 from .message import Message, Request, Response, clean, tag
 from .offering import GLARE_WAIT_OWNER, Offering, Phase, ReinviteDone
 from .reply import ACCEPT, ALLOW, KNOWN_METHODS, ReplyHead, unsupported
@@ -77,7 +79,11 @@ class Call(Offering):
     @property
     def facts(self) -> DialogFacts:
         """What a later process needs to hang this call up; good from the answer on."""
-        return self._dialog.facts()
+        return self._facts(self._dialog)
+
+    def _facts(self, dialog: Dialog) -> DialogFacts:
+        realms = self._account.realms if self._account is not None else ()
+        return replace(dialog.facts(), realms=tuple(sorted(map(clean, realms))))
 
     # -- what the user asks for -------------------------------------------------------------------------------------
 
@@ -164,7 +170,7 @@ class Call(Offering):
             end = _with_detail(end, f"BYE: {event.value}")
         elif event.code >= 300:
             # Gone in any case (RFC 3261 §15.1.1); that it was no 200 is worth knowing.
-            end = _with_detail(end, f"BYE: {event.code} {clean(event.phrase)}")
+            end = replace(_with_detail(end, f"BYE: {event.code} {clean(event.phrase)}"), withheld=exchange.withheld)
         self._finish(end)
 
     def _finish(self, end: CallEnd) -> None:
@@ -374,4 +380,4 @@ def reason_text(message: Message) -> str:
 
 def _with_detail(end: CallEnd, detail: str) -> CallEnd:
     together = f"{end.detail}; {detail}" if end.detail else detail
-    return CallEnd(end.cause, end.by, end.status, end.phrase, together)
+    return replace(end, detail=together)

@@ -29,7 +29,11 @@ class Credentials:
     username: str
     password: str = field(repr=False)
     realm: str = ""
-    """The only realm whose challenges are answered; empty: any."""
+    """The only realm whose challenges are answered; empty: the first that asks (see `exchange.Account`)."""
+    hosts: frozenset[str] = frozenset()
+    """The peer's literal addresses: an answer goes there and to where a call began, whatever a route says."""
+    md5: bool = True
+    """Whether a challenge may be answered with MD5 where nothing better is offered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +86,7 @@ def answer(
     with every request under it; `cnonce` must then stay the same, as the session key of the `-sess` algorithms holds
     it. Raises `DigestError` if there is no challenge that we can answer.
     """
-    challenge = _best(challenges)
+    challenge = _best(challenges, md5=credentials.md5)
     qop = _choose_qop(challenge.qop)
     session = challenge.algorithm.upper().endswith("-SESS")
     parts = [
@@ -179,16 +183,17 @@ def _base(algorithm: str) -> str:
     return algorithm.upper().removesuffix("-SESS")
 
 
-def _best(challenges: Sequence[Challenge]) -> Challenge:
+def _best(challenges: Sequence[Challenge], *, md5: bool) -> Challenge:
     # RFC 7616 §3.7 lets local policy go before the server's order: an older hash in front must not weaken the answer.
     # Between equals `min` keeps the server's order.
-    usable = [c for c in challenges if _base(c.algorithm) in _RANK and _choose_qop(c.qop) is not None]
+    allowed = [name for name in _HASHES if md5 or name != "MD5"]
+    usable = [c for c in challenges if _base(c.algorithm) in allowed and _choose_qop(c.qop) is not None]
     if usable:
         return min(usable, key=lambda c: _RANK[_base(c.algorithm)])
     if not challenges:
         raise DigestError("no Digest challenge to answer")
     offered = ", ".join(f"{c.algorithm} (qop {'/'.join(c.qop) or 'none'})" for c in challenges)
-    raise DigestError(f"no challenge that can be answered: {offered}; we do {', '.join(_HASHES)}")
+    raise DigestError(f"no challenge that can be answered: {offered}; we do {', '.join(allowed)}")
 
 
 def _choose_qop(offered: Sequence[str]) -> str | None:

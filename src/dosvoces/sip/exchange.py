@@ -8,14 +8,16 @@ asked for the request sees only what came of it.
 from collections.abc import Callable
 from typing import Protocol, TypeAlias
 
-from .api import SDP, Hop, InviteMark
+from .account import Account
+from .api import SDP, Hop, InviteMark, Withheld
 from .dialog import Dialog
-from .digest import Challenge, Credentials, DigestError, answer, parse_challenges
-from .message import Message, Response, compose_lines, tag
+from .digest import DigestError, parse_challenges
+from .message import Message, Response, clean, compose_lines, tag
 from .transaction import CANCEL_SUFFIX, TIMEOUT, Failure, Head, InviteClient, NonInviteClient, Wire
 
 MAX_DATAGRAM = 1_300  # bytes, RFC 3261 §18.1.1
-MAX_ROUNDS = 2  # challenges answered per request: one, and one more if the nonce was stale or another realm asks
+MAX_ROUNDS = 2  # challenges answered per request: one, and one more if the nonce was stale or callee and proxy ask
+MAX_REALM = 64  # characters of a peer's text that are told
 
 _CHALLENGES = {401: ("www-authenticate", "Authorization"), 407: ("proxy-authenticate", "Proxy-Authorization")}
 
@@ -30,60 +32,6 @@ class Line(Protocol):
     """By transport: the Contact line."""
     request_lines: tuple[str, ...]
     token: Callable[[], str]
-
-    def trusts(self, host: str) -> bool:
-        """Whether the address is a configured peer's."""
-
-
-class Account:
-    """
-    The credentials of one call and the challenges seen in it.
-
-    A challenge once seen is answered in advance in later requests of the call (RFC 3261 §22.3), with its nonce
-    count going up.
-    """
-
-    __slots__ = ("_seen", "credentials")
-
-    def __init__(self, credentials: Credentials) -> None:
-        self.credentials = credentials
-        self._seen: dict[str, _Nonce] = {}
-
-    def learn(self, header: str, challenges: list[Challenge], cnonce: str) -> None:
-        seen = self._seen.get(header)
-        if seen is None or seen.challenges[0].nonce != challenges[0].nonce:
-            self._seen[header] = _Nonce(challenges, cnonce)
-
-    def unlearn(self, header: str) -> None:
-        """Forget a challenge that can't be answered."""
-        self._seen.pop(header, None)
-
-    def lines(self, method: str, uri: str, body: bytes) -> tuple[str, ...]:
-        """The Authorization lines for a request. Raises `DigestError`."""
-        return tuple(
-            f"{header}: {seen.answer(self.credentials, method, uri, body)}" for header, seen in self._seen.items()
-        )
-
-
-class _Nonce:
-    __slots__ = ("challenges", "cnonce", "count")
-
-    def __init__(self, challenges: list[Challenge], cnonce: str) -> None:
-        self.challenges = challenges
-        self.cnonce = cnonce
-        self.count = 0
-
-    def answer(self, credentials: Credentials, method: str, uri: str, body: bytes) -> str:
-        self.count += 1
-        return answer(
-            self.challenges,
-            credentials,
-            method=method,
-            uri=uri,
-            body=body,
-            cnonce=self.cnonce,
-            nonce_count=self.count,
-        )
 
 
 Done: TypeAlias = Callable[["Exchange", Response | Failure], None]
@@ -111,6 +59,7 @@ class Exchange:
         "dialog",
         "stopped",
         "transaction",
+        "withheld",
     )
 
     def __init__(
@@ -136,12 +85,11 @@ class Exchange:
         self.dialog = dialog
         self.stopped = False
         """Set to have no further challenge answered: the caller no longer wants what it asked for."""
+        self.withheld: Withheld | None = None
+        """Why a challenge that we have credentials for was not answered."""
         self._line = line
         self._method = method
         self._done = done
-        # A Contact may lead anywhere, and a digest can be guessed at: only the trunk, or whom we chose, gets one.
-        if account is not None and destination is None and not _trusted(line, dialog, dialog.destination):
-            account = None
         self._account = account
         self._body = body
         self._content_type = content_type
@@ -152,25 +100,25 @@ class Exchange:
         self._rounds = 0
         self._udp_only = False
         """Whether TCP was tried for the size and refused."""
-        self._answered: list[tuple[str, str]] = []
+        self._answered: dict[str, str] = {}
+        """By our header, the realm that was answered with it."""
         self._authorization: tuple[str, ...] = ()
-        if account is not None:
-            self._authorize(account)
+        self._authorize()
         self.transaction: InviteClient | NonInviteClient = self._send()
 
     def send_again(self, *session_lines: str) -> None:
         """Send the refused request anew (next CSeq, new branch) with these lines in place of its session timer's."""
         kept = [line for line in self._extra if not line.startswith(("Session-Expires:", "Min-SE:"))]
         self._extra = (*session_lines, *kept)
-        if self._account is not None:
-            self._authorize(self._account)
+        self._authorize()
         self.transaction = self._send()
 
     def acknowledge(self, response: Message, dialog: Dialog) -> None:
         """Send the ACK of a 2xx to this INVITE in the dialog that it made (RFC 3261 §13.2.2.4)."""
         assert isinstance(self.transaction, InviteClient)
         destination = dialog.destination
-        authorization = self._authorization if _trusted(self._line, dialog, destination) else ()
+        account = self._account
+        authorization = self._authorization if account and account.may_go_to(destination.host, dialog) else ()
         data = ack(self._line, dialog, destination, response.cseq, authorization)
         self.transaction.acknowledge(tag(response.header("to")), data, destination)
 
@@ -201,7 +149,7 @@ class Exchange:
         line, dialog = self._line, self.dialog
         dialog.local_cseq += 1
         self.cseq = dialog.local_cseq
-        destination = self._destination or dialog.destination
+        destination = self._next_hop
         uri, routes = dialog.route()
         branch, via = self._via(destination.transport)
         data = compose_lines(self._lines(uri, via, routes), self._body)
@@ -261,8 +209,7 @@ class Exchange:
 
     def _goes_elsewhere(self) -> bool:
         """Send by UDP, with fragments if need be, what TCP was refused for (RFC 3261 §18.1.1)."""
-        asked = self._destination or self.dialog.destination
-        if self.stopped or self._udp_only or self.transaction.destination.transport == asked.transport:
+        if self.stopped or self._udp_only or self.transaction.destination.transport == self._next_hop.transport:
             return False
         self._udp_only = True
         self.transaction = self._send()
@@ -270,35 +217,56 @@ class Exchange:
 
     def _retry(self, response: Response) -> bool:
         """Answer a challenge if that makes sense."""
-        if self._account is None or self.stopped or self._rounds >= MAX_ROUNDS:
-            return False
         account = self._account
+        if account is None or self.stopped or self._rounds >= MAX_ROUNDS:
+            return False
         source, header = _CHALLENGES[response.code]
         try:
-            realm = account.credentials.realm
-            challenges = [c for c in parse_challenges(response.values(source)) if realm in ("", c.realm)]
+            challenges = parse_challenges(response.values(source))
+            if not self._may_have_digest:
+                self.withheld = Withheld("address", self._next_hop.host)
+                return False
+            asked = [c for c in challenges if self._accepts(account, header, c.realm)]
+            if challenges and not asked:
+                self.withheld = Withheld("realm", clean(challenges[0].realm)[:MAX_REALM])
+            # Where several realms ask at once, the first one's: the next request could answer no other.
+            challenges = [c for c in asked if c.realm == asked[0].realm]
             if not challenges:
                 return False
-            asked = (header, challenges[0].realm)
-            if asked in self._answered and not challenges[0].stale:
+            realm = challenges[0].realm
+            if self._answered.get(header) == realm and not challenges[0].stale:
                 return False  # the password is wrong; asking again would only lock the account
             account.learn(header, challenges, self._line.token())
-            self._authorize(account)
+            self._authorize()
+            account.settle(realm)
         except DigestError:
             account.unlearn(header)
             return False
         self._rounds += 1
-        self._answered.append(asked)
+        self._answered[header] = realm
         self.transaction = self._send()
         return True
 
-    def _authorize(self, account: Account) -> None:
-        self._authorization = account.lines(self._method, self.dialog.route()[0], self._body)
+    def _accepts(self, account: Account, header: str, realm: str) -> bool:
+        if account.accepts(realm):
+            return True
+        # The request that begins a call goes to the trunk alone, and there the proxy and the callee may each ask.
+        return account.open and not self.dialog.remote_tag and self._answered.get(header, realm) == realm
 
+    @property
+    def _next_hop(self) -> Hop:
+        return self._destination or self.dialog.destination
 
-def _trusted(line: Line, dialog: Dialog, hop: Hop) -> bool:
-    """Whether our digest may go there: a proxy of the trunk's own that recorded its route is believed, too."""
-    return hop.host == dialog.fallback.host or bool(dialog.route_set) or line.trusts(hop.host)
+    @property
+    def _may_have_digest(self) -> bool:
+        # Whoever chose the destination knows the peer; a route or a Contact is the far end's word.
+        return self._account is not None and (
+            self._destination is not None or self._account.may_go_to(self._next_hop.host, self.dialog)
+        )
+
+    def _authorize(self) -> None:
+        if self._account is not None and self._may_have_digest:
+            self._authorization = self._account.lines(self._method, self.dialog.route()[0], self._body)
 
 
 def ack(line: Line, dialog: Dialog, destination: Hop, cseq: int, authorization: tuple[str, ...] = ()) -> bytes:

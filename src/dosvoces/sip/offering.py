@@ -8,9 +8,10 @@ import enum
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
+from .account import Account
 from .api import CallEnd, CallHandler, CallStateError, EndCause
 from .dialog import Dialog
-from .exchange import Account, Exchange
+from .exchange import Exchange
 from .message import Message, Response
 from .reliable import Kind, ReliableAnswers, prack
 from .server_transaction import InviteServer

@@ -7,10 +7,11 @@ Both get ACK and BYE, so that nobody is left on a line.
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from .account import Account
 from .api import CallEnd, DialogFacts, EndCause, Hop
 from .dialog import Dialog, target_of
 from .digest import Credentials
-from .exchange import Account, Exchange, ack
+from .exchange import Exchange, ack
 from .message import Response, clean, tag
 from .transaction import TIMEOUT, Failure
 
@@ -45,7 +46,7 @@ class OrphanedCall:
             # It may have died between the 200 and its ACK; a second ACK harms nobody.
             destination = dialog.destination
             ua.wire.send(ack(ua, dialog, destination, facts.invite_cseq), destination)
-        account = Account(credentials) if credentials else None
+        account = Account(credentials, facts.realms) if credentials else None
         Exchange(ua, dialog, "BYE", self._bye_event, account=account)
 
     def _bye_event(self, exchange: Exchange, event: Response | Failure) -> None:
@@ -54,7 +55,7 @@ class OrphanedCall:
         if isinstance(event, Failure):
             end = CallEnd(EndCause.TIMEOUT, "local", None, "", f"BYE: {event.value}")
         else:
-            end = CallEnd(EndCause.HANGUP, "local", event.code, clean(event.phrase))
+            end = CallEnd(EndCause.HANGUP, "local", event.code, clean(event.phrase), withheld=exchange.withheld)
         if self._done is not None:
             self._done(end)
 

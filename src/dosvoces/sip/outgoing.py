@@ -8,10 +8,11 @@ we gave up.
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from .account import Account
 from .api import SDP, CallEnd, CallHandler, EndCause, Hop, Invitation, Later, header_lines, quoted
 from .call import GLARE_WAIT_OWNER, Call, Phase, ReinviteDone, hung_up_by_peer, reason_text
 from .dialog import Dialog
-from .exchange import Account, Exchange
+from .exchange import Exchange
 from .message import Request, Response, clean, seconds, tag
 from .reliable import Kind
 from .reply import ALLOW
@@ -186,7 +187,7 @@ class OutgoingCall(Call):
             # RFC 3262 §5: where a reliable answer brought the SDP, the 2xx needs none. If it has one after all we take
             # it, where RFC 3261 §13.2.1 would have it ignored: it is the peer's last word.
             body = response.body or (early.described if early is not None else b"")
-            self._handler.on_answer(body, dialog.facts())
+            self._handler.on_answer(body, self._facts(dialog))
 
     def confirm(self) -> None:
         """What hanging up needs is written down: the ACK that waited for that leaves. Idempotent."""
@@ -225,9 +226,12 @@ class OutgoingCall(Call):
         elif self._cancel_lines is not None and response.code in (401, 407, 487):
             self._conclude(CallEnd(EndCause.CANCELLED, "local", response.code, clean(response.phrase), reason))
         else:
+            withheld = self._invite.withheld if self._invite is not None else None
             phrase, retry_after_s = clean(response.phrase), seconds(response.header("retry-after"))
             self._conclude(
-                CallEnd(EndCause.REJECTED, "remote", response.code, phrase, reason, self._heard, retry_after_s)
+                CallEnd(
+                    EndCause.REJECTED, "remote", response.code, phrase, reason, self._heard, retry_after_s, withheld
+                )
             )
 
     def _failed(self, failure: Failure) -> None:

@@ -10,10 +10,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
+from .account import Account
 from .api import CallEnd, EndCause, Hop, InviteFacts
 from .dialog import Dialog
 from .digest import Credentials
-from .exchange import MAX_ROUNDS, Account, Exchange, ack
+from .exchange import MAX_ROUNDS, Exchange, ack
 from .message import Response, clean, tag
 from .offering import MAX_LONGER
 from .orphan import CSEQ_LEAP, StrayAnswer
@@ -47,7 +48,8 @@ class RecalledCall:
         self._ua = ua
         self._facts = facts
         self._done = done
-        self._account = Account(credentials) if credentials else None
+        # What the dead process was asked was not written down before the answer, and a phone must not stay up for it.
+        self._account = Account(credentials, None) if credentials else None
         self._pattern = Dialog(
             call_id=facts.call_id,
             local=facts.local,
@@ -184,7 +186,8 @@ class RecalledCall:
         if isinstance(event, Failure):
             self._over(CallEnd(EndCause.TIMEOUT, "local", None, "", f"BYE: {event.value}"))
         else:
-            self._over(CallEnd(EndCause.HANGUP, "local", event.code, clean(event.phrase)))
+            end = CallEnd(EndCause.HANGUP, "local", event.code, clean(event.phrase), withheld=exchange.withheld)
+            self._over(end)
 
     def _over(self, end: CallEnd) -> None:
         if self not in self._ua.orphans:

@@ -8,8 +8,9 @@ import enum
 import re
 from typing import TYPE_CHECKING
 
+from .account import Account
 from .dialog import Dialog
-from .exchange import Account, Exchange
+from .exchange import Exchange
 from .message import Response, tag
 from .session_timer import option_tags
 from .transaction import MAX_FORKS, Failure

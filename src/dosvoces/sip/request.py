@@ -9,10 +9,11 @@ import re
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, TypeAlias
 
+from .account import Account
 from .api import Address, Hop, header_lines
 from .dialog import Dialog
 from .digest import Credentials
-from .exchange import Account, Exchange
+from .exchange import Exchange
 from .message import Message, Response
 from .transaction import TIMEOUT, Failure
 from .uri import literal
