@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dosvoces.dialplan import EMERGENCY_NUMBERS, NumberRules, Refusal, check_number
+from dosvoces.dialplan import EMERGENCY_NUMBERS, NumberRules, Refusal, check_number, steps
+from dosvoces.dialplan.data import COUNTRY_PREFIXES, INTERNATIONAL_PREFIXES
 from dosvoces.model import PhoneNumber
 
 SPAIN = NumberRules(own_numbers=frozenset({"+34960000000"}))
@@ -131,3 +132,68 @@ def test_what_is_called_is_in_spain_and_not_dear(digits: int) -> None:
 def test_every_emergency_line_is_known_behind_every_code(number: str, prefix: str) -> None:
     assert isinstance(check_number(prefix + number, WIDE), Refusal)
     assert code(prefix + number, WIDE) == "emergency"
+
+
+# --- what settings open and close ---
+
+
+def test_a_closed_range_is_not_called() -> None:
+    rules = NumberRules(denied_prefixes=("+3469",))
+    assert [code("+34690000011", rules), code("+34600000011", rules)] == ["destination", "+34600000011"]
+
+
+def test_closed_wins_over_opened() -> None:
+    assert code("+34902123456", NumberRules(denied_prefixes=("+34902",), allowed_prefixes=("+34902",))) == "destination"
+
+
+@pytest.mark.parametrize("text", ["+34902123456", "+34807123456", "+881612345678"])
+def test_an_opened_range_is_called(text: str) -> None:
+    assert code(text, NumberRules(allowed_prefixes=(text[:6],))) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "refused"), [("+34112", "emergency"), ("+34960000000", "own_number"), ("+12684641234", "country")]
+)
+def test_opening_a_range_opens_nothing_else(text: str, refused: str) -> None:
+    rules = NumberRules(own_numbers=frozenset({"+34960000000"}), allowed_prefixes=("+",))
+    assert code(text, rules) == refused
+
+
+def test_a_country_known_for_fraud_takes_two_settings() -> None:
+    cuba = "+5352123456"
+    verdicts = [
+        code(cuba, NumberRules(countries=frozenset(countries), allowed_prefixes=opened))
+        for countries in (["ES"], ["ES", "CU"])
+        for opened in ((), ("+53",))
+    ]
+    assert verdicts == ["country", "country", "high_risk", cuba]
+
+
+@given(st.integers(10**6, 10**15 - 1))
+def test_no_range_of_the_data_is_called_unasked(digits: int) -> None:
+    """An oracle of its own: whatever is accepted begins with no prefix of the data."""
+    rules = NumberRules(countries=frozenset(COUNTRY_PREFIXES) | {"CU", "FJ"})
+    if isinstance(check_number(f"+{digits}", rules), PhoneNumber):
+        assert not str(digits).startswith(tuple(prefix.digits for prefix in INTERNATIONAL_PREFIXES))
+
+
+@pytest.mark.parametrize(
+    "prefix", [f"{country} {prefix.digits}" for country, prefixes in COUNTRY_PREFIXES.items() for prefix in prefixes]
+)
+def test_every_range_of_the_data_is_refused(prefix: str) -> None:
+    country, digits = prefix.split()
+    codes = {"ES": "34", "PT": "351", "FR": "33", "GB": "44", "DE": "49", "IT": "39", "US": "1"}
+    number = f"+{codes[country]}{digits.ljust(9, '2') if country != 'US' else digits.ljust(10, '2')}"
+    assert code(number, NumberRules(countries=frozenset({country}))) == "destination"
+
+
+def test_a_verdict_is_explained_step_by_step() -> None:
+    asked = [(step.name, step.refusal is None) for step in steps("+34 807 123 456", SPAIN)]
+    assert asked == [
+        ("shape", True),
+        ("emergency", True),
+        ("length", True),
+        ("own_number", True),
+        ("country", True),
+        ("range", False),
+    ]

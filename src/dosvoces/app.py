@@ -217,7 +217,12 @@ def _membership(settings: Settings, store: Store) -> Membership:
 def number_rules(settings: Settings) -> NumberRules:
     """Whom this installation may dial."""
     own = frozenset(number for trunk in settings.trunks for number in trunk.pool)
-    return NumberRules(countries=frozenset(settings.countries), own_numbers=own)
+    return NumberRules(
+        countries=frozenset(settings.countries),
+        own_numbers=own,
+        denied_prefixes=settings.numbers.deny_prefixes,
+        allowed_prefixes=settings.numbers.allow_prefixes,
+    )
 
 
 def calm_collector() -> None:

@@ -19,6 +19,7 @@ from dosvoces import __version__
 from dosvoces import settings_values as values
 from dosvoces.errors import SettingsError
 from dosvoces.settings_mail import Mail
+from dosvoces.settings_numbers import Numbers
 from dosvoces.settings_section import Section
 from dosvoces.settings_values import (
     DEFAULT_SIP_PORT,
@@ -384,6 +385,7 @@ class Settings(Section):
     nat: Nat = Nat()
     media: Media = Media()
     dialing: Dialing = Dialing()
+    numbers: Numbers = Numbers()
     node: Node = Node()
     log: Log = Log()
     trunks: tuple[Trunk, ...] = ()
