@@ -265,8 +265,8 @@ def test_every_problem_is_listed_with_its_remedy(tmp_path: Path) -> None:
         '[[trunks]] passwort (trunk "main"): there is no such key; did you mean password?',
         "[[trunks]] name (the second): it is missing",
         "[[trunks]] carrier (the second) = \"twilio\": it should be 'sip' or 'fake'",
-        "bogus: there is no such key; there are http, database, record, mail, sip, nat, media, dialing, node, log, "
-        "trunks, webhooks",
+        "bogus: there is no such key; there are http, database, record, mail, sip, nat, media, dialing, "
+        "numbers, node, log, trunks, webhooks",
     ]
 
 
