@@ -23,7 +23,7 @@ Prefixes = Annotated[
 
 
 class Numbers(Section):
-    """Ranges of numbers, beside `[dialing] countries`. `dosvoces number +34…` tells what becomes of a number and why."""
+    """Ranges of numbers, beside `[dialing] countries`. `dosvoces number +34…` tells what becomes of one and why."""
 
     deny_prefixes: Prefixes = ()
     """Ranges that are never called, such as `["+34803", "+351760"]`, beside those that are known to be dear."""
