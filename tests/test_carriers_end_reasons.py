@@ -2,8 +2,8 @@
 
 import pytest
 
+from dosvoces.carriers.circuit import reached_nobody
 from dosvoces.carriers.end_reasons import callee_cause, detail_of, reason_of
-from dosvoces.carriers.trunks import reached_nobody
 from dosvoces.model import EndReason
 from dosvoces.sip.api import CallEnd, EndCause
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from dosvoces.carriers.trunks import MAX_REST_S, OPEN_S, STALE_S, TRIAL_S, Circuit, Trunk, Trunks, learn, reached_nobody
+from dosvoces.carriers.circuit import MAX_REST_S, OPEN_S, TRIAL_S, Circuit, learn, reached_nobody
+from dosvoces.carriers.trunks import STALE_S, Trunk, Trunks
 from dosvoces.errors import CarrierError
 from dosvoces.model import PhoneNumber
 from dosvoces.sip.api import CallEnd, EndCause, Hop

@@ -275,6 +275,23 @@ async def test_nothing_is_tried_without_a_trunk(tmp_path: Path) -> None:
         assert (await running.client.get("/healthz")).status_code == 200
 
 
+async def test_nothing_is_tried_where_the_trunk_could_not_be_heard(tmp_path: Path) -> None:
+    """With the media address left as it is, on loopback, a call over a trunk elsewhere would be silent."""
+    far = {"name": "far", "proxy": "sip:203.0.113.9:5060;transport=udp", "options_interval_s": 0}
+    async with house(tmp_path, trunks=[far], sip={"bind": "0.0.0.0:0"}) as running:
+        answer = await running.post()
+        assert answer.status_code == 503
+        why = (
+            'audio of 203.0.113.9 can\'t come to 127.0.0.1; set [media] address = "0.0.0.0" and advertised = the IP '
+            "address that the trunk shall send audio to"
+        )
+        assert answer.json()["Message"].endswith(f"trunk far can't be used: {why}")
+        assert (await running.newest(), await running.service.store.mails()) == (None, [])
+        ready = await running.client.get("/readyz")
+        assert ready.status_code == 503
+        assert why in ready.text.replace('\\"', '"')
+
+
 async def test_nothing_is_tried_when_all_places_are_taken(tmp_path: Path) -> None:
     carrier = FakeCarrier(lambda _call: Script(answers_after_s=None))
     async with house(tmp_path, carrier=carrier, dialing={"max_connections": 1}) as running:

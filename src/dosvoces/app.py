@@ -321,6 +321,7 @@ def _carrier(settings: Settings) -> Carrier:
         advertised=None if settings.sip.advertised == "auto" else settings.sip.advertised,
         tcp=any(trunk.large_over_tcp or _may_use(trunk, "tcp") for trunk in settings.trunks),
         tls=tls_of(settings),
+        media_host=_known_media_host(settings),
         nat=Nat(
             stun=settings.nat.stun,
             signalling=settings.sip.advertised == "auto",
@@ -353,6 +354,16 @@ def _media_host(settings: Settings) -> str:
     if media.advertised not in (None, "auto"):
         return str(media.advertised)
     return reachable_address(media.address, "2001:db8::1" if ":" in media.address else "192.0.2.1")
+
+
+def _known_media_host(settings: Settings) -> str:
+    """Where audio comes to, if that is ours to know and not to be learned."""
+    media = settings.media
+    if media.relay == "rtpengine":
+        return ""
+    if is_loopback(media.address):
+        return media.address
+    return "" if media.advertised == "auto" else _media_host(settings)
 
 
 def _relay(settings: Settings) -> MediaRelay:

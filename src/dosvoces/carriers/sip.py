@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import structlog
 
@@ -18,14 +19,16 @@ from dosvoces import crashpoints
 from dosvoces.capture import Captured
 from dosvoces.capture.recorder import Recorder
 from dosvoces.carriers import Call, DialPlan, Leftover, Listener, Released, sip_codecs
+from dosvoces.carriers.circuit import learn, reached_nobody
 from dosvoces.carriers.dns import Dns
 from dosvoces.carriers.end_reasons import NORMAL_CLEARING, detail_of, reason_of
 from dosvoces.carriers.public import NOTHING_LEARNED, Nat, PublicSide
+from dosvoces.carriers.reach import why_cut_off
 from dosvoces.carriers.sip_crashpoints import watch
 from dosvoces.carriers.sip_facts import dial_facts
 from dosvoces.carriers.sip_leftover import take_back
 from dosvoces.carriers.sip_leg import Session, SipLeg
-from dosvoces.carriers.trunks import Line, Trunk, Trunks, Way, learn, reached_nobody
+from dosvoces.carriers.trunks import Line, Trunk, Trunks, Way
 from dosvoces.carriers.upkeep import USUAL, Times, Upkeep
 from dosvoces.errors import CarrierError, MediaError, NotOurs
 from dosvoces.events import Dialed, Ended, Event, Unjoined, Unreached
@@ -70,6 +73,7 @@ class SipCarrier:
         tcp: bool = False,
         tls: Tls | None = None,
         nat: Nat = NOTHING_LEARNED,
+        media_host: str = "",
     ) -> None:
         """
         `close_timeout_s`: how long `close` waits for the far ends to confirm; the switchboard has waited before it.
@@ -77,9 +81,10 @@ class SipCarrier:
         `hang_up_silent`: whether a leg whose silence the relay tells is ended as failed, or only noted. `capture`:
         whether the legs' messages are kept and given to the listener at the end. `session`: the session timer's
         intervals. `dns` is the system's unless given. `tcp`: whether peers may connect to `bind` by TCP, `tls`: how TLS
-        is spoken. `nat`: how our public address is learned.
+        is spoken. `nat`: how our public address is learned. `media_host`: where the relay takes audio, if known here.
         """
-        self._trunks = Trunks(trunks, lambda most: random.randint(0, most))
+        barred = partial(why_cut_off, signalling=bind[0], media=media_host)
+        self._trunks = Trunks(trunks, lambda most: random.randint(0, most), barred)
         self._upkeep = Upkeep(
             self._trunks,
             dns or Dns(),

@@ -7,24 +7,21 @@ and the carrier's calls add what they meet; nothing here waits or sends.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from dosvoces.carriers import sip_codecs
 from dosvoces.carriers.caller_id import CallerIds, one_number
-from dosvoces.carriers.end_reasons import callee_cause
+from dosvoces.carriers.circuit import Circuit
 from dosvoces.errors import CarrierError, NotAllowed
 from dosvoces.model import PhoneNumber, mask_number
 from dosvoces.sip import sdp
-from dosvoces.sip.api import CallEnd, EndCause, Hop
+from dosvoces.sip.api import Hop
 from dosvoces.sip.digest import Credentials
 from dosvoces.sip.resolve import Place, Target, ordered
 
-FAILURES_TO_OPEN = 2  # in a row: one lost answer is no outage
-OPEN_S = 15.0  # until a first trial; doubled at each failed one
-MAX_OPEN_S = 60.0
-TRIAL_S = 40.0  # above 64*T1: a trial that ended without a word to us is forgotten
-MAX_REST_S = 60.0  # whatever a Retry-After asks for
 STALE_S = 3600.0  # how long what the DNS last said is good when it says nothing any more
+
+Barred: TypeAlias = Callable[[Hop], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,102 +90,10 @@ class Trunk:
         return Target(self.host, self.port, self.transport, self.secure)
 
 
-class Circuit:
-    """
-    Whether one hop is worth a call: closed (it is), open (it isn't), half open (one call may try).
-
-    Calls and pings both feed it. It opens after `FAILURES_TO_OPEN` in a row; then, after a while, one call is let
-    through as a trial, and any answer to a call or a ping closes it.
-    """
-
-    __slots__ = ("_open_s", "_pings_answered", "_retry_at", "_spoke", "_trial_until", "failures", "rests_until", "why")
-
-    def __init__(self) -> None:
-        self.failures = 0
-        self.why = ""
-        """The last failure, in words."""
-        self.rests_until = 0.0
-        """The hop asked not to be called before (Retry-After)."""
-        self._retry_at: float | None = None
-        """When a trial is due; `None` while closed."""
-        self._trial_until = 0.0
-        self._open_s = OPEN_S
-        self._spoke = False
-        """Whether anything but a ping was ever answered."""
-        self._pings_answered = False
-
-    @property
-    def closed(self) -> bool:
-        return self._retry_at is None
-
-    @property
-    def suspect(self) -> bool:
-        """Whether another ping soon would tell more."""
-        return self.closed and self.failures > 0
-
-    def usable(self, now: float) -> bool:
-        """Whether a call may take it now."""
-        if now < self.rests_until:
-            return False
-        return self._retry_at is None or (now >= self._retry_at and now >= self._trial_until)
-
-    def take(self, now: float) -> None:
-        """A call takes it; while it is open that is the only one."""
-        if not self.closed:
-            self._trial_until = now + TRIAL_S
-
-    def answered(self) -> None:
-        """It gave a sign to a call, whatever it said."""
-        self._spoke = True
-        self._close()
-
-    def failed(self, now: float, why: str) -> None:
-        """A call met silence, or nobody."""
-        self.failures += 1
-        self.why = why
-        self._trial_until = 0.0
-        if not self.closed or self.failures >= FAILURES_TO_OPEN:
-            self._retry_at = now + self._open_s
-            self._open_s = min(2 * self._open_s, MAX_OPEN_S)
-
-    def refused(self, now: float, retry_after_s: int | None) -> None:
-        """It said 503: with a Retry-After it rests that long, without one it is a failure."""
-        self._spoke = True
-        if retry_after_s is None:
-            self.failed(now, "503")
-        else:
-            self._close()
-            self.why = f"503, Retry-After {retry_after_s} s"
-            self.rests_until = now + min(retry_after_s, MAX_REST_S)
-
-    def ping_answered(self) -> None:
-        self._pings_answered = True
-        self._close()
-
-    def ping_refused(self, now: float, retry_after_s: int | None) -> None:
-        """A ping was answered with 503."""
-        self._pings_answered = True
-        self.refused(now, retry_after_s)
-
-    def ping_unanswered(self, now: float) -> None:
-        """
-        No answer to a ping. Some carriers never answer one and take calls all the same: where calls were answered and
-        no ping ever was, silence says nothing; and where neither was, a trial call is not put off by it.
-        """
-        if self._pings_answered or (self.closed and not self._spoke):
-            self.failed(now, "no answer to OPTIONS")
-
-    def _close(self) -> None:
-        self.failures = 0
-        self._retry_at = None
-        self._trial_until = 0.0
-        self._open_s = OPEN_S
-
-
 class Line:
     """What is known of one trunk just now."""
 
-    def __init__(self, trunk: Trunk, pick: Callable[[int], int]) -> None:
+    def __init__(self, trunk: Trunk, pick: Callable[[int], int], barred: Barred) -> None:
         """`pick(n)` is a random whole number from 0 to n, both included."""
         self.trunk = trunk
         self.trouble = f"{trunk.host} has not been found yet"
@@ -196,6 +101,7 @@ class Line:
         self.registration_trouble = "not registered yet" if trunk.register else ""
         """Why the trunk doesn't know us; empty if it does, or needn't."""
         self._pick = pick
+        self._barred = barred
         self._places: tuple[Place, ...] = ()
         self._good_until: float | None = 0.0
         self._circuits: dict[Hop, Circuit] = {}
@@ -235,6 +141,10 @@ class Line:
     def circuit(self, hop: Hop) -> Circuit:
         return self._circuits.get(hop) or self._circuits.setdefault(hop, Circuit())
 
+    def usable(self, hop: Hop, now: float) -> bool:
+        """Whether a call may go there now."""
+        return self.circuit(hop).usable(now) and not self._barred(hop)
+
     def problem(self, now: float) -> str:
         """Why it can't be used now, in words; empty if it can."""
         hops = self.hops(now)
@@ -242,7 +152,9 @@ class Line:
             return f"trunk {self.trunk.name} can't be found: {self.trouble or 'what the DNS said is too old'}"
         if self.registration_trouble:
             return f"trunk {self.trunk.name} is not registered: {self.registration_trouble}"
-        if any(self.circuit(hop).usable(now) for hop in hops):
+        if all(barred := [self._barred(hop) for hop in hops]):
+            return f"trunk {self.trunk.name} can't be used: {barred[0]}"
+        if any(self.usable(hop, now) for hop in hops):
             return ""
         states = ", ".join(f"{hop}: {self.circuit(hop).why or 'tried just now'}" for hop in dict.fromkeys(hops))
         return f"trunk {self.trunk.name} is down ({states})"
@@ -256,6 +168,10 @@ class Line:
             for hop, circuit in circuits.items()
             if not circuit.closed or not circuit.usable(now)  # half open isn't up: only a trial tells
         ]
+
+
+def _open(hop: Hop) -> str:
+    return ""
 
 
 def _with_tcp(place: Place) -> Place:
@@ -283,8 +199,9 @@ class Way(NamedTuple):
 class Trunks:
     """All lines, in the order of the settings."""
 
-    def __init__(self, trunks: Sequence[Trunk], pick: Callable[[int], int]) -> None:
-        self.lines = tuple(Line(trunk, pick) for trunk in trunks)
+    def __init__(self, trunks: Sequence[Trunk], pick: Callable[[int], int], barred: Barred = _open) -> None:
+        """`barred` says why no call may go to a hop, whatever its state, or nothing."""
+        self.lines = tuple(Line(trunk, pick, barred) for trunk in trunks)
 
     def ways(self, number: PhoneNumber, now: float, avoid: Sequence[str] = (), caller_id: str = "") -> Iterator[Way]:
         """The ways to this number that are worth trying: trunks in the order of the settings, each hop by its rank."""
@@ -293,7 +210,7 @@ class Trunks:
                 continue
             for hop in line.hops(now):
                 way = Way(line, hop)
-                if way.circuit.usable(now) and not (avoid and str(way) in avoid):
+                if line.usable(hop, now) and not (avoid and str(way) in avoid):
                     yield way
 
     def way(self, number: PhoneNumber, now: float, avoid: Sequence[str] = (), caller_id: str = "") -> Way:
@@ -367,32 +284,3 @@ def _troubles(lines: Sequence[Line], now: float) -> list[str]:
 
 def _not_ours(number: PhoneNumber, caller_id: str) -> str:
     return f"{mask_number(caller_id)} is not among the caller_ids of a trunk that takes {number.masked}"
-
-
-def reached_nobody(end: CallEnd) -> bool:
-    """
-    Whether this end of a dial leaves it certain that nobody was rung, so that another way may be tried.
-
-    Never after 18x, and never after a refusal that may be the callee's own or says that it is in vain elsewhere too.
-    """
-    if end.heard > 100:
-        return False
-    if end.cause is EndCause.TRANSPORT or (end.cause is EndCause.TIMEOUT and end.status is None):
-        return end.heard == 0
-    if end.cause is not EndCause.REJECTED or end.status is None:
-        return False
-    if end.status == 408:
-        # After a 100 somebody may have been rung; a trunk that says 408 and nothing else has reached nobody.
-        return end.heard == 0
-    # A 5xx whose Q.850 cause speaks of the callee (busy, say) comes from a gateway that has asked.
-    return 500 <= end.status <= 599 and callee_cause(end.detail) is None
-
-
-def learn(circuit: Circuit, end: CallEnd, now: float, why: str = "") -> None:
-    """What the end of a call tells of the hop that it took; `why` no connection could be made, where that is known."""
-    if end.cause is EndCause.REJECTED and end.status == 503 and end.heard <= 100:
-        circuit.refused(now, end.retry_after_s)
-    elif end.status is not None or end.heard:
-        circuit.answered()
-    elif end.cause in (EndCause.TRANSPORT, EndCause.TIMEOUT):
-        circuit.failed(now, (why or "nobody is there") if end.cause is EndCause.TRANSPORT else "no answer")

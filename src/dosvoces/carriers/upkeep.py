@@ -14,8 +14,9 @@ from typing import Any
 
 import structlog
 
+from dosvoces.carriers.circuit import Circuit
 from dosvoces.carriers.dns import Dns
-from dosvoces.carriers.trunks import Circuit, Line, Trunks
+from dosvoces.carriers.trunks import Line, Trunks
 from dosvoces.sip.agent import Agent
 from dosvoces.sip.api import Address, Hop
 from dosvoces.sip.message import MessageError, Response, seconds
