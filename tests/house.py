@@ -158,7 +158,8 @@ def values(
     """Settings as the file has them; `sections` are added to, `trunks` stand before the one to `phone`."""
     low, high = media_ports()
     made: dict[str, Any] = {
-        "http": {"host": HOST, "port": 0},
+        # Many tests ask for the same call twice, and mean it.
+        "http": {"host": HOST, "port": 0, "coalesce": False},
         "database": {"url": f"sqlite:///{folder}/record.db"},
         "sip": {"bind": f"{HOST}:0"},
         "media": {"address": HOST, "ports": f"{low}-{high}"},

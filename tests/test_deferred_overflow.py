@@ -2,18 +2,16 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from dosvoces.core import Answer, AnswerKind
-from dosvoces.deferred.overflow import NOBODY, PATIENCE, Overflow, answer_in
+from dosvoces.deferred.overflow import NOBODY, PATIENCE, Overflow
 from dosvoces.errors import NotNow
-from dosvoces.model import ConnectionId, NodeId, Order, Outcome, Side
-from dosvoces.store import ConnectionRecord, Entry, LegRecord
+from dosvoces.model import NodeId, Order, Outcome
 from dosvoces.store.sql import SqlStore, open_store
-from dosvoces.testing import T0, A, B, an_order
+from dosvoces.testing import T0, an_order
 from tests.web_fakes import FakeConnector
 
 ORDER = an_order(1)
@@ -90,55 +88,3 @@ async def test_what_is_not_waited_for_has_all_the_time(store: SqlStore) -> None:
     desk = Desk(store)
     await overflow(desk, FULL).accept(ORDER)
     assert desk.orders == [ORDER]
-
-
-def record(
-    phase: str, outcome: str | None = None, *, mail: str = "sent", a: str = "answered", b: str = "idle"
-) -> ConnectionRecord:
-    legs = [
-        LegRecord(A, "+34600000011", a, T0, T0 if a == "answered" else None, None, None, ""),
-        LegRecord(B, "+34960000022", b, None, None, None, None, ""),
-    ]
-    return ConnectionRecord(
-        id=ConnectionId("1"),
-        created_at=T0,
-        phase=phase,
-        outcome=outcome,
-        ended_by="",
-        first="",
-        second="",
-        email="",
-        lead={},
-        interval_s=0,
-        joined_at=None,
-        ended_at=None,
-        answer_status=None,
-        legs=legs,
-        owner=NodeId("n2"),
-        mail=mail,
-    )
-
-
-RANG = Entry(ConnectionId("1"), T0 + timedelta(seconds=1), "ringing", Side.B, "dialing_second", "ringing_second", {})
-
-
-@pytest.mark.parametrize(
-    ("seen", "journal", "expected"),
-    [
-        (record("ringing_first", a="ringing"), [], None),
-        (record("dialing_second", b="dialing"), [], None),
-        (record("ringing_second", b="ringing"), [], Answer(AnswerKind.MADE)),
-        (record("joined", b="answered"), [], Answer(AnswerKind.MADE)),
-        (record("ended", "second_busy", b="ended"), [RANG], Answer(AnswerKind.MADE)),
-        (record("ended", "second_busy", b="ended"), [], Answer(AnswerKind.CALL_FAILED, B)),
-        (record("ended", "first_no_answer", a="ended"), [], Answer(AnswerKind.CALL_FAILED, A)),
-        (record("ended", "interrupted", a="ended"), [], Answer(AnswerKind.CALL_FAILED, A)),
-        (record("ended", "interrupted"), [], Answer(AnswerKind.CALL_FAILED, B)),
-        (record("ended", "mail_failed", mail="refused"), [], Answer(AnswerKind.MAIL_FAILED)),
-        (record("ended", "cancelled", mail="sending"), [], Answer(AnswerKind.MAIL_FAILED)),
-    ],
-)
-def test_the_record_tells_what_the_switchboard_would_have_answered(
-    seen: ConnectionRecord, journal: list[Entry], expected: Answer | None
-) -> None:
-    assert answer_in(seen, journal) == expected

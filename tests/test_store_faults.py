@@ -108,7 +108,7 @@ async def test_locked_is_refused_and_nothing_journalled_is_lost(path: Path) -> N
         assert record is not None
         assert record.phase == "mailing"
         # The client has had this answer: it is written later, by itself.
-        assert await store.earlier("k") == Earlier(ORDER.id, ORDER.fingerprint, 200, "made")
+        assert await store.repeated(ORDER) == Earlier(ORDER.id, ORDER.fingerprint, 200, "made")
         await store.record(an_order(2))
 
 

@@ -119,7 +119,7 @@ async def test_a_server_that_is_gone_refuses_at_once_and_nothing_is_lost(
         assert record is not None
         assert (record.phase, record.legs[0].state) == ("mailing", "idle")
         # The client has had this answer: it is written later, by itself.
-        assert await store.earlier("k") == Earlier(ORDER.id, ORDER.fingerprint, 200, "made")
+        assert await store.repeated(ORDER) == Earlier(ORDER.id, ORDER.fingerprint, 200, "made")
         await store.intend_dial(ORDER, A, attempt=1, at=T0)
 
 

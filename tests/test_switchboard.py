@@ -554,3 +554,33 @@ async def test_a_fault_of_ours_ends_its_own_connection_only(bench: Bench) -> Non
     assert "cancelled" == await bench.over(first)
     bench.letters.answer = None
     assert MADE == await bench.connect(second)
+
+
+# --- repeated requests ---
+
+
+async def test_a_mail_that_was_accepted_before_a_crash_is_not_sent_again(bench: Bench) -> None:
+    order = replace(an_order(2), resumes=an_order(1).id, mailed=True)
+    assert MADE == await bench.connect(order)
+    assert [] == bench.letters.taken
+    assert 2 == len(bench.carrier.dialed)
+    record = await bench.store.connection(order.id)
+    assert record is not None
+    assert "sent" == record.mail
+
+
+async def test_an_answer_is_had_from_memory_and_from_the_record(bench: Bench) -> None:
+    order = an_order()
+    bench.script = lambda call: Script(hangs_up_after_s=0.05 if call.side is B else None)
+    asked = asyncio.create_task(bench.switchboard.connect(order))
+
+    async def under_way() -> bool:
+        return bench.switchboard.open_connections == 1
+
+    await until(under_way)
+    live = await asyncio.wait_for(bench.switchboard.answer_of(order.id), 5)
+    assert (live and live.answer, await asked) == (MADE, MADE)
+    await bench.over(order)
+    kept = await asyncio.wait_for(bench.switchboard.answer_of(order.id), 5)
+    assert kept is not None
+    assert (kept.answer, kept.outcome) == (MADE, "completed")

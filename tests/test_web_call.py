@@ -1,4 +1,4 @@
-"""`POST /call`: the answers, the idempotency key, and what a client that leaves changes (nothing)."""
+"""`POST /call`: the answers, and what a client that leaves changes (nothing). Repeats: `test_web_repeats.py`."""
 
 import asyncio
 import json
@@ -10,8 +10,7 @@ from starlette.types import Message
 
 from dosvoces.core import Answer, AnswerKind
 from dosvoces.errors import NotNow, StoreError
-from dosvoces.model import ConnectionId, Lead, Order, PhoneNumber, Side
-from dosvoces.store import Earlier
+from dosvoces.model import Lead, Order, PhoneNumber, Side
 from tests.web_fakes import NOW, FakeConnector, app_with
 
 BODY: dict[str, Any] = {"firstnumber": "+34 600 000 011", "secondnumber": "+34960000022", "email": "ana@milmoh.com"}
@@ -117,100 +116,6 @@ async def test_other_addresses_are_not_found(path: str) -> None:
     assert list(response.json()) == ["Message"]
 
 
-# --- the idempotency key ---
-
-
-@pytest.mark.parametrize("key", ["", "x" * 256, "clé", "a\tb"])
-async def test_a_malformed_key_is_refused(key: str) -> None:
-    connector = FakeConnector()
-    async with client_of(connector) as client:
-        response = await client.post("/call", json=BODY, headers=[(b"Idempotency-Key", key.encode("latin-1"))])
-    assert response.status_code == 400
-    assert [(e["field"], e["code"]) for e in response.json()["Errors"]] == [("idempotency_key", "format")]
-    assert connector.orders == []
-
-
-@pytest.mark.parametrize(
-    "answer", [Answer(AnswerKind.MADE), Answer(AnswerKind.MAIL_FAILED), Answer(AnswerKind.CALL_FAILED, Side.B)]
-)
-async def test_a_repeat_gets_the_first_answer(answer: Answer) -> None:
-    connector = FakeConnector(answer)
-    first, second = await post(connector, key="k" * 255), await post(connector, key="k" * 255)
-    assert (second.status_code, second.text) == (first.status_code, first.text)
-    assert second.headers["content-type"] == first.headers["content-type"]
-    assert second.headers["location"] == first.headers["location"]
-    assert "idempotent-replayed" not in first.headers
-    assert second.headers["idempotent-replayed"] == "true"
-    assert (connector.dials, connector.mails) == (2, 1)
-
-
-async def test_a_key_belongs_to_one_body() -> None:
-    connector = FakeConnector()
-    await post(connector, key="k")
-    response = await post(connector, key="k", call_interval=1)
-    assert response.status_code == 422
-    assert response.json() == {"Message": "This Idempotency-Key was used for another request"}
-    assert len(connector.orders) == 1
-
-
-async def test_a_repeat_while_the_first_is_under_way_waits_for_it() -> None:
-    connector = FakeConnector(gate=asyncio.Event())
-    async with client_of(connector) as client:
-        first = asyncio.create_task(client.post("/call", json=BODY, headers={"Idempotency-Key": "k"}))
-        await connector.arrived.wait()
-        second = asyncio.create_task(client.post("/call", json=BODY, headers={"Idempotency-Key": "k"}))
-        other = await client.post("/call", json=BODY | {"call_interval": 1}, headers={"Idempotency-Key": "k"})
-        assert connector.gate is not None
-        connector.gate.set()
-        responses = await asyncio.gather(first, second)
-    assert other.status_code == 422
-    assert [r.status_code for r in responses] == [200, 200]
-    assert ["idempotent-replayed" in r.headers for r in responses] == [False, True]
-    assert (connector.dials, connector.mails) == (2, 1)
-
-
-async def test_a_first_request_that_never_got_an_answer_is_pointed_at() -> None:
-    connector = FakeConnector()
-    await post(connector, key="k")
-    connector.answers.clear()  # as after a crash
-    response = await post(connector, key="k")
-    assert response.status_code == 409
-    assert response.headers["location"] == f"/v1/connections/{connector.orders[0].id}"
-
-
-async def test_a_key_that_another_process_took_meanwhile_is_a_repeat() -> None:
-    class Raced(FakeConnector):
-        asked = 0
-
-        async def earlier(self, key: str) -> Earlier | None:
-            self.asked += 1
-            return None if self.asked == 1 else await super().earlier(key)
-
-    connector = Raced()
-    await post(connector, key="k")
-    connector.asked = 0
-    response = await post(connector, key="k")
-    assert (response.status_code, response.headers["idempotent-replayed"]) == (200, "true")
-    assert len(connector.orders) == 1
-
-
-async def test_a_request_that_was_not_tried_may_be_repeated_under_its_key() -> None:
-    connector = FakeConnector(NotNow("full"))
-    assert (await post(connector, key="k")).status_code == 503
-    connector.answer = Answer(AnswerKind.MADE)
-    response = await post(connector, key="k")
-    assert (response.status_code, "idempotent-replayed" in response.headers) == (200, False)
-
-
-async def test_an_answer_that_can_not_be_kept_is_given_all_the_same() -> None:
-    class Forgetful(FakeConnector):
-        async def remember_answer(self, connection_id: ConnectionId, *, status: int, body: str) -> None:
-            raise StoreError("disk full")
-
-    assert (await post(Forgetful())).status_code == 200
-    assert (await post(Forgetful(), key="k")).status_code == 200
-
-
 # --- clients that leave ---
 
 
@@ -236,7 +141,7 @@ async def test_a_client_that_leaves_while_it_waits_changes_nothing() -> None:
     connector.gate.set()
     await connector.answered.wait()
     assert (sent, connector.dials, connector.mails) == ([], 2, 1)
-    assert (await post(connector, key="k")).status_code == 422  # another body: httpx writes its JSON without blanks
+    assert (await post(connector, key="k")).headers["idempotent-replayed"] == "true"
 
 
 async def test_a_client_that_leaves_before_its_body_is_complete_is_forgotten() -> None:

@@ -2,15 +2,16 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from typing import Any, cast
 
 from fastapi import FastAPI
 
 from dosvoces.core import Answer, AnswerKind
 from dosvoces.dialplan import NumberRules
 from dosvoces.errors import AlreadyRecorded, NotAllowed
-from dosvoces.model import ConnectionId, Order
+from dosvoces.model import ConnectionId, Order, Repeats
 from dosvoces.store import ConnectionRecord, Earlier, Entry
 from dosvoces.web import build_app
 
@@ -29,6 +30,9 @@ class FakeConnector:
     mails: int = 0
     gate: asyncio.Event | None = None
     """If set, `connect` waits for it."""
+    known: dict[str, Any] = field(default_factory=dict)
+    """What the record has of a first request beside its answer: fields of `Earlier`."""
+    waited_for: list[ConnectionId] = field(default_factory=list)
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when an order is recorded."""
     answered: asyncio.Event = field(default_factory=asyncio.Event)
@@ -37,8 +41,8 @@ class FakeConnector:
     async def connect(self, order: Order) -> Answer:
         if isinstance(self.answer, Exception):
             raise self.answer
-        if order.idempotency_key is not None and await self.earlier(order.idempotency_key) is not None:
-            raise AlreadyRecorded("this key is in the record")
+        if order.resumes is None and await self.repeated(order) is not None:
+            raise AlreadyRecorded("a repeat")
         self.orders.append(order)
         self.arrived.set()
         if self.gate is not None:
@@ -54,16 +58,29 @@ class FakeConnector:
         if isinstance(self.answer, NotAllowed):
             raise self.answer
 
-    async def earlier(self, key: str) -> Earlier | None:
-        for order in self.orders:
-            if order.idempotency_key == key:
-                status, body = self.answers.get(order.id, (None, None))
-                return Earlier(order.id, order.fingerprint, status, body)
-        return None
+    async def repeated(self, order: Order) -> Earlier | None:
+        same = [first for first in self.orders if _repeats(order, first)]
+        if not same:
+            return None
+        status, body = self.answers.get(same[-1].id, (None, None))
+        return replace(Earlier(same[-1].id, same[-1].fingerprint, status, body), **self.known)
+
+    async def answer_of(self, connection_id: ConnectionId) -> Earlier | None:
+        self.waited_for.append(connection_id)
+        if self.gate is not None:
+            await self.gate.wait()
+        first = Earlier(connection_id, "", None, None)
+        return replace(first, **self.known) if self.known else replace(first, answer=cast(Answer, self.answer))
 
     async def remember_answer(self, connection_id: ConnectionId, *, status: int, body: str) -> None:
         self.answers[connection_id] = status, body
         self.answered.set()
+
+
+def _repeats(order: Order, first: Order) -> bool:
+    if order.idempotency_key is not None:
+        return first.idempotency_key == order.idempotency_key
+    return order.repeats.coalesce_s is not None and first.fingerprint == order.fingerprint
 
 
 @dataclass
@@ -118,6 +135,7 @@ def app_with(
     readiness: FakeReadiness | None = None,
     canceller: FakeCanceller | None = None,
     scheduler: FakeScheduler | None = None,
+    repeats: Repeats = Repeats(),  # noqa: B008  # It is frozen.
 ) -> FastAPI:
     return build_app(
         connector=connector,
@@ -127,4 +145,5 @@ def app_with(
         readiness=readiness or FakeReadiness(),
         rules=RULES,
         clock=lambda: NOW,
+        repeats=repeats,
     )

@@ -39,6 +39,7 @@ from dosvoces.mail.smtp_url import parse_mail_url
 from dosvoces.media import MediaRelay
 from dosvoces.media.relay import MediaSettings, WorkerRelay
 from dosvoces.media.rtpengine import RtpengineRelay, RtpengineSettings
+from dosvoces.model import Repeats
 from dosvoces.nodes import Membership, Times
 from dosvoces.nodes.place import identity_of
 from dosvoces.settings import Settings, is_loopback
@@ -162,6 +163,7 @@ class Service:
             rules=number_rules(self.settings),
             clock=_utc_now,
             default_interval_s=self.settings.dialing.default_interval_s,
+            repeats=_repeats(self.settings),
         )
         # Each open connection may have its client waiting; beside them there is room to be refused and to look.
         most = _max_connections(self.settings)
@@ -212,6 +214,11 @@ def _membership(settings: Settings, store: Store) -> Membership:
         times=Times(settings.node.beat_s, settings.node.fence_s, settings.node.dead_s),
         alone=url.startswith("sqlite"),
     )
+
+
+def _repeats(settings: Settings) -> Repeats:
+    http = settings.http
+    return Repeats(key_lifetime_s=http.idempotency_hours * 3600, coalesce_s=http.coalesce_s if http.coalesce else None)
 
 
 def number_rules(settings: Settings) -> NumberRules:

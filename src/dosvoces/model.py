@@ -115,6 +115,16 @@ class Lead:
 
 
 @dataclass(frozen=True, slots=True)
+class Repeats:
+    """When a request counts as a repeat of an earlier one, so that nobody is rung for it again."""
+
+    key_lifetime_s: int = 24 * 3600
+    """Of an idempotency key, from the first request under it; one that is still open keeps its key."""
+    coalesce_s: int | None = None
+    """Without a key: how long after the end of an identical request; `None`: each request is carried out."""
+
+
+@dataclass(frozen=True, slots=True)
 class Order:
     """One accepted request: whom to connect, and when. Checked and normalised, not yet recorded."""
 
@@ -127,7 +137,13 @@ class Order:
     """0 to 300 seconds from dialling A to dialling B."""
     idempotency_key: str | None = None
     fingerprint: str = ""
-    """SHA-256 (hex) of the request's body: tells a repeat from another request under the same key."""
+    """SHA-256 (hex) of what was asked for, however it was written: equal for a request and its repeats."""
+    repeats: Repeats = Repeats()
+    """What it may be a repeat of; not recorded."""
+    resumes: ConnectionId | None = None
+    """The connection that tried the same first and was ended by a crash before anybody was dialled."""
+    mailed: bool = False
+    """Whether that one's mail was accepted: it isn't sent again."""
     caller_id_first: str = ""
     """What the first party sees, in E.164, of the trunk's `caller_ids`; empty: what the settings say."""
     caller_id_second: str = ""

@@ -15,7 +15,7 @@ from functools import partial
 import structlog
 
 from dosvoces.carriers import Carrier, Leftover, Released
-from dosvoces.core import Connection, Leg, LegState, Terms, step
+from dosvoces.core import Connection, Leg, LegState, MailState, Terms, step
 from dosvoces.crashpoints import reached
 from dosvoces.errors import AlreadyRecorded, NotOurs, StoreError
 from dosvoces.events import Dialed, Ended, LostAtRestart
@@ -146,7 +146,14 @@ async def _settle(
     legs = {
         leg.side: _lost(leg, entries, released.get(leg.side), now) for leg in record.legs if leg.dialed_at is not None
     }
-    before = Connection(Terms(), a=legs.get(Side.A, Leg()), b=legs.get(Side.B, Leg()), joined_at=record.joined_at)
+    before = Connection(
+        Terms(),
+        a=legs.get(Side.A, Leg()),
+        b=legs.get(Side.B, Leg()),
+        # Who begins the request anew must know whether its mail went out.
+        mail=MailState(record.mail),
+        joined_at=record.joined_at,
+    )
     after, _report = step(before, LostAtRestart(), now)
     entry = entry_of(record.id, now, LostAtRestart(), before, after)
     store.journal(replace(entry, facts={side.value: str(what) for side, what in released.items()}))

@@ -214,11 +214,11 @@ async def test_one_key_one_request(store: Store) -> None:
 
 
 async def test_one_key_one_request_is_found_with_its_answer(store: Store) -> None:
-    assert await store.earlier("k1") is None
+    assert await store.repeated(ORDER) is None
     await store.record(ORDER)
-    assert await store.earlier("k1") == Earlier(ORDER.id, ORDER.fingerprint, None, None)
+    assert await store.repeated(ORDER) == Earlier(ORDER.id, ORDER.fingerprint, None, None)
     await store.remember_answer(ORDER.id, status=200, body="Data received successfully")
-    assert await store.earlier("k1") == Earlier(ORDER.id, ORDER.fingerprint, 200, "Data received successfully")
+    assert await store.repeated(ORDER) == Earlier(ORDER.id, ORDER.fingerprint, 200, "Data received successfully")
 
 
 # --- only the owner writes ---

@@ -3,17 +3,17 @@ Orders that find this node full: they wait in the record for any node with room,
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 import structlog
 
-from dosvoces.core import Answer, AnswerKind, LegState, MailState, Phase
+from dosvoces.core import Answer
 from dosvoces.errors import NotNow, StoreError
-from dosvoces.model import ConnectionId, Order, Outcome, Side
-from dosvoces.store import ConnectionRecord, Earlier, Entry, Store
+from dosvoces.model import ConnectionId, Order, Outcome
+from dosvoces.store import Earlier, Store
 
 log = structlog.get_logger(__name__)
 
@@ -22,8 +22,6 @@ PATIENCE = timedelta(seconds=5)
 FIRST_LOOK_S, LAST_LOOK_S = 0.1, 0.5
 """From one look for the answer to the next; doubled in between."""
 NOBODY = "every node is full; nothing was done"
-_TALKS = frozenset({Phase.JOINING, Phase.JOINED})
-_RANG = frozenset({LegState.RINGING, LegState.ANSWERED})
 
 
 class Here(Protocol):
@@ -32,7 +30,8 @@ class Here(Protocol):
     async def connect(self, order: Order) -> Answer: ...
     async def accept(self, order: Order) -> None: ...
     def check(self, order: Order) -> None: ...
-    async def earlier(self, key: str) -> Earlier | None: ...
+    async def repeated(self, order: Order) -> Earlier | None: ...
+    async def answer_of(self, connection_id: ConnectionId) -> Earlier | None: ...
     async def remember_answer(self, connection_id: ConnectionId, *, status: int, body: str) -> None: ...
 
 
@@ -78,8 +77,11 @@ class Overflow:
     def check(self, order: Order) -> None:
         self._here.check(order)
 
-    async def earlier(self, key: str) -> Earlier | None:
-        return await self._here.earlier(key)
+    async def repeated(self, order: Order) -> Earlier | None:
+        return await self._here.repeated(order)
+
+    async def answer_of(self, connection_id: ConnectionId) -> Earlier | None:
+        return await self._here.answer_of(connection_id)
 
     async def remember_answer(self, connection_id: ConnectionId, *, status: int, body: str) -> None:
         await self._here.remember_answer(connection_id, status=status, body=body)
@@ -109,25 +111,5 @@ class Overflow:
             ):
                 raise NotNow(NOBODY)
             return None
-        return answer_in(record, await self._store.entries(order.id) if record.outcome is not None else [])
-
-
-def answer_in(record: ConnectionRecord, journal: Sequence[Entry]) -> Answer | None:
-    """The answer as the record tells it: `core.answer`, seen from outside. The journal is asked once it is over."""
-    second = next((leg for leg in record.legs if leg.side is Side.B), None)
-    rang = any(entry.side is Side.B and entry.event in ("ringing", "answered") for entry in journal)
-    if rang or record.phase in _TALKS or (second is not None and second.state in _RANG):
-        return Answer(AnswerKind.MADE)
-    if record.outcome is None:
-        return None
-    if record.mail != MailState.SENT:
-        return Answer(AnswerKind.MAIL_FAILED)
-    return Answer(AnswerKind.CALL_FAILED, _failed_side(record))
-
-
-def _failed_side(record: ConnectionRecord) -> Side:
-    outcome = record.outcome or ""
-    if outcome.startswith(("first_", "second_")):
-        return Side.A if outcome.startswith("first_") else Side.B
-    first = next((leg for leg in record.legs if leg.side is Side.A), None)
-    return Side.A if first is None or first.answered_at is None else Side.B
+        told = await self._store.earlier_of(order.id)
+        return None if told is None else told.answer

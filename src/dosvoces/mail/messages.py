@@ -22,7 +22,7 @@ from dosvoces.errors import SettingsError
 from dosvoces.mail import Mail
 from dosvoces.mail.address import Sender, ascii_address, parse_sender
 from dosvoces.mail.mime import alternative_message
-from dosvoces.model import ConnectionId, Order, PhoneNumber
+from dosvoces.model import Order, PhoneNumber
 
 SUBJECT_LIMIT = 100  # characters of the lead's own text in the subject; a phone's list of mails shows fewer
 
@@ -72,7 +72,7 @@ def compose_lead(order: Order, *, sender: str, locale: str = "es") -> Mail:
     templates = layout("lead")
     subject = templates["subject.txt"].render(facts)
     text = templates["body.txt"].render(facts)
-    message_id = lead_message_id(order.id, source)
+    message_id = lead_message_id(order, source)
     content = alternative_message(
         sender=source,
         recipient=recipient,
@@ -86,9 +86,9 @@ def compose_lead(order: Order, *, sender: str, locale: str = "es") -> Mail:
     return Mail(message_id, recipient, subject, text, content)
 
 
-def lead_message_id(connection: ConnectionId, sender: Sender) -> str:
-    """The same however often it is sent; the mail about the outcome refers to it."""
-    return f"<{connection}@{sender.domain}>"
+def lead_message_id(order: Order, sender: Sender) -> str:
+    """The same however often it is sent, also by a connection that resumes; the mail about the outcome refers to it."""
+    return f"<{order.resumes or order.id}@{sender.domain}>"
 
 
 def locales() -> list[str]:

@@ -55,7 +55,7 @@ def compose_outcome(
         boundary=f"=_{order.id}.outcome",
         text=text,
         html=templates["body.html"].render(facts),
-        in_reply_to=lead_message_id(order.id, source),
+        in_reply_to=lead_message_id(order, source),
     )
     return Mail(message_id, recipient, subject, text, content)
 

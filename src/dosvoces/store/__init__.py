@@ -6,11 +6,11 @@ disk. `journal` alone is written behind. One writer gathers what waits across al
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Protocol
 
-from dosvoces.core import Connection
+from dosvoces.core import Answer, Connection
 from dosvoces.mail import Mail
 from dosvoces.model import ConnectionId, Facts, NodeId, Order, Outcome, Side
 from dosvoces.store.reports import Reports, Waiting
@@ -34,13 +34,36 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Earlier:
-    """What is known of the request that used an idempotency key before."""
+    """What is known of a request that came before an equal one, or one under the same idempotency key."""
 
     connection_id: ConnectionId
     fingerprint: str
     status: int | None
-    """The HTTP status that was answered, `None` while it is open."""
+    """The HTTP status that was answered, `None` while it is open, or if a crash came before that was kept."""
     body: str | None
+    outcome: Outcome | None = None
+    answer: Answer | None = None
+    """What its client is to be told, by what became of it so far; `None` while that is open."""
+    dialled: bool = False
+    """Whether somebody may have been rung."""
+    mailed: bool = False
+    """Whether its mail was accepted."""
+    resumes: ConnectionId | None = None
+
+    @property
+    def known(self) -> bool:
+        """Whether its answer is."""
+        return self.status is not None or self.answer is not None
+
+    @property
+    def resumable(self) -> bool:
+        """Whether it ended untold and before anybody was rung: then it may be begun anew."""
+        ended_early = self.outcome in (Outcome.INTERRUPTED, Outcome.REFUSED)
+        return self.status is None and ended_early and not self.dialled
+
+    def resumed_by(self, order: Order) -> Order:
+        """`order` as one that begins this one anew: with its mail, which isn't sent again if it was accepted."""
+        return replace(order, resumes=self.resumes or self.connection_id, mailed=self.mailed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +156,10 @@ class Store(Protocol):
       `AlreadyRecorded`.
     - *only the owner writes*: a connection that is recorded here is this node's; when another node has taken it,
       `intend_dial` and `settle` raise `NotOurs`, `update` changes nothing, and who asked by `when_taken` is told.
-    - *one key, one request*: a second `record` under the same idempotency key raises `AlreadyRecorded`.
+    - *one key, one request*: a second `record` under the same idempotency key raises `AlreadyRecorded`, until the key's
+      lifetime is over. An order that `resumes` takes the key of one that was interrupted before anybody was dialled.
+    - *identical requests are one*: where the order's `repeats` say so, `record` raises `AlreadyRecorded` for an order
+      without a key, if one of the same fingerprint is open, or ended just now and somebody may have been rung.
     - *journal in order*: entries come back in the order given, none lost that was given before a durable write.
     - *errors are ours*: whatever the database does, callers see `StoreError`.
     """
@@ -201,8 +227,11 @@ class Store(Protocol):
     async def remember_answer(self, connection_id: ConnectionId, *, status: int, body: str) -> None:
         """Keep what the client was answered. Raises `StoreError`."""
 
-    async def earlier(self, key: str) -> Earlier | None:
-        """What was recorded under this idempotency key."""
+    async def repeated(self, order: Order) -> Earlier | None:
+        """Of what `order` would be a repeat, for the reasons for which `record` raises `AlreadyRecorded`."""
+
+    async def earlier_of(self, connection_id: ConnectionId) -> Earlier | None:
+        """What is known of the answer to this connection's request; also of another node's."""
 
     async def unfinished(self, *, owner: NodeId | None = None) -> list[ConnectionRecord]:
         """Connections without an outcome: all, or those of one node."""

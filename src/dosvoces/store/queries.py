@@ -6,22 +6,13 @@ from typing import Any
 from sqlalchemy import Connection, Row, Select, select
 from sqlalchemy.sql.elements import ColumnElement
 
-from dosvoces.core import LegState
+from dosvoces.core import LegState, MailState
 from dosvoces.model import ConnectionId, Lead, NodeId, Order, PhoneNumber, Side
-from dosvoces.store import ConnectionRecord, DialRecord, Earlier, Entry, KeptMail, LegRecord
+from dosvoces.store import ConnectionRecord, DialRecord, Entry, KeptMail, LegRecord
 from dosvoces.store.tables import LEAD_COLUMNS, capture, connection, dial_attempt, journal, leg, mail
 
 ROWS_LIMIT = 1_000
 """The most that one question brings."""
-
-
-def earlier_request(db: Connection, key: str) -> Earlier | None:
-    """What was recorded under this idempotency key."""
-    c = connection.c
-    row = db.execute(
-        select(c.id, c.fingerprint, c.answer_status, c.answer_body).where(c.idempotency_key == key)
-    ).one_or_none()
-    return None if row is None else Earlier(ConnectionId(row.id), row.fingerprint, row.answer_status, row.answer_body)
 
 
 def open_connections(db: Connection, owner: NodeId | None = None) -> list[ConnectionRecord]:
@@ -50,6 +41,8 @@ def order_of(db: Connection, connection_id: ConnectionId) -> Order | None:
         caller_id_second=row.caller_id_second,
         not_before=row.not_before,
         expires_at=row.expires_at,
+        resumes=row.resumes,
+        mailed=row.mail == MailState.SENT,
     )
 
 

@@ -32,6 +32,7 @@ from dosvoces.store import (
     Store,
     Trunks,
     queries,
+    repeats,
 )
 from dosvoces.store.address import SqliteAddress, parse_database_url
 from dosvoces.store.database import Database
@@ -315,8 +316,11 @@ class SqlStore(Store):
 
     # --- reading ---
 
-    async def earlier(self, key: str) -> Earlier | None:
-        return await self.ask(partial(queries.earlier_request, key=key))
+    async def repeated(self, order: Order) -> Earlier | None:
+        return await self.ask(partial(repeats.repeated, order=order))
+
+    async def earlier_of(self, connection_id: ConnectionId) -> Earlier | None:
+        return await self.ask(partial(repeats.earlier_of, connection_id=connection_id))
 
     async def unfinished(self, *, owner: NodeId | None = None) -> list[ConnectionRecord]:
         return await self.ask(partial(queries.open_connections, owner=owner))

@@ -6,7 +6,7 @@ statement itself does. Every function here runs inside a transaction that `write
 """
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import (
@@ -24,11 +24,11 @@ from sqlalchemy import (
     update,
 )
 
-from dosvoces.core import Connection, Leg, LegState, Phase
+from dosvoces.core import Connection, Leg, LegState, MailState, Phase
 from dosvoces.errors import AlreadyRecorded, NotOurs, StoreError
 from dosvoces.mail import Mail
 from dosvoces.model import ConnectionId, Facts, NodeId, Order, Outcome, Side
-from dosvoces.store import Entry
+from dosvoces.store import Entry, repeats
 from dosvoces.store.prepared import Cursor, Prepared, Row, Statement, insert_new
 from dosvoces.store.reports import ENDED
 from dosvoces.store.tables import (
@@ -54,6 +54,11 @@ class Writes:
         self.reported: frozenset[str] = frozenset()
         """The events (`store.reports.EVENTS`) of which somebody is to be told."""
         self._insert_connection = insert_new(connection, dialect, _CONNECTION_COLUMNS)
+        self._free_old_key = Prepared(repeats.free_old_key(), dialect)
+        self._hand_key_on = Prepared(repeats.hand_key_on(), dialect)
+        self._identical = Prepared(repeats.identical(), dialect)
+        # SQLite has one writer at a time: there nothing comes between the look and the insert.
+        self._lock_fingerprint = Prepared(repeats.lock(), dialect) if dialect.name == "postgresql" else None
         self._withdraw = Prepared(_withdraw(), dialect)
         self._insert_leg = Prepared(insert(leg), dialect, ("connection_id", "side", "number", "state"))
         self._insert_attempt = insert_new(dial_attempt, dialect, _ATTEMPT_COLUMNS)
@@ -76,8 +81,9 @@ class Writes:
         """
         Write a new connection and its legs; one that `waits` is no node's yet.
 
-        Raises `AlreadyRecorded` for a taken id or idempotency key.
+        Raises `AlreadyRecorded` for a taken id or idempotency key, and for what the order is a repeat of.
         """
+        self._make_way(cursor, order)
         if not self._insert_connection.run(cursor, _connection_row(order, None if waits else self.node)):
             key = f" or the idempotency key {order.idempotency_key}" if order.idempotency_key else ""
             raise AlreadyRecorded(f"connection {order.id}{key} is in the record already", permanent=True)
@@ -89,6 +95,22 @@ class Writes:
                 {"connection_id": order.id, "side": "b", "number": order.second.e164, "state": idle},
             ],
         )
+
+    def _make_way(self, cursor: Cursor, order: Order) -> None:
+        """Free the order's key if it may have it; without a key, raise `AlreadyRecorded` for an identical one."""
+        key, terms = order.idempotency_key, order.repeats
+        if key is not None:
+            since = order.created_at - timedelta(seconds=terms.key_lifetime_s)
+            self._free_old_key.run(cursor, {"key": key, "since": since})
+            if order.resumes is not None:
+                self._hand_key_on.run(cursor, {"key": key})
+        elif terms.coalesce_s is not None:
+            if self._lock_fingerprint is not None:
+                self._lock_fingerprint.run(cursor, {"hash": repeats.lock_number(order.fingerprint)})
+            since = order.created_at - timedelta(seconds=terms.coalesce_s)
+            self._identical.run(cursor, {"fingerprint": order.fingerprint, "since": since})
+            if (first := cursor.fetchone()[0]) is not None:
+                raise AlreadyRecorded(f"{order.id} is a repeat of connection {first}", permanent=True)
 
     def withdraw(self, cursor: Cursor, connection_id: ConnectionId) -> None:
         """Take back a connection that its client was told is not recorded, if it is; never one that was begun."""
@@ -232,6 +254,8 @@ _CONNECTION_COLUMNS = (
     "interval_s",
     "idempotency_key",
     "fingerprint",
+    "resumes",
+    "mail",
     "owner",
     "not_before",
     "expires_at",
@@ -343,6 +367,8 @@ def _connection_row(order: Order, node: NodeId | None) -> Row:
         "interval_s": order.interval_s,
         "idempotency_key": order.idempotency_key,
         "fingerprint": order.fingerprint,
+        "resumes": order.resumes,
+        "mail": (MailState.SENT if order.mailed else MailState.PENDING).value,
         "owner": node,
         "not_before": order.not_before,
         "expires_at": order.expires_at,

@@ -23,6 +23,7 @@ from dosvoces.mail import Mail, Mailbox
 from dosvoces.model import ConnectionId, Note, Order, Outcome, Side
 from dosvoces.recovery import Leftovers
 from dosvoces.store import Earlier, Entry, Store
+from dosvoces.store.answers import answer_of
 from dosvoces.switchboard.admission import NOT_RECORDABLE, Admission, Limits
 from dosvoces.switchboard.live import LiveConnection, Parts
 from dosvoces.switchboard.shutdown import drain
@@ -139,9 +140,16 @@ class Switchboard:
         if live is not None:
             await asyncio.shield(live.over)
 
-    async def earlier(self, key: str) -> Earlier | None:
-        """What was asked before under this idempotency key."""
-        return await self._store.earlier(key)
+    async def repeated(self, order: Order) -> Earlier | None:
+        """Of what `order` would be a repeat. Raises `StoreError`."""
+        return await self._store.repeated(order)
+
+    async def answer_of(self, connection_id: ConnectionId) -> Earlier | None:
+        """What this connection's client was told, as soon as that is known, whichever node's it is."""
+        if (live := self._live.get(connection_id)) is not None:
+            told = await asyncio.shield(live.answered)
+            return Earlier(connection_id, live.order.fingerprint, None, None, answer=told)
+        return await answer_of(self._store, connection_id)
 
     async def remember_answer(self, connection_id: ConnectionId, *, status: int, body: str) -> None:
         """Keep what the client was told, for a repeat. A record that can't be written now loses the repeat only."""

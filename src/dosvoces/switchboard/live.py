@@ -14,7 +14,7 @@ from typing import Any
 import structlog
 
 from dosvoces.carriers import Call, Carrier, DialPlan
-from dosvoces.core import Answer, Connection, LegState, answer, deadline, step
+from dosvoces.core import Answer, Connection, LegState, MailState, answer, deadline, step
 from dosvoces.crashpoints import reached
 from dosvoces.errors import AlreadyRecorded, CarrierError, LimitReached, MailError, NotOurs, StoreError
 from dosvoces.events import (
@@ -69,7 +69,8 @@ class LiveConnection:
     def __init__(self, order: Order, parts: Parts, over: Callable[["LiveConnection", Outcome], None]) -> None:
         loop = asyncio.get_running_loop()
         self.order = order
-        self.state = Connection(parts.limits.terms(order))
+        mail = MailState.SENT if order.mailed else MailState.PENDING
+        self.state = Connection(parts.limits.terms(order), mail=mail)
         self.answered: asyncio.Future[Answer] = loop.create_future()
         self.over: asyncio.Future[Outcome] = loop.create_future()
         self._parts = parts

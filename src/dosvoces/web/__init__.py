@@ -17,6 +17,7 @@ from starlette.routing import Route
 
 from dosvoces.dialplan import NumberRules
 from dosvoces.errors import StoreError
+from dosvoces.model import Repeats
 from dosvoces.web.api import api_routes
 from dosvoces.web.call import CallEndpoint
 from dosvoces.web.connections import PATH as CONNECTIONS_PATH
@@ -38,11 +39,14 @@ def build_app(
     rules: NumberRules,
     clock: Callable[[], datetime],
     default_interval_s: int = 0,
+    repeats: Repeats = Repeats(),  # noqa: B008  # It is frozen.
 ) -> FastAPI:
     """The whole HTTP application. `clock` gives the aware UTC time of an order's creation."""
     # The interactive pages load scripts from elsewhere, so they are off; /openapi.json is there.
     app = FastAPI(title="Dosvoces", version=version("dosvoces"), docs_url=None, redoc_url=None, redirect_slashes=False)
-    call = CallEndpoint(connector=connector, rules=rules, clock=clock, default_interval_s=default_interval_s)
+    call = CallEndpoint(
+        connector=connector, rules=rules, clock=clock, default_interval_s=default_interval_s, repeats=repeats
+    )
 
     app.router.routes.append(Route("/call", call, name="call"))
     app.router.routes.append(Route("/healthz", healthz))
@@ -55,6 +59,7 @@ def build_app(
         rules=rules,
         clock=clock,
         default_interval_s=default_interval_s,
+        key_lifetime_s=repeats.key_lifetime_s,
     )
     app.router.routes.append(Route(CONNECTIONS_PATH, ask.__call__, methods=["POST"]))
     app.include_router(api_routes(records, canceller, clock))

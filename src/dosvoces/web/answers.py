@@ -13,6 +13,7 @@ Header = tuple[bytes, bytes]
 _JSON = b"application/json"
 _TEXT = b"text/plain; charset=utf-8"
 _CLOSE: Header = (b"connection", b"close")
+REPLAYED: Header = (b"idempotent-replayed", b"true")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,11 @@ class Reply:
     headers: tuple[Header, ...] = ()
     unrecorded: ConnectionId | None = field(default=None, compare=False)
     """The connection in whose record this answer is still to be kept."""
+
+    @property
+    def replayed(self) -> bool:
+        """Whether it is the answer to an earlier request."""
+        return REPLAYED in self.headers
 
     def with_headers(self, *headers: Header) -> "Reply":
         return replace(self, headers=self.headers + headers)

@@ -7,7 +7,6 @@ hot path. It knows the ports of `ports.py` and nothing behind them.
 
 import asyncio
 import contextlib
-import hashlib
 import secrets
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,17 +15,18 @@ from datetime import datetime
 import structlog
 from starlette.types import Receive, Scope, Send
 
-from dosvoces.core import Answer, AnswerKind
 from dosvoces.dialplan import NumberRules
 from dosvoces.errors import AlreadyRecorded, NotAllowed, NotNow, StoreError
-from dosvoces.model import ConnectionId, Order, Side, connection_id
+from dosvoces.model import ConnectionId, Order, Repeats, connection_id
 from dosvoces.store import Earlier
+from dosvoces.web import repeats
 from dosvoces.web.answers import INTERNAL_ERROR, Header, Problem, Reply, finish, message, quoted, refusal
 from dosvoces.web.body import BadBody, BodyTooLarge, BodyTooSlow, ClientGone, is_json, parse_object, read_body
 from dosvoces.web.fields import check_fields, missing_arguments
 from dosvoces.web.ports import Connector
 
-MAX_IDEMPOTENCY_KEY = 255  # characters
+MAX_TRIES = 3
+"""To begin a request that looked like a repeat and isn't one any more when it is looked at closely."""
 LINGER_S = 2.0
 """How long the rest of a refused body is read and dropped, so that the client gets to read the refusal."""
 LINGER_BYTES = 32 * 1024 * 1024
@@ -35,14 +35,11 @@ _log = structlog.get_logger(__name__)
 
 _METHOD_NOT_ALLOWED = message(405, "Only POST is allowed here", (b"allow", b"POST"))
 UNSUPPORTED = message(415, "The Content-Type must be application/json, in UTF-8")
-_KEY_REUSED = message(422, "This Idempotency-Key was used for another request")
-_KEY_OPEN = message(409, "The first request with this Idempotency-Key has no answer yet", (b"retry-after", b"5"))
 NOT_RECORDED = message(503, "The request can't be recorded now; nothing was done", (b"retry-after", b"5"))
-_REPLAYED: Header = (b"idempotent-replayed", b"true")
 
 
 class CallEndpoint:
-    """The ASGI application of `/call`. Remembers which idempotency keys are being worked on."""
+    """The ASGI application of `/call`."""
 
     def __init__(
         self,
@@ -51,13 +48,13 @@ class CallEndpoint:
         rules: NumberRules,
         clock: Callable[[], datetime],
         default_interval_s: int = 0,
+        repeats: Repeats = Repeats(),  # noqa: B008  # It is frozen.
     ) -> None:
         self._connector = connector
         self._rules = rules
         self._clock = clock
         self._default_interval_s = default_interval_s
-        self._working: dict[str, tuple[str, asyncio.Task[Reply]]] = {}
-        """By idempotency key: the body's fingerprint and the work for the first request with it."""
+        self._repeats = repeats
         self._tasks: set[asyncio.Task[Reply]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -82,7 +79,7 @@ class CallEndpoint:
         headers: list[Header] = scope["headers"]
         if not is_json(headers):
             return UNSUPPORTED
-        key = idempotency_key(headers)
+        key = repeats.idempotency_key(headers)
         if isinstance(key, Problem):
             return refusal(f"Idempotency-Key {key.message}", [key])
         body = await read_body(headers, receive)
@@ -102,64 +99,73 @@ class CallEndpoint:
             lead=fields.lead,
             interval_s=fields.interval_s,
             idempotency_key=key,
-            fingerprint=hashlib.sha256(body).hexdigest(),
+            repeats=self._repeats,
         )
+        order = replace(order, fingerprint=repeats.fingerprint("/call", order))
         return await self._place(order, quoted(fields.email_as_received))
 
     async def _place(self, order: Order, email: str) -> Reply:
         """
-        Carry `order` out, or give the answer of the request that came first under its key.
+        Carry `order` out, or give the answer to the request that it repeats.
 
         The work is a task of its own: whoever waits for it may be cancelled, and the phones ring on.
         """
-        key = order.idempotency_key
-        if key is None:
-            return await asyncio.shield(self._start(order, email))
-        if key not in self._working:
-            task = self._start(order, email)
-            self._working[key] = order.fingerprint, task
-            task.add_done_callback(lambda _: self._working.pop(key, None))
-            return await asyncio.shield(task)
-        fingerprint, task = self._working[key]
-        if fingerprint != order.fingerprint:
-            return _KEY_REUSED
-        reply = await asyncio.shield(task)
-        return reply if reply.status == 503 else reply.with_headers(_REPLAYED)
-
-    def _start(self, order: Order, email: str) -> asyncio.Task[Reply]:
         task = asyncio.create_task(self._carry_out(order, email))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return task
+        return await asyncio.shield(task)
 
     async def _carry_out(self, order: Order, email: str) -> Reply:
         try:
-            earlier = await self._earlier(order)
-            if earlier is not None:
-                return _repeat(earlier, order)
-            reply = _reply(order, await self._connector.connect(order), email)
-        except NotNow as error:
-            closes: tuple[Header, ...] = ((b"connection", b"close"),) if error.leaving else ()
-            return message(503, str(error), (b"retry-after", str(error.retry_after_s).encode()), *closes)
+            return await self._connect_or_repeat(order, email)
         except NotAllowed as error:
             return message(400, str(error))
-        except AlreadyRecorded:  # Another process of ours was quicker with the same key.
-            earlier = await self._earlier(order)
-            return _KEY_OPEN if earlier is None else _repeat(earlier, order)
         except StoreError:
             _log.exception("connection_not_recorded", connection_id=order.id)
             return NOT_RECORDED
         except Exception:
             _log.exception("connection_failed", connection_id=order.id)
             return INTERNAL_ERROR
+
+    async def _connect_or_repeat(self, order: Order, email: str) -> Reply:
+        """The record decides who was first; what it is to be asked about the first is asked only then."""
+        for _ in range(MAX_TRIES):
+            try:
+                return await self._connect(order, email)
+            except NotNow as error:
+                # Nothing new begins now, but a repeat begins nothing.
+                earlier = await self._connector.repeated(order)
+                if earlier is None or earlier.resumable:
+                    return _not_now(error)
+            except AlreadyRecorded:
+                earlier = await self._connector.repeated(order)
+            if earlier is None:
+                continue  # The first one is over by now, and this one is no repeat any more.
+            if not (earlier.resumable and earlier.fingerprint == order.fingerprint):
+                return await self._repeat(earlier, order, email)
+            order = earlier.resumed_by(order)
+        return repeats.OPEN
+
+    async def _connect(self, order: Order, email: str) -> Reply:
+        reply = repeats.told(order, order.id, await self._connector.connect(order), email)
         if order.idempotency_key is None:
-            return reply
+            return replace(reply, unrecorded=order.id)
         # Under a key the answer is kept before it is given: a repeat must not find the question open.
         await self._remember(order.id, reply)
-        return replace(reply, unrecorded=None)
+        return reply
 
-    async def _earlier(self, order: Order) -> Earlier | None:
-        return None if order.idempotency_key is None else await self._connector.earlier(order.idempotency_key)
+    async def _repeat(self, earlier: Earlier, order: Order, email: str) -> Reply:
+        if earlier.fingerprint != order.fingerprint:
+            return repeats.KEY_REUSED
+        if not earlier.known and order.idempotency_key is None:
+            try:
+                earlier = await self._connector.answer_of(earlier.connection_id) or earlier
+            except TimeoutError:
+                _log.warning("answer_waited_for_in_vain", connection_id=earlier.connection_id)
+        reply = repeats.repeat(earlier, order, email)
+        if earlier.status is None and earlier.outcome is not None and reply.replayed:
+            await self._remember(earlier.connection_id, reply)
+        return reply
 
     async def _remember(self, connection: ConnectionId, reply: Reply) -> None:
         try:
@@ -168,42 +174,9 @@ class CallEndpoint:
             _log.exception("answer_not_recorded", connection_id=connection)
 
 
-def idempotency_key(headers: list[Header]) -> str | Problem | None:
-    """The request's key, `None` if it has none."""
-    keys = [value for name, value in headers if name == b"idempotency-key"]
-    if not keys:
-        return None
-    key = keys[0].decode("latin-1")
-    if len(keys) == 1 and 0 < len(key) <= MAX_IDEMPOTENCY_KEY and key.isascii() and key.isprintable():
-        return key
-    return Problem(
-        "idempotency_key", "format", f"is not one text of 1 to {MAX_IDEMPOTENCY_KEY} printable ASCII characters"
-    )
-
-
-def _location(connection: ConnectionId) -> Header:
-    return b"location", f"/v1/connections/{connection}".encode()
-
-
-def _reply(order: Order, answer: Answer, email: str) -> Reply:
-    match answer.kind:
-        case AnswerKind.MADE:
-            reply = Reply(200, "Data received successfully")
-        case AnswerKind.MAIL_FAILED:
-            reply = message(500, f"Could not send email to {email}")
-        case AnswerKind.CALL_FAILED:
-            number = order.number(answer.side or Side.A)
-            reply = message(500, f"Could not make call to {quoted(number.as_received)}")
-    return replace(reply, headers=(_location(order.id),), unrecorded=order.id)
-
-
-def _repeat(earlier: Earlier, order: Order) -> Reply:
-    """The answer to a request whose key is in the record."""
-    if earlier.fingerprint != order.fingerprint:
-        return _KEY_REUSED
-    if earlier.status is None or earlier.body is None:
-        return _KEY_OPEN.with_headers(_location(earlier.connection_id))
-    return Reply(earlier.status, earlier.body, (_location(earlier.connection_id), _REPLAYED))
+def _not_now(error: NotNow) -> Reply:
+    closes: tuple[Header, ...] = ((b"connection", b"close"),) if error.leaving else ()
+    return message(503, str(error), (b"retry-after", str(error.retry_after_s).encode()), *closes)
 
 
 async def _refuse_unread(reply: Reply, receive: Receive, send: Send) -> None:

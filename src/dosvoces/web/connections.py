@@ -5,9 +5,9 @@ The same checks as `POST /call`, under English names, and the same strictness ab
 `GET` shows it.
 """
 
-import hashlib
 import secrets
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import structlog
@@ -17,11 +17,12 @@ from starlette.responses import Response
 
 from dosvoces.dialplan import NumberRules
 from dosvoces.errors import AlreadyRecorded, NotAllowed, NotNow, StoreError
-from dosvoces.model import ConnectionId, Order, connection_id
-from dosvoces.web.answers import Header, Problem, Reply, message, quoted, refusal
+from dosvoces.model import ConnectionId, Order, Repeats, connection_id
+from dosvoces.web import repeats
+from dosvoces.web.answers import REPLAYED, Header, Problem, Reply, message, quoted, refusal
 from dosvoces.web.api import ConnectionView, connection_view
 from dosvoces.web.body import BadBody, BodyTooLarge, BodyTooSlow, ClientGone, is_json, parse_object, read_body
-from dosvoces.web.call import NOT_RECORDED, UNSUPPORTED, idempotency_key
+from dosvoces.web.call import NOT_RECORDED, UNSUPPORTED
 from dosvoces.web.fields import Names, check_fields
 from dosvoces.web.ports import Connector, Records, Scheduler
 
@@ -35,7 +36,6 @@ NAMES = Names(
     ("property_name", "agent_name", "url", "city", "area_m2", "price"),
 )
 _VIEW = TypeAdapter(ConnectionView)
-_KEY_REUSED = message(422, "This Idempotency-Key was used for another request")
 
 _log = structlog.get_logger(__name__)
 
@@ -52,6 +52,7 @@ class ConnectionsEndpoint:
         rules: NumberRules,
         clock: Callable[[], datetime],
         default_interval_s: int = 0,
+        key_lifetime_s: int = 24 * 3600,
     ) -> None:
         self._connector = connector
         self._scheduler = scheduler
@@ -59,6 +60,7 @@ class ConnectionsEndpoint:
         self._rules = rules
         self._clock = clock
         self._default_interval_s = default_interval_s
+        self._repeats = Repeats(key_lifetime_s)
 
     async def __call__(self, request: Request) -> Response:
         reply = await self._answer(request)
@@ -69,7 +71,7 @@ class ConnectionsEndpoint:
         headers: list[Header] = request.scope["headers"]
         if not is_json(headers):
             return UNSUPPORTED
-        key = idempotency_key(headers)
+        key = repeats.idempotency_key(headers)
         if isinstance(key, Problem):
             return refusal(f"Idempotency-Key {key.message}", [key])
         try:
@@ -83,10 +85,10 @@ class ConnectionsEndpoint:
             return message(408, str(error), (b"connection", b"close"))
         except BadBody as error:
             return _invalid([error.problem])
-        order = self._order(members, key, hashlib.sha256(body).hexdigest())
+        order = self._order(members, key)
         return _invalid(order) if isinstance(order, list) else await self._place(order)
 
-    def _order(self, members: dict[str, object], key: str | None, fingerprint: str) -> Order | list[Problem]:
+    def _order(self, members: dict[str, object], key: str | None) -> Order | list[Problem]:
         problems: list[Problem] = []
         fields = check_fields(members, self._rules, self._default_interval_s, NAMES)
         if isinstance(fields, list):
@@ -99,7 +101,7 @@ class ConnectionsEndpoint:
             problems.append(Problem("expires_at", "range", "is not later than now and than not_before"))
         if problems or isinstance(fields, list):
             return problems
-        return Order(
+        order = Order(
             id=connection_id(now, secrets.randbits(80)),
             created_at=now,
             first=fields.first,
@@ -107,18 +109,22 @@ class ConnectionsEndpoint:
             lead=fields.lead,
             interval_s=fields.interval_s,
             idempotency_key=key,
-            fingerprint=fingerprint,
+            repeats=self._repeats,
             caller_id_first=first_id,
             caller_id_second=second_id,
             not_before=not_before,
             expires_at=expires_at,
         )
+        return replace(order, fingerprint=repeats.fingerprint(PATH, order))
 
     async def _place(self, order: Order) -> Reply:
         try:
-            if order.idempotency_key is not None and (earlier := await self._connector.earlier(order.idempotency_key)):
-                same = earlier.fingerprint == order.fingerprint
-                return await self._accepted(earlier.connection_id, replayed=True) if same else _KEY_REUSED
+            if order.idempotency_key is not None and (earlier := await self._connector.repeated(order)):
+                if earlier.fingerprint != order.fingerprint:
+                    return repeats.KEY_REUSED
+                if not earlier.resumable:
+                    return await self._accepted(earlier.connection_id, replayed=True)
+                order = earlier.resumed_by(order)
             self._connector.check(order)
             if order.not_before is None or order.not_before <= order.created_at:
                 await self._connector.accept(order)
@@ -140,7 +146,7 @@ class ConnectionsEndpoint:
         """The resource as it is now."""
         headers: tuple[Header, ...] = ((b"location", f"{PATH}/{connection}".encode()),)
         if replayed:
-            headers += ((b"idempotent-replayed", b"true"),)
+            headers += (REPLAYED,)
         record = await self._records.connection(connection)
         if record is None:
             return NOT_RECORDED

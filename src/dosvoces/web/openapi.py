@@ -29,6 +29,12 @@ _PROBLEMS: dict[str, Any] = {
 
 _DESCRIPTIVE: dict[str, Any] = {"type": ["string", "number", "null"], "maxLength": 2000}
 _LOCATION = {"Location": {"description": "The connection as a resource", "schema": {"type": "string"}}}
+_REPLAYED = {
+    "Idempotent-Replayed": {
+        "description": "`true`: the answer to an earlier request, of the same key or body",
+        "schema": {"type": "string", "const": "true"},
+    }
+}
 _RETRY_AFTER = {"Retry-After": {"description": "Seconds", "schema": {"type": "integer"}}}
 
 CALL_PATH: dict[str, Any] = {
@@ -41,8 +47,10 @@ CALL_PATH: dict[str, Any] = {
                 "name": "Idempotency-Key",
                 "in": "header",
                 "required": False,
-                "description": "A repeat under the same key gets the first answer; nobody is called twice.",
-                "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+                "description": "A repeat under the same key gets the first answer; nobody is called twice. In quotes, "
+                "which may be left out where it has no blanks, commas, semicolons, quotes or backslashes.",
+                "schema": {"type": "string", "minLength": 1, "maxLength": 512},
+                "example": '"8e03978e-40d5-43dd-bc93-6894a57f9324"',
             }
         ],
         "requestBody": {
@@ -71,16 +79,24 @@ CALL_PATH: dict[str, Any] = {
         "responses": {
             "200": {
                 "description": "Both calls were made",
-                "headers": _LOCATION,
+                "headers": _LOCATION | _REPLAYED,
                 "content": {"text/plain": {"schema": {"type": "string", "const": "Data received successfully"}}},
             },
             "400": {"description": "Something is missing or invalid; nothing was done", "content": _PROBLEMS},
             "408": {"description": "The body took too long", "content": _MESSAGE},
-            "409": {"description": "The first request with this key has no answer yet", "content": _MESSAGE},
+            "409": {
+                "description": "The first request with this key has no answer yet",
+                "headers": _RETRY_AFTER,
+                "content": _MESSAGE,
+            },
             "413": {"description": "The body is larger than 64 KiB", "content": _MESSAGE},
             "415": {"description": "The body is not application/json", "content": _MESSAGE},
             "422": {"description": "The key was used for another request", "content": _MESSAGE},
-            "500": {"description": "The e-mail or a call failed", "headers": _LOCATION, "content": _MESSAGE},
+            "500": {
+                "description": "The e-mail or a call failed",
+                "headers": _LOCATION | _REPLAYED,
+                "content": _MESSAGE,
+            },
             "503": {"description": "Not tried; safe to repeat", "headers": _RETRY_AFTER, "content": _MESSAGE},
         },
     }

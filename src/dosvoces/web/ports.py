@@ -22,7 +22,7 @@ class Connector(Protocol):
         """
         Record, mail, dial; return when B rings or has answered, or when something failed.
 
-        Raises `NotNow` if it is not tried now, `AlreadyRecorded` if the order's idempotency key is taken.
+        Raises `NotNow` if it is not tried now, `AlreadyRecorded` if it is a repeat: of what, `repeated` knows.
         """
 
     async def accept(self, order: Order) -> None:
@@ -31,8 +31,11 @@ class Connector(Protocol):
     def check(self, order: Order) -> None:
         """Raises `NotAllowed` if `accept` would, for a reason that waiting doesn't change."""
 
-    async def earlier(self, key: str) -> Earlier | None:
-        """The request that used this idempotency key before. Raises `StoreError`."""
+    async def repeated(self, order: Order) -> Earlier | None:
+        """The request that this one repeats. Raises `StoreError`."""
+
+    async def answer_of(self, connection_id: ConnectionId) -> Earlier | None:
+        """Wait for the answer to a request that is under way, on whatever node. Raises `TimeoutError`."""
 
     async def remember_answer(self, connection_id: ConnectionId, *, status: int, body: str) -> None:
         """Keep what was answered, for a repeat of the request. Raises `StoreError`."""
