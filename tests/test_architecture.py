@@ -23,6 +23,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "media",
             "sip",
             "settings",
+            "settings_http",
             "settings_load",
             "settings_mail",
             "settings_numbers",

@@ -18,6 +18,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_va
 from dosvoces import __version__
 from dosvoces import settings_values as values
 from dosvoces.errors import SettingsError
+from dosvoces.settings_http import Http, ListenPort
 from dosvoces.settings_mail import Mail
 from dosvoces.settings_numbers import Numbers
 from dosvoces.settings_section import Section
@@ -49,7 +50,6 @@ __all__ = [
 
 MIN_SESSION_S = 90  # RFC 4028 §5
 
-ListenPort = Annotated[int, Field(ge=0, le=65535)]
 Country = Annotated[str, AfterValidator(values.country)]
 Bind = Annotated[HostPort, BeforeValidator(functools.partial(values.host_port, any_port=True))]
 Listed = BeforeValidator(values.comma_separated)
@@ -58,22 +58,6 @@ AdvertisedBind = Annotated[HostPort | Literal["auto"], BeforeValidator(values.ad
 
 
 # --- the sections ---
-
-
-class Http(Section):
-    """Where requests come in."""
-
-    host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
-    """Address to listen on. `0.0.0.0` lets other machines in: put a proxy with TLS and access rules before it."""
-    port: ListenPort = 8080
-    """TCP port to listen on; 0 lets the system choose."""
-    idempotency_hours: Annotated[int, Field(ge=1, le=24 * 30)] = 24
-    """How long an `Idempotency-Key` counts: see [Repeated requests](../howto/idempotency.md)."""
-    coalesce: bool = True
-    """Whether a `POST /call` without a key that says the same as one that is open, or has ended just now, gets that
-    one's answer, and nobody is called again."""
-    coalesce_s: Annotated[int, Field(ge=0, le=3600)] = 30
-    """For how many seconds after the first one's end."""
 
 
 class Database(Section):
