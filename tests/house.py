@@ -10,7 +10,7 @@ import os
 import signal
 import sqlite3
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -22,6 +22,7 @@ import httpx
 from dosvoces.app import Service
 from dosvoces.carriers import Carrier
 from dosvoces.carriers.sip import SipCarrier
+from dosvoces.clock import utc_now
 from dosvoces.crashpoints import VARIABLE
 from dosvoces.model import ConnectionId, Side
 from dosvoces.phone import Phone, PhoneBehaviour, PhoneCall, PhoneEvent, PhoneEventKind
@@ -182,12 +183,13 @@ async def house(
     phone: Phone | None = None,
     carrier: Carrier | None = None,
     trunks: Sequence[Sections] = (),
+    wall: Callable[[], datetime] = utc_now,
     **sections: Sections | Sequence[Sections],
 ) -> AsyncIterator[House]:
     """The service in this process."""
     settings = Settings.model_validate(values(folder, phone, trunks, **sections))
     async with (
-        Service.open(settings, carrier=carrier) as service,
+        Service.open(settings, carrier=carrier, wall=wall) as service,
         httpx.AsyncClient(base_url=service.http_url, timeout=LIMIT_S) as client,
     ):
         yield House(service, client)
@@ -199,7 +201,7 @@ async def house_and_phones(
 ) -> AsyncIterator[tuple[House, Phones]]:
     """The service with a trunk to two phones; afterwards nobody is left on a line."""
     async with Phones.open({FIRST: first, SECOND: second}) as phones:
-        async with house(folder, phone=phones.phone, carrier=None, trunks=(), **sections) as running:
+        async with house(folder, phone=phones.phone, carrier=None, trunks=(), wall=utc_now, **sections) as running:
             yield running, phones
         await phones.quiet()
 

@@ -34,6 +34,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "telemetry",
             "timeline",
             "capture",
+            "clock",
         }
     ),
     frozenset({"deferred", "journal", "nodes", "recovery", "switchboard", "phone", "phone_call", "client"}),

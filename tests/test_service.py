@@ -6,6 +6,7 @@ import os
 import signal
 import sqlite3
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from random import Random
 
@@ -17,6 +18,7 @@ from dosvoces.capture import unpack
 from dosvoces.carriers import Call, DialPlan
 from dosvoces.carriers.fake import FakeCarrier, Script
 from dosvoces.carriers.sip import SipCarrier
+from dosvoces.clock import utc_now
 from dosvoces.model import EndReason, Side
 from dosvoces.phone import BUSY, DECLINE, NOT_FOUND, Heard, PhoneBehaviour, PhoneEventKind
 from dosvoces.sip.api import EndCause
@@ -261,6 +263,24 @@ async def test_a_number_is_answered_as_it_was_received(tmp_path: Path) -> None:
         answer = await running.post(firstnumber="0034 600-00.00 11")
         assert answer.json() == {"Message": "Could not make call to 0034 600-00.00 11"}
         assert (await running.over(answer)).first == FIRST
+
+
+@pytest.mark.parametrize("hours", [1, -1])
+async def test_a_wall_clock_that_is_set_moves_no_limit(tmp_path: Path, hours: int) -> None:
+    """Neither is a phone rung an hour longer, nor is a talk ended an hour early."""
+    jumped = timedelta(0)
+    carrier = FakeCarrier(lambda call: Script(answers_after_s=0 if call.side is Side.A else None))
+    began = utc_now()
+    limits: dict[str, object] = {"ring_timeout_s": 1, "talk_limit_s": 600}
+    async with house(tmp_path, carrier=carrier, wall=lambda: utc_now() + jumped, dialing=limits) as running:
+        answer = await running.post()
+        jumped = timedelta(hours=hours)
+        record = await running.over(answer)
+        assert record.outcome == "second_no_answer"
+        times = [entry.at for entry in await running.journal(record)]
+        ended = utc_now()
+    assert times == sorted(times)
+    assert began <= times[0] < times[-1] <= ended
 
 
 async def test_nothing_is_tried_without_a_trunk(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import signal
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from typing import Any, Literal
 
@@ -27,6 +27,7 @@ from dosvoces.carriers.public import Nat
 from dosvoces.carriers.sip import SipCarrier
 from dosvoces.carriers.sip_codecs import CODECS
 from dosvoces.carriers.trunks import Trunk
+from dosvoces.clock import SteadyClock, utc_now
 from dosvoces.deferred.dispatcher import Dispatcher
 from dosvoces.deferred.overflow import Overflow
 from dosvoces.dialplan import NumberRules
@@ -79,6 +80,7 @@ class Service:
         switchboard: Switchboard,
         membership: Membership,
         dispatcher: Dispatcher,
+        clock: SteadyClock,
     ) -> None:
         """Use `open`."""
         self.settings = settings
@@ -88,17 +90,20 @@ class Service:
         self.switchboard = switchboard
         self.membership = membership
         self.dispatcher = dispatcher
+        self.clock = clock
         self.http: HttpServer
         """Set last, when everything behind it is ready."""
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, settings: Settings, *, carrier: Carrier | None = None) -> AsyncIterator["Service"]:
+    async def open(
+        cls, settings: Settings, *, carrier: Carrier | None = None, wall: Callable[[], datetime] = utc_now
+    ) -> AsyncIterator["Service"]:
         """
         Start everything, in the order in which things depend on each other, and end it in reverse.
 
-        `carrier` takes the place of the one that the settings name. Raises `SettingsError`, `StoreError`,
-        `CarrierError` when a part can't start; what had started is given back.
+        `carrier` takes the place of the one that the settings name, `wall` that of the wall clock. Raises
+        `SettingsError`, `StoreError`, `CarrierError` when a part can't start; what had started is given back.
         """
         async with AsyncExitStack() as stack:
             store = open_store(settings.database.address, reported=reported(settings), quota=_quota(settings))
@@ -109,12 +114,14 @@ class Service:
             carrier = carrier or _carrier(settings)
             stack.push_async_callback(carrier.close)
             membership = _membership(settings, store)
+            clock = SteadyClock(lambda: switchboard.open_connections == 0, wall=wall)
             switchboard = Switchboard(
                 store=store,
                 mailbox=mailbox,
                 carrier=carrier,
                 compose=partial(compose_lead, sender=settings.mail.from_, locale=settings.mail.locale),
                 limits=_limits(settings),
+                now=clock,
                 holds_lease=membership.holds_lease,
             )
             # Until the last outcome is written this node is on the roll: what it couldn't settle, others find.
@@ -132,6 +139,7 @@ class Service:
                 switchboard=switchboard,
                 membership=membership,
                 dispatcher=dispatcher,
+                clock=clock,
             )
             telemetry.OPEN_CONNECTIONS.set_function(lambda: switchboard.open_connections)
             stack.callback(asyncio.create_task(telemetry.watch_loop(), name="loop lag").cancel)
@@ -161,7 +169,7 @@ class Service:
             canceller=self.membership,
             readiness=self,
             rules=number_rules(self.settings),
-            clock=_utc_now,
+            clock=self.clock,
             default_interval_s=self.settings.dialing.default_interval_s,
             repeats=_repeats(self.settings),
         )
@@ -276,15 +284,11 @@ async def _until_first(*ways: Coroutine[Any, Any, object]) -> None:
         task.cancel()
 
 
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
-
-
 def open_mailbox(settings: Settings, store: Store) -> Mailbox:
     """What the settings name to take the mails. Raises `SettingsError`."""
     url = settings.mail.url.get_secret_value()
     if url == INBOX_URL:
-        return Inbox(store, _utc_now)
+        return Inbox(store, utc_now)
     server = replace(parse_mail_url(url), timeout_s=settings.mail.timeout_s)
     return SmtpMailbox(server, sender=settings.mail.from_)
 
