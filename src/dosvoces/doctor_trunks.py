@@ -131,6 +131,8 @@ async def _connection(settings: Settings, thing: str, hop: Hop) -> AsyncIterator
 
 
 def _remedy(why: str) -> str:
+    if "of ours" in why or "our certificate" in why:
+        return "tls_certificate_file and tls_key_file in [sip] must be a certificate that the carrier has said it takes"
     if "certificate" in why:
         return "its certificate must be of the host that proxy names, and be signed by who is in [sip] tls_ca_file"
     return "mend its proxy; see that it runs and that TCP gets there"

@@ -12,7 +12,7 @@ from typing import Protocol, cast
 
 from .api import Hop
 from .stream import LINE_BREAK, Framer, Pulse
-from .tls import certificate_ends
+from .tls import certificate_ends, refusal
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +117,7 @@ class Connection(asyncio.Protocol):
         return False  # close: a peer that has done with sending has done with us
 
     def connection_lost(self, error: Exception | None) -> None:
-        self.why = self.why or (str(error) if error else "the peer closed it")
+        self.why = self.why or (refusal(error) if error else "the peer closed it")
         for timer in (self._deadline, self._alarm):
             if timer is not None:
                 timer.cancel()

@@ -379,6 +379,8 @@ class Connections:
         log.info("connection with %s lost: %s", hop, connection.why)
         line = self._lines.get(hop[:4])
         if line is not None and not line.heard:
+            # With TLS 1.3 a peer that refuses our certificate says so after the handshake is over for us.
+            line.why = connection.why
             if line.failures:
                 line.rest(self._loop.time())  # it may accept connections only to close them
             line.failures = max(1, line.failures)

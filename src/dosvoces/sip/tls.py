@@ -113,11 +113,27 @@ def _why(error: OSError) -> str:
     return error.strerror or str(error)
 
 
+_ALERTS = {
+    "CERTIFICATE_REQUIRED": "it wants a certificate of ours, and there is none",
+    "HANDSHAKE_FAILURE": "it broke off the handshake: it may want a certificate of ours",
+    "UNKNOWN_CA": "it refuses our certificate: it doesn't believe who signed it",
+    "CERTIFICATE_EXPIRED": "it refuses our certificate: it has expired",
+    "CERTIFICATE_REVOKED": "it refuses our certificate: it was revoked",
+    "CERTIFICATE_UNKNOWN": "it refuses our certificate",
+    "BAD_CERTIFICATE": "it refuses our certificate",
+    "UNSUPPORTED_CERTIFICATE": "it refuses our certificate: it isn't one for this use",
+}
+"""What a peer says of our certificate (RFC 8446 §6.2), by OpenSSL's names."""
+
+
 def refusal(error: BaseException) -> str:
     """Why a connection could not be made, in words for an operator."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is refused: {error.verify_message}"
     if isinstance(error, ssl.SSLError):
+        for alert, said in _ALERTS.items():
+            if (error.reason or "").endswith(f"ALERT_{alert}"):
+                return said
         return f"TLS: {(error.reason or str(error)).replace('_', ' ').lower()}"
     if isinstance(error, TimeoutError):
         return "no answer in time"

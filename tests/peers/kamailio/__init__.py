@@ -58,11 +58,13 @@ class Kamailio:
         *,
         certificate: str = "",
         key: str = "",
+        client_ca: str = "",
         port: int = 0,
         name: str = "kamailio",
     ) -> "AsyncIterator[Kamailio]":
         """
-        A proxy to `phones`, each `host:port` with URI parameters. With a certificate it speaks TLS too.
+        A proxy to `phones`, each `host:port` with URI parameters. With a certificate it speaks TLS too, with
+        `client_ca` only to who shows one that this authority has signed.
 
         Raises `AssertionError` in words if this machine can't have it.
         """
@@ -73,7 +75,15 @@ class Kamailio:
         tls_port = free_tcp_port() if certificate else 0
         config = folder / "kamailio.cfg"
         (folder / "tls.cfg").write_text(
-            fill_in((HERE / "tls.cfg").read_text(), {"certificate": certificate, "key": key})
+            fill_in(
+                (HERE / "tls.cfg").read_text(),
+                {
+                    "certificate": certificate,
+                    "key": key,
+                    "verify": "yes" if client_ca else "no",
+                    "client_ca": client_ca or certificate,
+                },
+            )
         )
         tls = {
             "tls": "yes",
