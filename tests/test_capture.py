@@ -44,6 +44,7 @@ CALL = Capture(
 
 
 def test_a_ladder_shows_both_legs() -> None:
+    """A message that was sent again is counted where it was sent first."""
     expected = """\
            A                             Dosvoces                              B
            127.0.0.1:5070 udp                                 127.0.0.1:5070 udp
@@ -51,12 +52,42 @@ def test_a_ladder_shows_both_legs() -> None:
     0.012  |-------- 180 Ringing -------->|       |                              |
     0.900  |-------- 200 OK (SDP) ------->|       |                              |
     0.900  |<------------ ACK ------------|       |                              |
-    0.901  |                              |       |----------- INVITE ---------->|
-    1.401  |                              |       |------- INVITE …again ------->|
+    0.901  |                              |       |----- INVITE ×2 to 1.4 s ---->|
     1.410  |                              |       |<------- 486 Busy Here -------|
     1.420  |<------------ BYE ------------|       |                              |
     1.430  |-------- 200 OK (BYE) ------->|       |                              |"""
     assert expected == ladder(CALL)
+
+
+SECOND: tuple[str, int] = ("2001:db8::2", 5061)
+DIALS_TWICE = Capture(
+    (
+        message(0, "INVITE sip:+34960000022@127.0.0.1:5070 SIP/2.0", ours=True, leg=LEG_B),
+        message(500, "INVITE sip:+34960000022@127.0.0.1:5070 SIP/2.0", ours=True, leg=LEG_B),
+        message(1500, "INVITE sip:+34960000022@127.0.0.1:5070 SIP/2.0", ours=True, leg=LEG_B),
+        message(
+            6000,
+            "INVITE sip:+34960000022@second SIP/2.0",
+            ours=True,
+            leg=LEG_B,
+            more="Content-Type: application/sdp\r\n",
+        )._replace(peer=SECOND, transport="tls"),
+        message(6010, "SIP/2.0 486 Busy Here", ours=False, leg=LEG_B)._replace(peer=SECOND, transport="tls"),
+        message(9000, "BYE sip:x SIP/2.0", ours=True, method="BYE")._replace(peer=("203.0.113.9", 5060)),
+    )
+)
+
+
+def test_a_ladder_tells_where_a_dial_went_that_moved_on() -> None:
+    expected = """\
+           A                             Dosvoces                              B
+           203.0.113.9:5060 udp                               127.0.0.1:5070 udp
+    0.000  |                              |       |----- INVITE ×3 to 1.5 s ---->|
+           |                              |       |    now [2001:db8::2]:5061 tls|
+    6.000  |                              |       |-------- INVITE (SDP) ------->|
+    6.010  |                              |       |<------- 486 Busy Here -------|
+    9.000  |<------------ BYE ------------|       |                              |"""
+    assert expected == ladder(DIALS_TWICE)
 
 
 def test_an_empty_capture_says_so() -> None:
@@ -161,6 +192,20 @@ def test_wireshark_reads_the_file(tmp_path: Path) -> None:
     assert {f"{LEG_A}-0a1b", f"{LEG_B}-0a1b"} == {packet["sip.Call-ID"][0] for packet in packets}
 
 
+def test_wireshark_sees_where_a_dial_went_that_moved_on(tmp_path: Path) -> None:
+    second = ("198.51.100.9", 5080)
+    moved = Capture(tuple(m._replace(peer=second) if m.peer == SECOND else m for m in DIALS_TWICE.messages))
+    file = tmp_path / "call.pcap"
+    file.write_bytes(pcap(moved))
+    fields = [word for name in ("ip.src", "udp.srcport", "ip.dst", "udp.dstport") for word in ("-e", name)]
+    command = ["tshark", "-r", str(file), "-T", "fields", *fields]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    here = f"{HERE[0]}\t{HERE[1]}"
+    first, other, border = f"{TRUNK[0]}\t{TRUNK[1]}", f"{second[0]}\t{second[1]}", "203.0.113.9\t5060"
+    sent = [f"{here}\t{first}"] * 3 + [f"{here}\t{other}"]
+    assert [*sent, f"{other}\t{here}", f"{here}\t{border}"] == done.stdout.splitlines()
+
+
 def test_wireshark_reads_the_heads_of_rtp_packets(tmp_path: Path) -> None:
     heads = tuple(
         Captured(CALL.messages[3].at_us + 20_000 * n, bool(n % 2), "rtp", HERE, ("192.0.2.7", 4000), head, 172)
@@ -172,4 +217,4 @@ def test_wireshark_reads_the_heads_of_rtp_packets(tmp_path: Path) -> None:
     command = ["tshark", "-r", str(file), "-d", "udp.port==4000,rtp", "-Y", "rtp", "-T", "fields", *fields]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     assert ["7\t180", "8\t180", "9\t180"] == done.stdout.splitlines()
-    assert len(ladder(Capture(CALL.messages, packets=heads)).splitlines()) == len(CALL.messages) + 2
+    assert ladder(Capture(CALL.messages, packets=heads)) == ladder(CALL)
