@@ -9,7 +9,8 @@ import pytest
 
 from dosvoces.core import Answer, AnswerKind
 from dosvoces.errors import NotNow, StoreError
-from dosvoces.model import ConnectionId, Outcome, Repeats, Side
+from dosvoces.model import ConnectionId, Order, Outcome, Repeats, Side
+from dosvoces.store import Earlier
 from dosvoces.testing import an_order, until
 from dosvoces.web.repeats import fingerprint, idempotency_key
 from tests.web_fakes import FakeConnector, app_with
@@ -124,6 +125,18 @@ async def test_a_repeat_is_answered_also_while_nothing_new_is_taken() -> None:
     connector.answer = NotNow("draining", leaving=True)
     response = await post(connector, key="k")
     assert (response.status_code, response.headers["idempotent-replayed"]) == (200, "true")
+
+
+@pytest.mark.parametrize("key", [None, "k"])
+async def test_who_is_refused_is_told_so_also_when_the_record_can_not_be_read(key: str | None) -> None:
+    class Unread(FakeConnector):
+        async def repeated(self, order: Order) -> Earlier | None:
+            assert order.idempotency_key is not None, "to refuse is cheap"
+            raise StoreError("no answer for 6 s")
+
+    response = await post(Unread(NotNow("full", retry_after_s=7)), key=key)
+    assert (response.status_code, response.json()) == (503, {"Message": "full"})
+    assert response.headers["retry-after"] == "7"
 
 
 async def test_an_answer_that_can_not_be_kept_is_given_all_the_same() -> None:

@@ -120,8 +120,8 @@ class CallEndpoint:
             return await self._connect_or_repeat(order, email)
         except NotAllowed as error:
             return message(400, str(error))
-        except StoreError:
-            _log.exception("connection_not_recorded", connection_id=order.id)
+        except StoreError as error:
+            _log.warning("connection_not_recorded", connection_id=order.id, error=str(error))
             return NOT_RECORDED
         except Exception:
             _log.exception("connection_failed", connection_id=order.id)
@@ -133,8 +133,9 @@ class CallEndpoint:
             try:
                 return await self._connect(order, email)
             except NotNow as error:
-                # Nothing new begins now, but a repeat begins nothing.
-                earlier = await self._connector.repeated(order)
+                # Nothing new begins now, but a repeat begins nothing. Without a key that isn't worth a question to the
+                # record: to refuse must stay cheap, and the client may ask again.
+                earlier = None if order.idempotency_key is None else await self._repeated(order)
                 if earlier is None or earlier.resumable:
                     return _not_now(error)
             except AlreadyRecorded:
@@ -145,6 +146,14 @@ class CallEndpoint:
                 return await self._repeat(earlier, order, email)
             order = earlier.resumed_by(order)
         return repeats.OPEN
+
+    async def _repeated(self, order: Order) -> Earlier | None:
+        """As the connector's; `None` also while the record can't be read."""
+        try:
+            return await self._connector.repeated(order)
+        except StoreError as error:
+            _log.warning("earlier_request_not_found", connection_id=order.id, error=str(error))
+            return None
 
     async def _connect(self, order: Order, email: str) -> Reply:
         reply = repeats.told(order, order.id, await self._connector.connect(order), email)
