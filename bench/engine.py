@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -68,8 +69,8 @@ class Watch:
             case "joined", _:
                 self.joined[entry.connection_id] = time.perf_counter()
 
-    async def unfinished(self) -> list[Any]:
-        return []
+    def when_taken(self, tell: Callable[[ConnectionId], None]) -> None:
+        """Nothing is ever taken: there is no other node."""
 
     def problems(self) -> list[str]:
         return []
