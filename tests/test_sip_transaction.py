@@ -5,6 +5,8 @@ from dosvoces.sip.message import Response, compose, parse
 from dosvoces.sip.reply import via_hop
 from dosvoces.sip.server_transaction import AnsweredRequest, InviteServer
 from dosvoces.sip.transaction import (
+    LINGER_STEP,
+    TIMEOUT,
     Failure,
     Head,
     InviteClient,
@@ -63,6 +65,26 @@ def test_refused_invite_lingers_not_at_all() -> None:
     client.receive(refusal)
     wait(wire, 0)
     assert (told, wire.clients, client.state, len(wire.timers)) == ([refusal], {}, State.TERMINATED, 0)
+
+
+def test_refused_over_tcp_goes_at_once_between_two_steps_too() -> None:
+    wire = Wire()
+    wire.now = 7 * LINGER_STEP + 0.03
+    InviteClient(wire, HEAD, b"INVITE", PEER, lambda event: None).receive(response(486))
+    wait(wire, 0)
+    assert wire.clients == {}
+
+
+def test_what_lingers_goes_together() -> None:
+    wire = Wire()
+    for number in range(9):
+        wire.now = 1.005 + number * LINGER_STEP / 10
+        AnsweredRequest(wire, f"k{number}", b"200", PEER._replace(transport="udp"))
+    due = wire.timers.next()
+    assert due is not None
+    assert wire.now + TIMEOUT <= due <= 1.005 + TIMEOUT + LINGER_STEP
+    wire.timers.run(due)
+    assert (wire.servers, wire.timers.next()) == ({}, None)
 
 
 def test_refusal_after_the_answer_of_another_fork_is_ignored() -> None:

@@ -25,7 +25,7 @@ class AnsweredRequest:
         wire.send(data, destination)
         if destination.transport == "udp":
             wire.servers[key] = self
-            wire.after(TIMEOUT, self._timer_j)
+            wire.linger(TIMEOUT, self._timer_j)
 
     def repeated(self) -> None:
         self._wire.send(self._data, self._destination)

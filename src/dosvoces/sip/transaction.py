@@ -8,6 +8,7 @@ Timer C, which is a proxy's.
 """
 
 import enum
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
@@ -22,6 +23,7 @@ T1 = 0.5  # seconds, RFC 3261 §17.1.1.1: the round-trip estimate
 T2 = 4.0  # seconds, RFC 3261 §17.1.2.1: the longest wait between repeats of a request other than INVITE
 T4 = 5.0  # seconds, RFC 3261 §17.1.2.2: how long a message may live in the network
 TIMEOUT = 64 * T1  # seconds: Timers B, D, F, H, J, L, M
+LINGER_STEP = 0.1  # seconds: what only lingers goes at its multiples, all of a step at one waking
 MAX_RESENT = 4  # how often a request goes by a further connection when one breaks under it; an INVITE once
 MAX_FORKS = 16  # answers with different To tags to one INVITE that are told apart; more are ignored
 
@@ -91,6 +93,11 @@ class Wire:
 
     def after(self, delay: float, action: Callable[[], None]) -> Timer:
         return self.timers.start(self.now + delay, action)
+
+    def linger(self, delay: float, action: Callable[[], None]) -> Timer:
+        """As `after`, but up to `LINGER_STEP` later: for what nobody waits for, three such a connection."""
+        due = math.ceil((self.now + delay) / LINGER_STEP) * LINGER_STEP
+        return self.timers.start(due, action)
 
 
 class Head:
@@ -268,7 +275,8 @@ class InviteClient:
         self.state = state
         self._data = b""
         self._stop()
-        self._deadline = self.wire.after(delay, self._terminate)
+        # Over TCP nothing is repeated, and Timer D is zero (RFC 3261 §17.1.1.2).
+        self._deadline = self.wire.linger(delay, self._terminate) if delay else self.wire.after(0.0, self._terminate)
 
     def _timer_a(self) -> None:
         self.wire.send(self._data, self.destination)
