@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-inp
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test check run bench fuzz fmt docs lock clean
+.PHONY: help install dev demo test check run bench fuzz simulate fmt docs lock clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -34,6 +34,11 @@ bench: dev ## Measure, as JSON and as a table; ARGS="--quick" for a look, ARGS="
 FUZZ_S ?= 60
 fuzz: dev ## Fuzz the parsers, FUZZ_S seconds each (60), and tell the coverage; ARGS="sdp rtp" for some of them
 	@PYTHONPATH=. $(BIN)/python -m tests.fuzz --seconds $(FUZZ_S) $(ARGS)
+
+SEED ?= 1
+CONNECTIONS ?= 100000
+simulate: dev ## Simulate CONNECTIONS (100000) from SEED (1): loss, crashes, bad phones; ARGS="--only K" reads one again
+	@PYTHONPATH=. $(BIN)/python -m tests.simulation --seed $(SEED) --connections $(CONNECTIONS) $(ARGS)
 
 install: $(VENV)/run.stamp ## Set up .venv with .venv/bin/dosvoces; nothing is done twice
 
