@@ -36,6 +36,7 @@ class BorderTrunk(asyncio.DatagramProtocol):
         self.byes: list[bool] = []
         """Of each BYE, whether it came with a digest of whatever nonce."""
         self.up = False
+        self.answer = ANSWER
 
     @classmethod
     @asynccontextmanager
@@ -72,7 +73,7 @@ class BorderTrunk(asyncio.DatagramProtocol):
             return
         self.up = request.method == "INVITE"
         lines += [("Record-Route", f"<sip:{BORDER}:{self.port};lr>"), ("Contact", f"<sip:{HOST}:{self.port}>")]
-        body = ANSWER if self.up else b""
+        body = self.answer if self.up else b""
         self._transport.sendto(compose("SIP/2.0 200 OK", [*lines, ("Content-Type", "application/sdp")], body), addr)
 
 

@@ -329,6 +329,24 @@ def test_repeated_answer_gets_the_identical_ack() -> None:
     assert stage.recorder.told == [("answer", ANSWER)]
 
 
+def test_far_end_that_hears_no_ack_hangs_up_after_32_s_and_that_is_the_end() -> None:
+    """S12: each repeat of its answer gets the very same ACK; its BYE, 64*T1 after the answer, ends the call once."""
+    stage = Stage()
+    call = stage.invite()
+    invite = stage.request()
+    stage.answer(invite, 200, body=ANSWER)
+    assert stage.sent() == ["ACK"]
+    for pause in (0.5, 1.0, 2.0, *[4.0] * 7):
+        stage.wait(pause)
+        stage.answer(invite, 200, body=ANSWER)
+        assert stage.sent() == ["ACK"]
+    assert len(stage.recorder.told) == 1
+    stage.ask("BYE", local_tag=call.local_tag, headers=[("Reason", 'SIP;cause=408;text="ACK timeout"')])
+    assert stage.sent() == [200]
+    assert stage.recorder.end == CallEnd(EndCause.HANGUP, "remote", None, "BYE", 'SIP;cause=408;text="ACK timeout"')
+    stage.rest()
+
+
 def test_second_answer_of_a_fork_is_acknowledged_and_hung_up() -> None:
     """S10; sippy drops it, so that someone talks to nobody."""
     stage = Stage()

@@ -217,6 +217,33 @@ async def test_answer_that_nobody_could_hear_is_hung_up(tmp_path: Path, odd: str
     assert str(t.detail(Side.A)["detail"]).startswith("no media")
 
 
+async def silenced(tmp_path: Path, a: Phone, **post: int) -> SippTrial:
+    """A trial whose silent legs are hung up after a second; B never rings."""
+    async with trial(tmp_path, a=a, b=NOBODY, media={"silence_s": 1, "silence_action": "hangup"}) as t:
+        assert not_made(await t.post(**post), FIRST)
+    assert (t.outcome, t.ended_by) == ("first_failed", "a")
+    assert t.detail(Side.A)["detail"] == "no audio for 1 s"
+    (answered,), (ended,) = t.entries("answered"), t.entries("ended", Side.A)
+    assert 1.0 <= (ended.at - answered.at).total_seconds() < 3.0
+    return t
+
+
+async def test_answer_with_an_address_that_is_not_there_is_hung_up_as_silent(tmp_path: Path) -> None:
+    """S13: a private address may be right, behind a tunnel, and is only found out to be wrong by what doesn't come."""
+    phone = Phone("odd_media", {"connection": "c=IN IP4 127.77.77.77", "media": "m=audio 6000 RTP/AVP 8"})
+    t = await silenced(tmp_path, phone, call_interval=60)
+    assert t.statistics(Side.A)["received"] == 0
+
+
+async def test_phone_whose_audio_stops_is_hung_up(tmp_path: Path) -> None:
+    """S30: it speaks for half a second and then, though the call is up, no more."""
+    audio = tmp_path / "half.al"
+    audio.write_bytes(b"\xd5" * 4000)
+    phone = Phone("falls_silent", {"audio": str(audio)})
+    t = await silenced(tmp_path, phone, call_interval=60)
+    assert t.statistics(Side.A)["received"] > 10
+
+
 async def test_early_media_counts_as_ringing(tmp_path: Path) -> None:
     a, b = Phone("early_media"), Phone("early_media", {"ring_ms": 300})
     async with trial(tmp_path, a=a, b=b, talk_limit_s=1) as t:

@@ -170,10 +170,11 @@ async def trial(
     trunk: dict[str, Any] | None = None,
     session: SessionTerms = DEFAULT_TERMS,
     through: Between | None = None,
+    media: dict[str, Any] | None = None,
     **dialing: float,
 ) -> AsyncIterator[SippTrial]:
     """
-    A service with a trunk to each phone. `trunk` has more keys for both trunks, `dialing` the section's.
+    A service with a trunk to each phone. `trunk` has more keys for both trunks, `media` and `dialing` the sections'.
 
     `through` opens what stands between the service and the phones.
     """
@@ -196,6 +197,7 @@ async def trial(
         way = Way({}) if through is None else await stack.enter_async_context(through(ports))
         values = settings_values(folder, ports, trunk={**(trunk or {}), **way.trunk}, dialing=dialing)
         values["sip"] |= way.sip
+        values["media"] |= media or {}
         settings = Settings.model_validate(values)
         try:
             async with open_service(settings) as (service, client):

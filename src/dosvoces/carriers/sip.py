@@ -200,7 +200,7 @@ class SipCarrier:
 
     def hangup(self, leg: LegId) -> None:
         if (known := self._leg(leg)) is not None and known.call is not None:
-            known.call.hangup(NORMAL_CLEARING)
+            known.hang_up(NORMAL_CLEARING)
 
     async def take_back(self, leftover: Leftover) -> Released:
         if self._agent is None:

@@ -375,8 +375,8 @@ class SipLeg(CallHandler):
         self.chosen = chosen
         self._connect_media(chosen)
 
-    def _connect_media(self, chosen: sdp.Chosen) -> None:
-        remote = None if chosen.held else Address(chosen.host, chosen.port)
+    def _connect_media(self, chosen: sdp.Chosen, *, stopped: bool = False) -> None:
+        remote = None if chosen.held or stopped else Address(chosen.host, chosen.port)
         codec = chosen.codec
         agreed = Format(
             name=codec.name,
@@ -388,7 +388,7 @@ class SipLeg(CallHandler):
         keys = chosen.keys
         self.carrier.relay.connect(
             *(self.session.connection_id, self.side, remote, agreed),
-            sends=chosen.direction.receives,
+            sends=chosen.direction.receives and not stopped,
             srtp=Srtp(keys.suite, keys.ours, keys.theirs) if keys is not None else None,
             rtcp_port=chosen.rtcp_port,
         )
@@ -396,8 +396,15 @@ class SipLeg(CallHandler):
     def fail(self, why: str) -> None:
         """Hang up because of `why`: the leg ends as failed, and that is its detail."""
         self._failure = self._failure or why
-        if self.call is not None:
-            self.call.hangup(TEMPORARY_FAILURE)
+        self.hang_up(TEMPORARY_FAILURE)
+
+    def hang_up(self, reason: str) -> None:
+        """End the call and its audio: where the BYE is lost nobody talks on until it is given up."""
+        if self.call is None:
+            return
+        if self.answered and self.chosen is not None:
+            self._connect_media(self.chosen, stopped=True)
+        self.call.hangup(reason)
 
     def _tell(self, event: Event) -> None:
         self.carrier.tell(self.session.connection_id, event)
