@@ -76,7 +76,7 @@ async def test_what_no_node_began_in_time_is_refused_and_never_begun(store: SqlS
     record = await store.connection(ORDER.id)
     assert record is not None
     assert record.outcome == "refused"
-    assert not await store.waiting.claim(ORDER.id)
+    assert not await store.waiting.claim(ORDER)
 
 
 async def test_what_was_refused_elsewhere_is_refused(store: SqlStore) -> None:

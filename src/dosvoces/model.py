@@ -6,6 +6,7 @@ Pure: no clock, no socket, no randomness. Everything else may import it; it impo
 
 import enum
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NewType, TypeAlias
@@ -157,6 +158,11 @@ class Order:
 
     def number(self, side: Side) -> PhoneNumber:
         return self.first if side is Side.A else self.second
+
+
+Trunks = Mapping[Side, Sequence[str]]
+"""The names of the trunks that could take each side."""
+NO_TRUNKS: Trunks = {}
 
 
 def leg_id(connection: ConnectionId, side: Side) -> LegId:

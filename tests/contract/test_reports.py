@@ -169,10 +169,10 @@ async def test_one_takes_it(store: SqlStore, reopen: Reopen) -> None:
         WaitingConnection(orders[0].id, late, orders[0].expires_at),
     ]
     assert await store.order(orders[0].id) == orders[0]
-    claims = [store.waiting.claim(orders[1].id) for _ in range(5)]
+    claims = [store.waiting.claim(orders[1]) for _ in range(5)]
     ends = [store.waiting.end(orders[1].id, Outcome.CANCELLED, by="api", at=T0) for _ in range(5)]
     assert sum(await asyncio.gather(*claims, *ends)) == 1
-    assert await store.waiting.claim(orders[2].id)
+    assert await store.waiting.claim(orders[2])
     record = await store.connection(orders[2].id)
     assert record is not None
     assert (record.owner, record.outcome) == ("n2", None)
@@ -183,7 +183,7 @@ async def test_what_waits_can_be_ended_and_that_is_told(store: SqlStore) -> None
     await store.record(ORDER, waits=True)
     assert await store.waiting.end(ORDER.id, Outcome.REFUSED, by="expiry", at=T0)
     assert not await store.waiting.end(ORDER.id, Outcome.CANCELLED, by="api", at=T0)
-    assert not await store.waiting.claim(ORDER.id)
+    assert not await store.waiting.claim(ORDER)
     record = await store.connection(ORDER.id)
     assert record is not None
     assert (record.phase, record.outcome, record.ended_by, record.ended_at) == ("ended", "refused", "expiry", T0)

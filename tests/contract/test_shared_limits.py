@@ -64,8 +64,10 @@ async def test_open_connections_on_all_nodes_are_exactly_as_many_as_may_be(store
     (owner,) = [node for node in nodes if node.node == first.owner]
     await owner.settle(first.id, Connection(Terms()), Outcome.CANCELLED, at=T0)
     assert 1 == await got_in(next(turns).record(order) for order in orders(20, start=1000))
-    # What waits for a node isn't open yet.
+    # What waits for a node isn't open yet, and counts when it is begun.
     await nodes[0].record(an_order(5000), waits=True)
+    with pytest.raises(LimitReached):
+        await nodes[0].waiting.claim(an_order(5000))
 
 
 async def test_connections_with_one_number_are_exactly_as_many_as_may_be(stores: Open) -> None:

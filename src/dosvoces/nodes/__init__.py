@@ -230,7 +230,8 @@ class Membership:
         if not self._lease.held():
             return
         for connection_id, by in glance.cancels:
-            calls.cancel(connection_id, by=by)
+            if not calls.cancel(connection_id, by=by):
+                await self._store.waiting.end(connection_id, Outcome.CANCELLED, by=by, at=datetime.now(UTC))
         for node in glance.nodes:
             if node.id == me and node.drain_by is not None and not calls.draining:
                 left = None if node.drain_until is None else (node.drain_until - glance.now).total_seconds()

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from dosvoces.core import Answer, Connection
 from dosvoces.mail import Mail
-from dosvoces.model import ConnectionId, Facts, NodeId, Order, Outcome, Side
+from dosvoces.model import NO_TRUNKS, ConnectionId, Facts, NodeId, Order, Outcome, Side, Trunks
 from dosvoces.store.reports import Reports, Waiting
 
 
@@ -129,11 +129,6 @@ class KeptMail:
     subject: str
     kept_at: datetime
     content: bytes
-
-
-Trunks = Mapping[Side, Sequence[str]]
-"""The names of the trunks that could take each side."""
-NO_TRUNKS: Trunks = {}
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from dosvoces.model import ConnectionId, Outcome, Side
+from dosvoces.model import NO_TRUNKS, ConnectionId, Order, Outcome, Side, Trunks
 
 ENDED = "connection.ended"
 EVENTS = {
@@ -116,8 +116,12 @@ class Waiting(Protocol):
     - *one takes it*: of those who `claim` it and who `end` it at the same moment, one succeeds.
     """
 
-    async def claim(self, connection_id: ConnectionId) -> bool:
-        """Make it this node's, to be begun; whether it was still waiting."""
+    async def claim(self, order: Order, *, trunks: Trunks = NO_TRUNKS) -> bool:
+        """
+        Make it this node's, to be begun; whether it was still waiting.
+
+        It is counted in as `Store.record` counts, and raises `LimitReached` where that does.
+        """
 
     async def end(self, connection_id: ConnectionId, outcome: Outcome, *, by: str, at: datetime) -> bool:
         """Write the outcome of a connection that nobody had begun; whether it was still waiting."""

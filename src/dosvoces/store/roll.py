@@ -71,7 +71,7 @@ class Glance:
     nodes: Sequence[Node]
     """The oldest first."""
     cancels: Sequence[tuple[ConnectionId, str]] = ()
-    """Open connections of whoever looks that shall be ended, and who wants it."""
+    """Open connections of whoever looks, or of nobody yet, that shall be ended, and who wants it."""
 
 
 class Roll(Protocol):

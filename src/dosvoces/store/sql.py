@@ -20,9 +20,8 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from dosvoces.core import Connection
 from dosvoces.errors import StoreError
 from dosvoces.mail import Mail
-from dosvoces.model import ConnectionId, Facts, NodeId, Order, Outcome, Side, node_id
+from dosvoces.model import NO_TRUNKS, ConnectionId, Facts, NodeId, Order, Outcome, Side, Trunks, node_id
 from dosvoces.store import (
-    NO_TRUNKS,
     Concern,
     ConnectionRecord,
     DialRecord,
@@ -30,7 +29,6 @@ from dosvoces.store import (
     Entry,
     KeptMail,
     Store,
-    Trunks,
     queries,
     repeats,
 )
@@ -204,11 +202,10 @@ class SqlStore(Store):
 
     async def record(self, order: Order, *, waits: bool = False, trunks: Trunks = NO_TRUNKS) -> None:
         writer, writes = self._opened()
-        limits = self._limits
 
         def record(cursor: Cursor) -> None:
-            if limits is not None and not waits:
-                limits.admit(cursor, order, trunks)
+            if not waits:
+                self.admit(cursor, order, trunks)
             writes.record(cursor, order, waits)
 
         try:
@@ -218,6 +215,11 @@ class SqlStore(Store):
                 # The client is told that nothing was done: if it was written all the same, it is no longer so.
                 writer.write_behind(partial(writes.withdraw, connection_id=order.id))
             raise
+
+    def admit(self, cursor: Cursor, order: Order, trunks: Trunks) -> None:
+        """Within a transaction: raise `LimitReached` if one more may not be open."""
+        if self._limits is not None:
+            self._limits.admit(cursor, order, trunks)
 
     async def intend_dial(
         self,

@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 from sqlalchemy import Connection as Database
 from sqlalchemy import Row, and_, func, literal_column, select
 
-from dosvoces.model import ConnectionId, Outcome, Side
+from dosvoces.model import NO_TRUNKS, ConnectionId, Order, Outcome, Side, Trunks
 from dosvoces.store.prepared import Cursor
 from dosvoces.store.report_writes import ReportWrites
 from dosvoces.store.reports import Delivery, DeliveryState, Report, Reports, Waiting, WaitingConnection
@@ -23,6 +23,8 @@ class Lanes(Protocol):
 
     def ask(self, question: Callable[[Database], T]) -> Awaitable[T]: ...
     def change(self, write: Callable[[Cursor, ReportWrites], T]) -> Awaitable[T]: ...
+    def admit(self, cursor: Cursor, order: Order, trunks: Trunks) -> None:
+        """Raise `LimitReached` if there are as many as there may be."""
 
 
 class SqlReports(Reports):
@@ -65,8 +67,12 @@ class SqlWaiting(Waiting):
         self._lanes = lanes
         self._reports = reports
 
-    async def claim(self, connection_id: ConnectionId) -> bool:
-        return await self._lanes.change(lambda cursor, writes: writes.claim(cursor, connection_id))
+    async def claim(self, order: Order, *, trunks: Trunks = NO_TRUNKS) -> bool:
+        def claim(cursor: Cursor, writes: ReportWrites) -> bool:
+            self._lanes.admit(cursor, order, trunks)
+            return writes.claim(cursor, order.id)
+
+        return await self._lanes.change(claim)
 
     async def end(self, connection_id: ConnectionId, outcome: Outcome, *, by: str, at: datetime) -> bool:
         ended = await self._lanes.change(lambda cursor, writes: writes.end(cursor, connection_id, outcome, by, at))

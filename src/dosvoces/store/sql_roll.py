@@ -124,7 +124,10 @@ def _look(db: Connection, of: NodeId | None) -> Glance:
         return Glance(now, nodes)
     wanted = db.execute(
         select(connection.c.id, connection.c.cancel_by).where(
-            connection.c.owner == of, connection.c.outcome.is_(None), connection.c.cancel_by.is_not(None)
+            # What waits is nobody's, so that any node does it.
+            (connection.c.owner == of) | connection.c.owner.is_(None),
+            connection.c.outcome.is_(None),
+            connection.c.cancel_by.is_not(None),
         )
     )
     return Glance(now, nodes, tuple((ConnectionId(row.id), row.cancel_by) for row in wanted))

@@ -20,7 +20,7 @@ from dosvoces.errors import AlreadyRecorded, LimitReached, NotNow, StoreError
 from dosvoces.events import Cancel, Event, LostAtRestart, Started
 from dosvoces.journal import entry_of
 from dosvoces.mail import Mail, Mailbox
-from dosvoces.model import ConnectionId, Note, Order, Outcome, Side
+from dosvoces.model import ConnectionId, Note, Order, Outcome, Side, Trunks
 from dosvoces.recovery import Leftovers
 from dosvoces.store import Earlier, Entry, Store
 from dosvoces.store.answers import answer_of
@@ -96,8 +96,11 @@ class Switchboard:
         Raises `NotNow` if there is no room for it now, `NotAllowed` if it can't be begun at all, and `StoreError`.
         """
         with self._admission.entering(order):
-            if not await self._store.waiting.claim(order.id):
-                return False
+            try:
+                if not await self._store.waiting.claim(order, trunks=self._trunks(order)):
+                    return False
+            except LimitReached as error:
+                raise NotNow(str(error)) from error
             self._enter(order)
         return True
 
@@ -109,8 +112,7 @@ class Switchboard:
         with self._admission.entering(order):
             reached("k01_request_read")
             try:
-                trunks = {side: self._carrier.trunks(order.number(side)) for side in Side}
-                await self._store.record(order, trunks=trunks)
+                await self._store.record(order, trunks=self._trunks(order))
                 reached("k02_request_recorded")
             except AlreadyRecorded:
                 raise
@@ -256,6 +258,9 @@ class Switchboard:
         self._store.keep_capture(connection_id, packed)
 
     # --- its own ---
+
+    def _trunks(self, order: Order) -> Trunks:
+        return {side: self._carrier.trunks(order.number(side)) for side in Side}
 
     def _knows(self, connection_id: ConnectionId) -> bool:
         return connection_id in self._live or self._admission.knows(connection_id)
