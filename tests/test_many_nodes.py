@@ -231,6 +231,8 @@ class Caller:
     """A client that tries the other node where one refuses, and never a request that may have been taken."""
 
     urls: list[str]
+    client: httpx.AsyncClient
+    """One for all: a new one each time would keep the loop from sending what it has connected for."""
     answers: dict[str, httpx.Response] = field(default_factory=dict)
     refusals: int = 0
 
@@ -240,8 +242,8 @@ class Caller:
             url = self.urls[turns % len(self.urls)]
             turns += 1
             try:
-                async with httpx.AsyncClient(base_url=url, timeout=LIMIT_S) as client:
-                    answer = await client.post("/call", json=lead(firstnumber=first, secondnumber=second))
+                body = lead(firstnumber=first, secondnumber=second)
+                answer = await self.client.post(f"{url}/call", json=body)
             except httpx.ConnectError:
                 answer = None
             if answer is not None and answer.status_code != 503:
@@ -259,9 +261,13 @@ async def test_two_nodes_are_restarted_in_turn_under_load_and_no_request_fails(
     pairs = [(f"+3460000{n:04d}", f"+3496000{n:04d}") for n in range(60)]
     short = PhoneBehaviour(answer_after_s=0.05, hangup_after_s=0.4)
     behaviours = {first: ANSWERS for first, _ in pairs} | {second: short for _, second in pairs}
-    async with fleet(postgres_url, tmp_path, behaviours) as running:
+    apart = httpx.Limits(max_keepalive_connections=0)
+    async with (
+        fleet(postgres_url, tmp_path, behaviours) as running,
+        httpx.AsyncClient(timeout=LIMIT_S, limits=apart) as client,
+    ):
         nodes = [await running.node("one"), await running.node("two")]
-        caller = Caller([node.url for node in nodes])
+        caller = Caller([node.url for node in nodes], client)
         tasks = []
 
         async def load() -> None:

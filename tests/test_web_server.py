@@ -163,6 +163,16 @@ async def test_signals_are_left_to_the_application(connector: FakeConnector) -> 
     await server.stop()
 
 
+async def test_who_has_connected_when_it_stops_is_heard_and_answered(server: HttpServer) -> None:
+    reader, writer = await asyncio.open_connection(*server.address)
+    stopping = asyncio.create_task(server.stop())
+    await asyncio.sleep(0.05)
+    writer.write(GOOD)
+    assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
+    writer.close()
+    await stopping
+
+
 async def test_stop_waits_for_the_request_under_way_and_may_be_repeated() -> None:
     connector = FakeConnector(gate=asyncio.Event())
     server = HttpServer(app_with(connector), host="127.0.0.1", port=0)

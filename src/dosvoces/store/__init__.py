@@ -5,7 +5,7 @@ What can't be taken back leaves only after its intent is durable; the `async` me
 disk. `journal` alone is written behind. One writer gathers what waits across all connections and commits once.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Protocol

@@ -26,6 +26,8 @@ HEAD_TIMEOUT_S = 10.0
 """From the connection, or a request's first byte, to the end of its headers."""
 MAX_HEAD_BYTES = 32 * 1024
 KEEP_ALIVE_S = 75
+UNHEARD_S = 1.0
+"""How long, at the end, a client that has connected may take to send its request and be told to go elsewhere."""
 BACKLOG = 4096
 
 _SHED_PATHS = frozenset({b"/call", b"/v1/connections"})
@@ -165,6 +167,26 @@ class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """
+        As uvicorn's, but who has connected and was not heard yet is answered first.
+
+        Closing a connection with a request in it unread resets it (RFC 9112 §9.6): its client could not know that
+        nothing was done, and must not repeat it.
+        """
+        await asyncio.sleep(0)  # Who waits to be accepted is.
+        for server in self.servers:
+            server.close()
+        loop = asyncio.get_running_loop()
+        limit = loop.time() + UNHEARD_S
+        while self._unheard() and loop.time() < limit:  # noqa: ASYNC110  # uvicorn tells nobody
+            await asyncio.sleep(0.02)
+        await super().shutdown(sockets)
+
+    def _unheard(self) -> bool:
+        """Whether somebody has connected and has sent no whole request yet."""
+        return any(cast(_Protocol, each).cycle is None for each in self.server_state.connections)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
