@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-inp
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test check run bench fuzz simulate fmt docs lock clean
+.PHONY: help install dev demo test check run bench fuzz simulate chaos fmt docs lock clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -39,6 +39,11 @@ SEED ?= 1
 CONNECTIONS ?= 100000
 simulate: dev ## Simulate CONNECTIONS (100000) from SEED (1): loss, crashes, bad phones; ARGS="--only K" reads one again
 	@PYTHONPATH=. $(BIN)/python -m tests.simulation --seed $(SEED) --connections $(CONNECTIONS) $(ARGS)
+
+CHAOS_S ?= 120
+chaos: dev ## Kill and freeze services under load for CHAOS_S seconds (120), then check what phones and mails saw; CHAOS_SEED=7
+	@scripts/debian-packages
+	@PYTHONPATH=. $(BIN)/python -m tests.chaos --seconds $(CHAOS_S) $(if $(CHAOS_SEED),--seed $(CHAOS_SEED)) $(ARGS)
 
 install: $(VENV)/run.stamp ## Set up .venv with .venv/bin/dosvoces; nothing is done twice
 

@@ -12,7 +12,7 @@ import asyncio
 import re
 import signal
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -116,6 +116,7 @@ def _parameter(value: str, name: str) -> str:
 
 
 _LOST = r"UDP message (?:lost \(recv\)|voluntary lost \(while sending\))\."
+_HEAD = re.compile(rf"(?:{_LOST})*-{{47}} \d{{4}}-\d\d-\d\d\s\d\d:\d\d:\d\d\.\d+$")
 _LOGGED = re.compile(
     rf"(?:{_LOST})*"
     r"-{47} (?P<day>\d{4}-\d\d-\d\d)\s(?P<clock>\d\d:\d\d:\d\d\.\d+)\n"
@@ -130,17 +131,35 @@ def read_messages(log: Path) -> list[SipMessage]:
     Of what it loses on purpose (`lost="100"`, `-lost`), what it didn't send isn't among it, what came and was then
     thrown away is.
     """
-    text = log.read_bytes().decode("utf-8", "replace") if log.exists() else ""
-    found = list(_LOGGED.finditer(text))
-    ends = [*(match.start() for match in found), len(text)][1:]
-    return [
-        SipMessage(
-            at=datetime.fromisoformat(f"{match['day']} {match['clock']}").timestamp(),
-            sent=match["way"] == "sent",
-            text=_as_sent(text[match.end() : end]),
+    return list(stream_messages(log)) if log.exists() else []
+
+
+def stream_messages(log: Path) -> Iterator[SipMessage]:
+    """The same one by one, from a log of any length."""
+    with log.open(encoding="utf-8", errors="replace", newline="") as text:
+        yield from _messages(text)
+
+
+def _messages(lines: Iterable[str]) -> Iterator[SipMessage]:
+    """Each begins with a line of its own, which tells when it was, and two more."""
+    rest = ""
+    for line in lines:
+        if head := _HEAD.search(line):
+            yield from _logged(rest + line[: head.start()])
+            rest = line[head.start() :]
+        else:
+            rest += line
+    yield from _logged(rest)
+
+
+def _logged(text: str) -> Iterator[SipMessage]:
+    found = _LOGGED.search(text)
+    if found:
+        yield SipMessage(
+            at=datetime.fromisoformat(f"{found['day']} {found['clock']}").timestamp(),
+            sent=found["way"] == "sent",
+            text=_as_sent(text[found.end() :]),
         )
-        for match, end in zip(found, ends, strict=True)
-    ]
 
 
 def _as_sent(logged: str) -> str:

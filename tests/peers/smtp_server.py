@@ -47,13 +47,18 @@ class Drop:
 
 
 @dataclass(frozen=True, slots=True)
+class DropTaken:
+    """At `dot`: take the mail, and close the connection without saying so."""
+
+
+@dataclass(frozen=True, slots=True)
 class Flood:
     """Answer with `line` again and again, never a last one, until the client leaves."""
 
     line: str = "250-more"
 
 
-Fault = Reply | Stall | Drop | Flood
+Fault = Reply | Stall | Drop | DropTaken | Flood
 Script = Mapping[Step, "Fault | Sequence[Fault | None]"]
 
 
@@ -143,7 +148,7 @@ class FaultySmtp:
         self._users = users
         self._plain_auth = plain_auth or implicit_tls
         self._mechanisms = mechanisms if users is not None else ()
-        self._sessions: list[_ScriptedSession] = []
+        self._sessions: list[ScriptedSession] = []
         self._server: asyncio.Server | None = None
         self.port = 0
         self.received: list[Received] = []
@@ -202,12 +207,12 @@ class FaultySmtp:
             return fault.pop(0) if fault else None
         return fault
 
-    def welcome(self, session: "_ScriptedSession") -> None:
+    def welcome(self, session: "ScriptedSession") -> None:
         """Count a connection: once it can speak, which a failed TLS handshake never does, and not again at STARTTLS."""
         if session not in self._sessions:
             self._sessions.append(session)
 
-    def take(self, session: "_ScriptedSession", envelope: Envelope, peer: Session) -> None:
+    def take(self, session: "ScriptedSession", envelope: Envelope, peer: Session) -> None:
         assert isinstance(envelope.content, bytes)
         assert envelope.mail_from is not None
         login = peer.auth_data
@@ -230,10 +235,10 @@ class FaultySmtp:
         self.auth_tries.append(user)
         return AuthResult(success=self._users.get(user) == password, auth_data=login, handled=False)
 
-    def _session(self) -> "_ScriptedSession":
+    def _session(self) -> "ScriptedSession":
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # aiosmtpd warns of AUTH without TLS; some tests are about just that.
-            return _ScriptedSession(
+            return ScriptedSession(
                 self,
                 hostname="mail.test",
                 tls_context=None if self._implicit_tls else self._tls,
@@ -245,7 +250,7 @@ class FaultySmtp:
             )
 
 
-class _ScriptedSession(SMTP):
+class ScriptedSession(SMTP):
     """One connection: aiosmtpd's own behaviour, but at the steps where the script says otherwise."""
 
     def __init__(self, owner: FaultySmtp, **options: Any) -> None:
@@ -318,7 +323,7 @@ class _ScriptedSession(SMTP):
                     self.drop()
             case Stall():
                 await self.gone.wait()
-            case Drop():
+            case Drop() | DropTaken():
                 self.drop()
                 await self.gone.wait()
             case Flood(line):
@@ -327,7 +332,7 @@ class _ScriptedSession(SMTP):
 
 
 class _Handler:
-    async def handle_DATA(self, server: _ScriptedSession, session: Session, envelope: Envelope) -> str:
+    async def handle_DATA(self, server: ScriptedSession, session: Session, envelope: Envelope) -> str:
         fault = server.owner.fault_at("dot")
         match fault:
             case None:
@@ -336,5 +341,7 @@ class _Handler:
             case Reply(line):
                 return line
             case _:
+                if isinstance(fault, DropTaken):
+                    server.owner.take(server, envelope, session)
                 await server.show(fault)
                 return "250 never said"
