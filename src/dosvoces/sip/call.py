@@ -4,6 +4,7 @@ A call of either direction once its dialog stands: BYE, re-INVITE and UPDATE bot
 What comes before the answer differs by direction and is in `outgoing` and `incoming`.
 """
 
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
@@ -114,9 +115,9 @@ class Call(Offering):
 
     # -- what differs by direction ----------------------------------------------------------------------------------
 
+    @abstractmethod
     def _withdraw(self, extra: tuple[str, ...]) -> None:
         """End a call that has no final answer."""
-        raise NotImplementedError
 
     def _acknowledged(self, body: bytes) -> None:
         """The ACK to our 2xx came."""
@@ -124,9 +125,9 @@ class Call(Offering):
             self._offered = False
             self._handler.on_answer_to_offer(body)
 
+    @abstractmethod
     def _serve_early(self, request: Request, source: Hop, key: str) -> None:
         """A request of the peer before the answer."""
-        raise NotImplementedError
 
     def knows(self, remote_tag: str) -> bool:
         """Whether a request with this From tag is of this call."""

@@ -5,6 +5,7 @@ The peer's are in `call`, which this is a part of.
 """
 
 import enum
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -42,7 +43,7 @@ class Phase(enum.Enum):
     OVER = enum.auto()
 
 
-class Offering:
+class Offering(ABC):
     """The part of a `Call` that asks; what it has in common with the rest is set up here."""
 
     __slots__ = (
@@ -103,13 +104,13 @@ class Offering:
         self._begin_reinvite(body, done)
         self._ua.wake()
 
+    @abstractmethod
     def _leave(self, end: CallEnd, extra: tuple[str, ...] = ()) -> None:
         """Send BYE; `end` is reported when that is over."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _finish(self, end: CallEnd) -> None:
         """Report the end."""
-        raise NotImplementedError
 
     def _stop_timers(self) -> None:
         timers = self._ua.wire.timers
