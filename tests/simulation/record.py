@@ -13,8 +13,8 @@ from typing import Any
 
 from dosvoces.core import Connection
 from dosvoces.errors import AlreadyRecorded, StoreError
-from dosvoces.model import ConnectionId, Facts, NodeId, Order, Outcome, Side
-from dosvoces.store import NO_TRUNKS, ConnectionRecord, DialRecord, Entry, LegRecord, Trunks
+from dosvoces.model import NO_TRUNKS, ConnectionId, Facts, NodeId, Order, Outcome, Side, Trunks
+from dosvoces.store import ConnectionRecord, DialRecord, Entry, LegRecord
 from tests.simulation.clock import Clock, ProcessLoop
 
 SLOW_COMMIT_S = 0.6  # longer than a far end waits before it repeats its answer
