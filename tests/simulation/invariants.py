@@ -134,7 +134,7 @@ def _known_before(before: FarCall, after: FarCall) -> bool:
 def _no_orphan(view: _View) -> _Found:
     lossy = view.weather.loss > 0
     for side, call, ring in view.all_rings():
-        if _extra_and_killed(view, ring):
+        if _extra_and_killed(view, call, ring):
             continue
         if ring.ended_at is None:
             yield "I2", f"{side.upper()}'s phone {ring.tag} is never released"
@@ -161,7 +161,7 @@ def _no_orphan(view: _View) -> _Found:
             )
 
 
-def _extra_and_killed(view: _View, ring: Ring) -> bool:
+def _extra_and_killed(view: _View, call: FarCall, ring: Ring) -> bool:
     """
     Whether it was an extra answer, and the process that acknowledged it was killed before its BYE had come there.
 
@@ -170,7 +170,9 @@ def _extra_and_killed(view: _View, ring: Ring) -> bool:
     """
     at, late_s = ring.acknowledged_at, view.weather.delay_s + view.weather.jitter_s
     repeated_s = REPEATS_S if view.weather.loss else late_s
-    return ring.extra and at is not None and any(-late_s <= kill.at - at <= repeated_s for kill in view.world.kills)
+    # Of two phones the one is extra whose answer came second, which is another order than that of answering.
+    extra = any(other.extra for other in call.rings)
+    return extra and at is not None and any(-late_s <= kill.at - at <= repeated_s for kill in view.world.kills)
 
 
 def _reason_gone(view: _View, side: Side, ring: Ring) -> float | None:
