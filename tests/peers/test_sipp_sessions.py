@@ -41,7 +41,8 @@ async def test_other_media_offered_before_the_answer(tmp_path: Path) -> None:
 
 
 async def test_we_refresh_by_update_and_answer_the_challenge(tmp_path: Path) -> None:
-    login = {"username": "anexo", "password": "secret"}
+    # A realm that did not ask for the INVITE is answered only where it is named.
+    login = {"username": "anexo", "password": "secret", "realm": "trunk"}
     phone = Phone("wants_refresh", {"nonce": "dcd98b7102dd"})
     async with trial(tmp_path, a=ANSWERS, b=phone, session=SECONDS, trunk=login) as t:
         await t.post()
