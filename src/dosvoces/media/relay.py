@@ -51,9 +51,9 @@ class MediaSettings:
     rest_s: float = 30.0
     """How long a port is not given again after its connection is over."""
     silence_s: float = 30.0
+    """How long a side that should send may be quiet before that is told; 0: for ever."""
     headers: int = 0
     """How many RTP headers of each connection are kept and told at its release; never the audio."""
-    """How long a side that should send may be quiet before that is told; 0: for ever."""
 
     @property
     def family(self) -> socket.AddressFamily:
