@@ -181,7 +181,8 @@ class Service:
             host=self.settings.http.host,
             port=self.settings.http.port,
             max_clients=max_clients,
-            full=lambda: self.switchboard.full,
+            # Where another node has room, this one's want of it turns nobody away.
+            full=lambda: self.switchboard.full and not self.membership.others_with_room(),
         )
         stack.push_async_callback(self.http.stop)
         await self.http.start()
