@@ -341,3 +341,28 @@ async def test_a_node_that_was_inherited_hangs_up_at_its_next_beat(room: Room) -
     await _true(lambda: two.calls.fences)
     await _true(lambda: not two.calls.fenced)
     assert two.id not in (TWO, THREE)
+
+
+class _Faulty:
+    """A roll that fails inside at the next beat."""
+
+    def __init__(self, roll: Roll) -> None:
+        self._roll = roll
+        self.failed = False
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "beat" and not self.failed:
+            self.failed = True
+            raise ValueError("a fault of ours")
+        return getattr(self._roll, name)
+
+
+async def test_a_fault_of_ours_ends_no_node(room: Room) -> None:
+    faulty = _Faulty(open_roll(room.url))
+    two = await room.member(2, roll=cast(Roll, faulty))
+
+    async def has_beaten() -> bool:
+        return any(each.id == TWO and each.beat_at > each.started_at for each in (await room.roll.look()).nodes)
+
+    await until(has_beaten, limit_s=10)
+    assert (True, 0) == (faulty.failed, two.calls.fences)

@@ -158,6 +158,8 @@ class Membership:
                 await self._once()
             except StoreError as error:
                 log.warning("node not noted", error=str(error))
+            except Exception:  # The loop's edge: without beats this node would hang up all its calls, for ever.
+                log.exception("node failed inside")
 
     async def _once(self) -> None:
         assert self._calls is not None
@@ -188,7 +190,10 @@ class Membership:
         while True:
             await asyncio.sleep(self._times.beat_s / 4)
             if not self._lease.held():
-                self._fence()
+                try:
+                    self._fence()
+                except Exception:  # The loop's edge: it is tried again at once what could not be done for all.
+                    log.exception("calls not let go of")
 
     def _fence(self) -> None:
         assert self._calls is not None
@@ -264,7 +269,7 @@ class Membership:
         try:
             await calls.settle_leftovers()
             await self._roll.retire(self._store.node)
-        except StoreError:
+        except BaseException:
             self._unsettled = True
             raise
 
@@ -273,3 +278,5 @@ class Membership:
             await self._settle()
         except StoreError as error:
             log.warning("leftovers not settled yet", error=str(error))
+        except Exception:  # The loop's edge: it is tried again.
+            log.exception("leftovers not settled")
