@@ -205,6 +205,51 @@ async def test_a_commit_whose_answer_never_came_is_decided_before_the_next_one(p
     await store.close()
 
 
+@asynccontextmanager
+async def two_nodes(url: str) -> AsyncIterator[tuple[Breaking, SqlStore, SqlStore]]:
+    """A database whose line can break, the node that has it, and another one on a line of its own."""
+    address = parse_database_url(url)
+    assert isinstance(address, PostgresAddress)
+    database = Breaking(address)
+    one, two = SqlStore(database), open_store(url)
+    await one.open()
+    await two.open()
+    try:
+        yield database, one, two
+    finally:
+        await two.close()
+        await one.close()
+
+
+async def test_what_a_client_was_told_is_not_recorded_is_claimed_by_no_other_node(postgres_url: str) -> None:
+    """It was: the answer to the commit never came, and the other node looks before it is taken back."""
+    async with two_nodes(postgres_url) as (database, one, two):
+        database.breaks = True
+        assert (await refused(one.record(ORDER, waits=True))).unknown
+        assert [record.id for record in await two.unfinished()] == [ORDER.id]
+        assert await two.waiting.waiting(limit=10) == []
+        assert not await two.waiting.claim(ORDER)
+        await writable(one)
+        assert await two.connections() == []
+
+
+async def test_a_claim_of_which_nobody_knows_whether_it_was_written_loses_nothing(postgres_url: str) -> None:
+    """It was, and nobody has begun the connection: it waits again, for whichever node has room."""
+    async with two_nodes(postgres_url) as (database, one, two):
+        await one.record(ORDER, waits=True)
+        database.breaks = True
+        assert (await refused(one.waiting.claim(ORDER))).unknown
+        assert one.waiting.offers(ORDER.id)
+        with pytest.raises(StoreError, match="is not known yet"):
+            await one.waiting.claim(ORDER)
+
+        async def claimed() -> bool:
+            return await two.waiting.claim(ORDER)
+
+        await until(claimed, limit_s=RECOVERY_S)
+        assert not await one.waiting.claim(ORDER)
+
+
 async def test_what_was_acknowledged_survives_a_kill_of_the_server(postgres_cluster: Cluster) -> None:
     url = postgres_cluster.url(postgres_cluster.new_database())
     with subprocess.Popen(

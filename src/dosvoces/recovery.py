@@ -64,16 +64,18 @@ class Leftovers:
         records = [record for record in await self._store.unfinished(owner=self._store.node) if self._left(record)]
         known = [(record, *await _read(self._store, record)) for record in records]
         for record, entries, leftovers in known:
+            if not self._left(record):
+                continue  # It waited for a node when it was read, and was claimed here since.
             take_back = self._carrier.take_back
             releases = {side: asyncio.create_task(take_back(leftover)) for side, leftover in leftovers.items()}
             task = asyncio.create_task(_end(self._store, self._now, record, entries, releases))
             self._ending[record.id] = task
             task.add_done_callback(partial(self._forget, record.id))
         # Each release sends before it waits for anything: when this turn of the loop is over, that is done.
-        if known:
+        if ending := list(self._ending.values()):
             await asyncio.sleep(0)
             reached("k24_leftovers_released")
-            await asyncio.wait(list(self._ending.values()), timeout=SOON_S)
+            await asyncio.wait(ending, timeout=SOON_S)
 
     async def close(self) -> None:
         """Stop waiting; what is not settled is the next process's to end."""

@@ -179,6 +179,8 @@ class Store(Protocol):
         """
         Write a new connection, ours or, if it `waits`, nobody's yet. Raises `AlreadyRecorded`, `StoreError`.
 
+        What raises is never begun, by no node: one that waits can be claimed only once it is known to be written.
+
         One of ours is counted in with all that is open on all nodes, and raises `LimitReached` if there are as many as
         there may be. `trunks` are those that could take each side: if all of them are full, that is such a limit too.
         """

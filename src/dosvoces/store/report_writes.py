@@ -13,8 +13,10 @@ from sqlalchemy import (
     and_,
     bindparam,
     delete,
+    exists,
     func,
     literal_column,
+    null,
     select,
     true,
     update,
@@ -25,7 +27,7 @@ from dosvoces.core import Phase
 from dosvoces.model import ConnectionId, Outcome, connection_id
 from dosvoces.store.prepared import Cursor, Prepared, insert_new
 from dosvoces.store.reports import Delivery, DeliveryState, Report
-from dosvoces.store.tables import connection, delivery, mail, report
+from dosvoces.store.tables import connection, delivery, dial_attempt, mail, report
 from dosvoces.store.writes import Writes
 
 _ONE: ColumnElement[int] = literal_column("1", Integer)
@@ -41,6 +43,7 @@ class ReportWrites:
         self._insert_delivery = insert_new(delivery, dialect, ("connection_id", "number", "target", "next_at"))
         self._passed_on = Prepared(update(report).where(*_one_report()).values(passed_on=true()), dialect)
         self._tried = Prepared(_tried(), dialect)
+        self._offer = Prepared(_offer(), dialect)
         self._claim = Prepared(update(connection).where(_NOBODYS).values(owner=bindparam("by")), dialect)
         self._end = Prepared(_end(), dialect)
         self._delete_ended = Prepared(_delete_ended(), dialect)
@@ -68,6 +71,10 @@ class ReportWrites:
         """One more try, unless it is over."""
         row = {**_key(of), "to": of.target, "state": state.value, "answer": answer, "tried_at": at, "next_at": next_at}
         self._tried.run(cursor, row)
+
+    def offer(self, cursor: Cursor, connection_id: ConnectionId) -> None:
+        """Make a connection of this node's that was not begun nobody's: it waits for whoever claims it."""
+        self._offer.run(cursor, {"of": connection_id, "by": self._writes.node})
 
     def claim(self, cursor: Cursor, connection_id: ConnectionId) -> bool:
         """Make a connection that waits this node's; whether it waited."""
@@ -114,6 +121,21 @@ def _tried() -> Update:
             delivery.c.state == literal_column(f"'{DeliveryState.WAITING.value}'"),
         )
         .values(tries=delivery.c.tries + _ONE, **values)
+    )
+
+
+def _offer() -> Update:
+    begun = exists().where(dial_attempt.c.connection_id == connection.c.id)
+    return (
+        update(connection)
+        .where(
+            connection.c.id == bindparam("of"),
+            connection.c.owner == bindparam("by"),
+            connection.c.outcome.is_(None),
+            connection.c.phase == literal_column(f"'{Phase.RECORDED.value}'"),
+            ~begun,
+        )
+        .values(owner=null())
     )
 
 

@@ -116,11 +116,15 @@ class Waiting(Protocol):
     - *one takes it*: of those who `claim` it and who `end` it at the same moment, one succeeds.
     """
 
+    def offers(self, connection_id: ConnectionId) -> bool:
+        """Whether it is ours only until it is known that any node may claim it."""
+
     async def claim(self, order: Order, *, trunks: Trunks = NO_TRUNKS) -> bool:
         """
         Make it this node's, to be begun; whether it was still waiting.
 
-        It is counted in as `Store.record` counts, and raises `LimitReached` where that does.
+        It is counted in as `Store.record` counts, and raises `LimitReached` where that does. After a failure of which
+        it is unknown whether it was written, it waits again: nothing that waits is lost by it.
         """
 
     async def end(self, connection_id: ConnectionId, outcome: Outcome, *, by: str, at: datetime) -> bool:

@@ -8,6 +8,7 @@ a commit. A reader (`dosvoces list` beside a running service) has the second lan
 import asyncio
 import secrets
 from collections.abc import Callable, Collection
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from functools import partial
 from typing import TypeVar
@@ -162,6 +163,7 @@ class SqlStore(Store):
     async def close(self) -> None:
         writer, self._writer = self._writer, None
         self._reading = None
+        self.waiting.close()
         try:
             if writer is not None:
                 await writer.close()
@@ -206,15 +208,17 @@ class SqlStore(Store):
         def record(cursor: Cursor) -> None:
             if not waits:
                 self.admit(cursor, order, trunks)
-            writes.record(cursor, order, waits)
+            writes.record(cursor, order)
 
-        try:
-            await writer.write(record)
-        except StoreError as error:
-            if error.unknown:
-                # The client is told that nothing was done: if it was written all the same, it is no longer so.
-                writer.write_behind(partial(writes.withdraw, connection_id=order.id))
-            raise
+        offer = self.waiting.offering(order.id) if waits else nullcontext()
+        async with offer:
+            try:
+                await writer.write(record)
+            except StoreError as error:
+                if error.unknown:
+                    # The client is told that nothing was done: if it was written all the same, it is no longer so.
+                    writer.write_behind(partial(writes.withdraw, connection_id=order.id))
+                raise
 
     def admit(self, cursor: Cursor, order: Order, trunks: Trunks) -> None:
         """Within a transaction: raise `LimitReached` if one more may not be open."""

@@ -1,14 +1,17 @@
 """Reports and connections that wait, in the record's SQL database: what `SqlStore` lends its lanes to."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from datetime import datetime
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
+import structlog
 from sqlalchemy import Connection as Database
 from sqlalchemy import Row, and_, func, literal_column, select
 
+from dosvoces.errors import StoreError
 from dosvoces.model import NO_TRUNKS, ConnectionId, Order, Outcome, Side, Trunks
 from dosvoces.store.prepared import Cursor
 from dosvoces.store.report_writes import ReportWrites
@@ -16,6 +19,12 @@ from dosvoces.store.reports import Delivery, DeliveryState, Report, Reports, Wai
 from dosvoces.store.tables import connection, delivery, report
 
 T = TypeVar("T")
+
+OFFER_PATIENCE_S = 1.0
+"""How long the client of a connection that waits is kept waiting for it to be offered."""
+OFFER_RETRY_S = 0.5
+
+log = structlog.get_logger(__name__)
 
 
 class Lanes(Protocol):
@@ -61,18 +70,72 @@ class SqlReports(Reports):
 
 
 class SqlWaiting(Waiting):
-    """The connections of an open record that wait."""
+    """
+    The connections of an open record that wait.
+
+    One is recorded as ours, and offered to all once that is known to be on disk: a commit whose answer never came may
+    have succeeded, and another node would begin what its client was told is not recorded.
+    """
 
     def __init__(self, lanes: Lanes, reports: SqlReports) -> None:
         self._lanes = lanes
         self._reports = reports
+        self._offered: set[ConnectionId] = set()
+        self._offers: set[asyncio.Task[None]] = set()
+
+    @asynccontextmanager
+    async def offering(self, connection_id: ConnectionId) -> AsyncIterator[None]:
+        """What is recorded inside waits for any node afterwards. Offering it is tried until it succeeds."""
+        self._offered.add(connection_id)
+        try:
+            yield
+        except BaseException:
+            self._offered.discard(connection_id)
+            raise
+        # It is recorded, whatever becomes of the offer: its client need not wait for long.
+        await asyncio.wait([self._begin_offer(connection_id)], timeout=OFFER_PATIENCE_S)
+
+    def offers(self, connection_id: ConnectionId) -> bool:
+        return connection_id in self._offered
 
     async def claim(self, order: Order, *, trunks: Trunks = NO_TRUNKS) -> bool:
+        if order.id in self._offered:
+            raise StoreError(f"connection {order.id} was claimed or is offered, and which of them is not known yet")
+
         def claim(cursor: Cursor, writes: ReportWrites) -> bool:
             self._lanes.admit(cursor, order, trunks)
             return writes.claim(cursor, order.id)
 
-        return await self._lanes.change(claim)
+        try:
+            return await self._lanes.change(claim)
+        except StoreError as error:
+            if error.unknown:
+                # It may be ours now, and nobody would begin it: whoever has room may claim it again.
+                self._offered.add(order.id)
+                self._begin_offer(order.id)
+            raise
+
+    def close(self) -> None:
+        """Offer nothing any more: what is still ours is the next process's to end."""
+        for task in self._offers:
+            task.cancel()
+
+    def _begin_offer(self, connection_id: ConnectionId) -> asyncio.Task[None]:
+        task = asyncio.create_task(self._offer(connection_id), name="offer")
+        self._offers.add(task)
+        task.add_done_callback(self._offers.discard)
+        return task
+
+    async def _offer(self, connection_id: ConnectionId) -> None:
+        while True:
+            try:
+                await self._lanes.change(lambda cursor, writes: writes.offer(cursor, connection_id))
+                break
+            except StoreError as error:
+                log.warning("connection not offered yet", connection=connection_id, reason=str(error))
+                await asyncio.sleep(OFFER_RETRY_S)
+        self._offered.discard(connection_id)
+        self._reports.due.set()
 
     async def end(self, connection_id: ConnectionId, outcome: Outcome, *, by: str, at: datetime) -> bool:
         ended = await self._lanes.change(lambda cursor, writes: writes.end(cursor, connection_id, outcome, by, at))

@@ -77,14 +77,14 @@ class Writes:
         self._remember_answer = Prepared(_remember_answer(), dialect)
         self._touch = Prepared(update(alembic_version).values(version_num=alembic_version.c.version_num), dialect)
 
-    def record(self, cursor: Cursor, order: Order, waits: bool = False) -> None:
+    def record(self, cursor: Cursor, order: Order) -> None:
         """
-        Write a new connection and its legs; one that `waits` is no node's yet.
+        Write a new connection and its legs.
 
         Raises `AlreadyRecorded` for a taken id or idempotency key, and for what the order is a repeat of.
         """
         self._make_way(cursor, order)
-        if not self._insert_connection.run(cursor, _connection_row(order, None if waits else self.node)):
+        if not self._insert_connection.run(cursor, _connection_row(order, self.node)):
             key = f" or the idempotency key {order.idempotency_key}" if order.idempotency_key else ""
             raise AlreadyRecorded(f"connection {order.id}{key} is in the record already", permanent=True)
         idle = LegState.IDLE.value
@@ -310,7 +310,7 @@ def _withdraw() -> Statement:
     dialled = exists().where(dial_attempt.c.connection_id == connection.c.id)
     return delete(connection).where(
         connection.c.id == bindparam("of"),
-        (connection.c.owner == bindparam("by")) | connection.c.owner.is_(None),
+        connection.c.owner == bindparam("by"),
         connection.c.phase == _RECORDED,
         connection.c.outcome.is_(None),
         ~dialled,
@@ -351,7 +351,7 @@ def _insert_report() -> Statement:
     return insert(report).inline().values(connection_id=bindparam("of"), number=last.scalar_subquery() + _ONE, **values)
 
 
-def _connection_row(order: Order, node: NodeId | None) -> Row:
+def _connection_row(order: Order, node: NodeId) -> Row:
     lead = order.lead
     return {
         "id": order.id,

@@ -263,7 +263,8 @@ class Switchboard:
         return {side: self._carrier.trunks(order.number(side)) for side in Side}
 
     def _knows(self, connection_id: ConnectionId) -> bool:
-        return connection_id in self._live or self._admission.knows(connection_id)
+        mine = connection_id in self._live or self._admission.knows(connection_id)
+        return mine or self._store.waiting.offers(connection_id)
 
     def _taken(self, connection_id: ConnectionId) -> None:
         """Another node has settled it, or does: nobody is left on a line of ours."""
