@@ -22,8 +22,11 @@ class Records(FakeRecords):
     def __init__(self, *orders: list[Order]) -> None:
         super().__init__()
         self._orders = orders
+        self.broken = False
 
     async def connection(self, connection_id: ConnectionId) -> ConnectionRecord | None:
+        if self.broken:
+            raise StoreError("broken")
         order = next(order for orders in self._orders for order in orders if order.id == connection_id)
         return ConnectionRecord(
             id=order.id,
@@ -51,8 +54,8 @@ class Door:
     def __init__(self, answer: Exception | None = None) -> None:
         self.connector = FakeConnector() if answer is None else FakeConnector(answer)
         self.scheduler = FakeScheduler()
-        records = Records(self.connector.orders, self.scheduler.orders)
-        app = app_with(self.connector, records, scheduler=self.scheduler)
+        self.records = Records(self.connector.orders, self.scheduler.orders)
+        app = app_with(self.connector, self.records, scheduler=self.scheduler)
         self.client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://door")
 
     async def post(self, *, key: str | None = None, **members: object) -> httpx.Response:
@@ -153,6 +156,18 @@ async def test_what_can_not_be_done_is_said(error: Exception, status: int) -> No
     answer = await Door(error).post()
     assert answer.status_code == status
     assert ("retry-after" in answer.headers) == (status == 503)
+
+
+@pytest.mark.parametrize(("not_before", "phase"), [(None, "recorded"), (iso(60), "scheduled")])
+async def test_what_is_accepted_is_accepted_though_it_can_not_be_read(not_before: str | None, phase: str) -> None:
+    """A client that was told that nothing was done would ask again, and the same people would be rung twice."""
+    door = Door()
+    door.records.broken = True
+    answer = await door.post(not_before=not_before)
+    (order,) = door.connector.orders + door.scheduler.orders
+    assert answer.status_code == 202
+    assert answer.headers["location"] == f"/v1/connections/{order.id}"
+    assert (answer.json()["id"], answer.json()["phase"], answer.json()["outcome"]) == (order.id, phase, None)
 
 
 async def test_a_caller_id_that_is_not_ours_is_refused_before_it_waits() -> None:

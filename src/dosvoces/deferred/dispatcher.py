@@ -237,9 +237,10 @@ class Dispatcher:
 
     async def _resubmit(self, work: Work) -> None:
         """Submit once more what the engine has done with though the record says that it isn't done."""
-        seen = await self._opened().get(work.kind, work.key)
+        engine = await self._opening()
+        seen = await engine.get(work.kind, work.key)
         if seen is None:
-            await self._opened().submit(work)
+            await engine.submit(work)
         elif seen.state not in (State.WAITING, State.RUNNING):
             log.warning("deferred work submitted once more", kind=work.kind, key=work.key, state=seen.state)
-            await self._opened().submit(Work(work.kind, work.key, work.payload, work.lane, run=seen.work.run + 1))
+            await engine.submit(Work(work.kind, work.key, work.payload, work.lane, run=seen.work.run + 1))

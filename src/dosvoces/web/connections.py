@@ -123,7 +123,7 @@ class ConnectionsEndpoint:
                 if earlier.fingerprint != order.fingerprint:
                     return repeats.KEY_REUSED
                 if not earlier.resumable:
-                    return await self._accepted(earlier.connection_id, replayed=True)
+                    return await self._replayed(earlier.connection_id)
                 order = earlier.resumed_by(order)
             self._connector.check(order)
             if order.not_before is None or order.not_before <= order.created_at:
@@ -140,18 +140,49 @@ class ConnectionsEndpoint:
         except StoreError:
             _log.exception("connection_not_recorded", connection_id=order.id)
             return NOT_RECORDED
-        return await self._accepted(order.id)
+        return await self._accepted(order)
 
-    async def _accepted(self, connection: ConnectionId, *, replayed: bool = False) -> Reply:
-        """The resource as it is now."""
-        headers: tuple[Header, ...] = ((b"location", f"{PATH}/{connection}".encode()),)
-        if replayed:
-            headers += (REPLAYED,)
+    async def _accepted(self, order: Order) -> Reply:
+        """The resource as it is now; as it was asked for if that can't be read: it is recorded, and may be begun."""
+        try:
+            view = await self._view(order.id)
+        except StoreError as error:
+            _log.warning("accepted_connection_not_read", connection_id=order.id, error=str(error))
+            view = None
+        return _shown(view or _as_asked(order))
+
+    async def _replayed(self, connection: ConnectionId) -> Reply:
+        view = await self._view(connection)
+        return NOT_RECORDED if view is None else _shown(view, REPLAYED)
+
+    async def _view(self, connection: ConnectionId) -> ConnectionView | None:
         record = await self._records.connection(connection)
         if record is None:
-            return NOT_RECORDED
-        view = connection_view(record, await self._records.entries(connection), self._clock())
-        return Reply(202, _VIEW.dump_json(view).decode(), headers)
+            return None
+        return connection_view(record, await self._records.entries(connection), self._clock())
+
+
+def _shown(view: ConnectionView, *headers: Header) -> Reply:
+    return Reply(202, _VIEW.dump_json(view).decode(), ((b"location", f"{PATH}/{view.id}".encode()), *headers))
+
+
+def _as_asked(order: Order) -> ConnectionView:
+    """A connection of which no more is known than that it is recorded."""
+    waits = order.not_before is not None and order.not_before > order.created_at
+    return ConnectionView(
+        id=order.id,
+        created_at=order.created_at,
+        not_before=order.not_before,
+        expires_at=order.expires_at,
+        phase="scheduled" if waits else "recorded",
+        outcome=None,
+        ended_by="",
+        interval_s=order.interval_s,
+        joined_at=None,
+        ended_at=None,
+        legs=[],
+        journal=[],
+    )
 
 
 def _invalid(problems: list[Problem]) -> Reply:
