@@ -327,6 +327,15 @@ async def test_journal_says_when_an_entry_is_on_disk(store: Store, reopen: Reope
     assert [entry] == await (await reopen()).entries(ORDER.id)
 
 
+async def test_words_that_no_database_takes_hold_up_no_outcome(store: Store, reopen: Reopen) -> None:
+    await store.record(ORDER)
+    leg = Leg(LegState.ENDED, dialed_at=T0, ended_at=T0, reason=EndReason.FAILED, detail="500 a\x00b\udc80c")
+    await store.settle(ORDER.id, Connection(Terms(), a=leg), Outcome.CANCELLED, at=T0)
+    record = await (await reopen()).connection(ORDER.id)
+    assert record is not None
+    assert (record.outcome, record.legs[0].detail) == ("cancelled", "500 a\ufffdb\ufffdc")
+
+
 # --- errors are ours ---
 
 

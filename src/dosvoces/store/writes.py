@@ -400,8 +400,17 @@ def _leg_row(connection_id: ConnectionId, side: Side, of: Leg) -> Row:
         "released_at": of.released_at,
         "ended_at": of.ended_at,
         "reason": None if of.reason is None else of.reason.value,
-        "detail": of.detail,
+        "detail": _without_controls(of.detail),
     }
+
+
+def _without_controls(text: str) -> str:
+    """Others' words. PostgreSQL refuses NUL, all refuse half a surrogate pair, and with it the connection's outcome."""
+    return (
+        text
+        if text.isprintable()
+        else "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+    )
 
 
 def _entry_row(entry: Entry) -> Row:
