@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dosvoces.carriers import Call, DialPlan
+from dosvoces.carriers import Call, DialPlan, Leftover, Released
 from dosvoces.carriers.fake import TRUNK, FakeCarrier, Script
 from dosvoces.core import Answer, AnswerKind
 from dosvoces.errors import AlreadyRecorded, CarrierError, MailError, NotAllowed, NotNow, StoreError
@@ -509,6 +509,25 @@ async def test_what_the_last_process_left_is_settled_and_never_dialed_again(benc
     assert [("ended", "failed")] == [(leg.state, leg.reason) for leg in record.legs if leg.side is A]
     assert [] == bench.carrier.dialed
     assert ["lost_at_restart"] == await bench.events(order)
+
+
+class ForgetfulCarrier(FakeCarrier):
+    async def take_back(self, leftover: Leftover) -> Released:
+        raise TypeError("a fault of ours")
+
+
+async def test_a_leg_that_a_fault_of_ours_keeps_from_being_taken_back_leaves_no_connection_open(bench: Bench) -> None:
+    order = an_order()
+    await bench.store.record(order)
+    await bench.store.intend_dial(order, A, attempt=1, at=order.created_at)
+    bench.carrier = ForgetfulCarrier(lambda call: Script())
+    bench.make()
+    await bench.switchboard.start()
+    await bench.switchboard.settle_leftovers()
+    record = await bench.store.connection(order.id)
+    assert record is not None
+    assert "interrupted" == record.outcome
+    assert "the far end confirmed no hang-up" in record.legs[0].detail
 
 
 async def test_what_another_node_has_taken_is_hung_up_and_let_go(bench: Bench) -> None:

@@ -84,8 +84,10 @@ class Leftovers:
             with suppress(asyncio.CancelledError):
                 await task
 
-    def _forget(self, connection_id: ConnectionId, _task: asyncio.Task[None]) -> None:
+    def _forget(self, connection_id: ConnectionId, task: asyncio.Task[None]) -> None:
         del self._ending[connection_id]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("leftover not settled", connection=connection_id, exc_info=error)
 
     def _left(self, record: ConnectionRecord) -> bool:
         return record.id not in self._ending and not self._under_way(record.id)
@@ -122,7 +124,7 @@ async def _end(
         # Who hasn't confirmed by now goes on being released without us.
         for release in releases.values():
             release.cancel()
-    released = {side: _came_of(release) for side, release in releases.items()}
+    released = {side: _came_of(record.id, release) for side, release in releases.items()}
     while True:
         try:
             await _settle(store, record, entries, released, now())
@@ -134,8 +136,14 @@ async def _end(
             await asyncio.sleep(SETTLE_RETRY_S)
 
 
-def _came_of(release: asyncio.Task[Released]) -> Released:
-    return release.result() if release.done() else Released.UNCONFIRMED
+def _came_of(connection_id: ConnectionId, release: asyncio.Task[Released]) -> Released:
+    if not release.done() or release.cancelled():
+        return Released.UNCONFIRMED
+    if (error := release.exception()) is not None:
+        # A fault of ours must not leave the connection open for ever: its outcome says what is not known.
+        log.error("leg not taken back", connection=connection_id, exc_info=error)
+        return Released.UNCONFIRMED
+    return release.result()
 
 
 async def _settle(
