@@ -46,11 +46,19 @@ class Disk:
 _Write = Callable[[], Any]
 
 
+class NothingWaits:
+    """The part of `Waiting` that they use: the simulated clients want everything at once."""
+
+    def offers(self, connection_id: ConnectionId) -> bool:
+        return False
+
+
 class SimulatedStore:
     """The part of `Store` that the switchboard and the recovery use, of one process."""
 
     def __init__(self, disk: Disk, loop: ProcessLoop, node: NodeId) -> None:
         self.node = node
+        self.waiting = NothingWaits()
         self._disk = disk
         self._loop = loop
         self._behind: list[tuple[_Write, Callable[[], None] | None, asyncio.Future[Any] | None]] = []
