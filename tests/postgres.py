@@ -158,7 +158,8 @@ class Cluster:
         for (pid,) in self.execute(
             f"SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'dosvoces {application}%'"
         ):
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     def pause(self) -> None:
         """SIGSTOP for every process of it: it still takes connections, by the kernel, and answers nothing."""

@@ -5,10 +5,12 @@ import random
 import signal
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+import psycopg
 
 from tests.chaos.evidence import request_of
 from tests.chaos.logs import Witness
@@ -48,7 +50,8 @@ class Database:
         if how == "backend":
             # All sessions are thrown out, and the server recovers.
             self._witness.note(kind="backend_killed")
-            await asyncio.to_thread(cluster.kill_backend, "")
+            with suppress(psycopg.OperationalError):  # It may be recovering from the last one.
+                await asyncio.to_thread(cluster.kill_backend, "")
             return
         long = rng.random() < LONG_SHARE
         down_s = rng.uniform(plan.fence_s + 2, plan.fence_s + 5) if long else rng.uniform(0.1, plan.fence_s / 2)

@@ -21,10 +21,8 @@ from tests.chaos.plan import Plan
 
 _KILLED_AT = re.compile(rf"{VARIABLE}: killed at (\w+)")
 START_LIMIT_S = 60.0
-FREEZE_SHARE = 0.2
-"""Of the faults of a node among others; what freezes is woken when others have taken over, or long before."""
-MEDIA_SHARE = 0.35
-"""Of the faults of a node: those that kill its media worker."""
+LONG_SHARE = 0.6
+"""Of the freezes: those in which others take over; from the rest it wakes long before."""
 
 
 class Node:
@@ -54,21 +52,27 @@ class Node:
         self._process: asyncio.subprocess.Process | None = None
 
     async def run(self) -> None:
-        lives = 0
+        point = ""  # It comes to serve once, before it dies of anything.
         while not self._over:
-            point = "" if self._peace.is_set() or not lives else self._deck.deal()
             self._ready.clear()
-            with self._config.with_suffix(".log").open("ab") as log:
-                process = self._process = await self._start(point)
-                reading = asyncio.create_task(self._read(process, log))
-                torment = asyncio.create_task(self._torment(process, armed=bool(point)))
+            await self._live(point)
+            point = "" if self._peace.is_set() else self._deck.deal()
+
+    async def _live(self, point: str) -> None:
+        with self._config.with_suffix(".log").open("ab") as log:
+            process = self._process = await self._start(point)
+            reading = asyncio.create_task(self._read(process, log))
+            torment = asyncio.create_task(self._torment(process, armed=bool(point)))
+            try:
                 status = await process.wait()
+            finally:
                 torment.cancel()
                 with suppress(asyncio.CancelledError):
                     await torment
+                if process.returncode is None:
+                    process.kill()
                 point_reached = await reading
-            self._gone(status, point_reached)
-            lives += 1
+        self._gone(status, point_reached)
 
     async def serving(self) -> None:
         """Wait until it takes requests."""
@@ -144,10 +148,10 @@ class Node:
             await self._fault(process, armed=armed)
 
     async def _fault(self, process: asyncio.subprocess.Process, *, armed: bool) -> None:
-        chance = self._rng.random()
-        if chance < MEDIA_SHARE:
+        chance, plan = self._rng.random(), self._plan
+        if chance < plan.media_share:
             self._kill_media_worker(process)
-        elif self._among_others and chance < MEDIA_SHARE + FREEZE_SHARE:
+        elif self._among_others and chance < plan.media_share + plan.freeze_share:
             await self._freeze(process)
         elif not armed:
             self._kill("random")
@@ -173,7 +177,7 @@ class Node:
     async def _freeze(self, process: asyncio.subprocess.Process) -> None:
         """For longer than it takes to be declared dead, or for less than the fence."""
         plan, rng = self._plan, self._rng
-        long = rng.random() < 0.6
+        long = rng.random() < LONG_SHARE
         frozen_s = rng.uniform(plan.dead_s + 1, plan.dead_s + 8) if long else rng.uniform(0.2, plan.fence_s - 1)
         if process.returncode is not None:
             return

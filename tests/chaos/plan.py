@@ -27,6 +27,10 @@ class Plan:
     points: tuple[str, ...] = tuple(POINTS)
     late_share: float = 0.5
     """Of the crash points: those passed several times before the node dies."""
+    media_share: float = 0.35
+    """Of the faults of a node: those that kill its media worker."""
+    freeze_share: float = 0.2
+    """Of the faults of a node among others: those that freeze it."""
     database_calm_s: float = 8.0
     mail_fault_rate: float = 0.02
     """Per step of the SMTP dialogue."""

@@ -197,7 +197,7 @@ class Site:
 
 
 def _webhook(message: Message) -> dict[str, Any]:
-    data = message.verify()["data"]
+    data = message.json["data"]
     owner = request_of(data["first_number"])
     return {
         "at": message.at,
