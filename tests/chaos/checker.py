@@ -12,8 +12,8 @@ from functools import cached_property
 from typing import Protocol, TypeVar
 
 from dosvoces.model import Side
-from tests.chaos.evidence import BY_ITSELF, Claim, Evidence, Leg, Mail, Post, Webhook
-from tests.chaos.outages import Outages, kills, kinds
+from tests.chaos.evidence import Claim, Evidence, Leg, Mail, Post, Webhook
+from tests.chaos.outages import Outages, by_itself, kills, kinds
 from tests.chaos.truth import contradiction
 
 SLACK_S = 0.5
@@ -99,7 +99,7 @@ def check(evidence: Evidence) -> Report:
     violations += [
         Violation("ended by itself", -1, f"node {fault.node} {fault.how}")
         for fault in evidence.faults
-        if fault.how.startswith(BY_ITSELF) and not case.outages.database_was_down(fault.at)
+        if by_itself(fault) and not case.outages.database_was_down(fault.at)
     ]
     return Report(
         figures=_figures(case),
@@ -137,6 +137,7 @@ def _figures(case: Case) -> dict[str, int | float]:
         ),
         "kills": kills(evidence.faults),
         "faults": sum(kinds(evidence.faults).values()),
+        "starts that found no database": sum(map(by_itself, evidence.faults)),
         "longest that a leg was up after a kill, s": round(max(ends, default=0.0), 2),
     }
 

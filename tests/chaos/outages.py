@@ -4,7 +4,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from tests.chaos.evidence import Evidence, Fault, Leg
+from tests.chaos.evidence import BY_ITSELF, Evidence, Fault, Leg
 
 NEVER = float("inf")
 SHOCK_S = 10.0  # a start that found the database down gives up only then
@@ -21,6 +21,7 @@ class Outage:
 
 
 _PAIRS = {"frozen": "thawed", "database_down": "database_up"}
+_KILLS = {"killed", "media_killed", "backend_killed"}
 _ENDS_OF_FAULTS = {"started", "ready", *_PAIRS.values()}
 
 
@@ -174,10 +175,10 @@ def _covered(merged: Sequence[Outage], begin: float, end: float) -> float:
 
 
 def kinds(faults: Iterable[Fault]) -> dict[str, int]:
-    """How many of each, those with a name of their own (a crash point) under it; what only ends a fault isn't one."""
+    """How many of each, crash points under their names; what ends or follows a fault isn't one."""
     counted: dict[str, int] = {}
     for fault in faults:
-        if fault.kind not in _ENDS_OF_FAULTS:
+        if fault.kind not in _ENDS_OF_FAULTS and not by_itself(fault):
             name = f"{fault.kind} {fault.how}".strip()
             counted[name] = counted.get(name, 0) + 1
     return dict(sorted(counted.items()))
@@ -185,5 +186,12 @@ def kinds(faults: Iterable[Fault]) -> dict[str, int]:
 
 def kills(faults: Iterable[Fault]) -> int:
     """How many processes, or servers, were killed."""
-    how = {"killed", "media_killed", "backend_killed"}
-    return sum(fault.kind in how or (fault.kind == "database_down" and fault.how != "paused") for fault in faults)
+    return sum(
+        (fault.kind in _KILLS and not by_itself(fault)) or (fault.kind == "database_down" and fault.how != "paused")
+        for fault in faults
+    )
+
+
+def by_itself(fault: Fault) -> bool:
+    """Whether a node ended and nobody killed it: a start that found no database."""
+    return fault.how.startswith(BY_ITSELF)
