@@ -186,8 +186,6 @@ def _left_up(case: Case, request: int) -> Iterator[str]:
             how = "was never released" if leg.ended_at is None else "was released late"
             up_s = end - due + case.evidence.terms.up_limit_s
             yield f"{leg.side} {how}: {up_s:.1f} s after {why} (node {leg.node}, {leg.call_id})"
-        if leg.answered_at is not None and leg.acked_at is None and leg.ended_at is None:
-            yield f"{leg.side} answered and never got an ACK"
 
 
 def _pointless_second(case: Case, request: int) -> Iterator[str]:

@@ -29,6 +29,7 @@ _NUMBER = re.compile(r"\+34(61|96)\d(\d{6})\b")
 _REQUEST_OF_MAIL = re.compile(r"r(\d+)@")
 _SIDES = {"61": Side.A, "96": Side.B}
 CHALLENGES = (401, 407)
+GIVEN_UP_S = 32.0  # 64*T1, RFC 3261 §13.3.1.4: an answer that got no ACK is given up by its phone
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Leg:
     left_at: float | None = None
     """When the phone hung up."""
     ended_at: float | None = None
-    """When nobody rang or talked any more: refused, cancelled, or hung up by either."""
+    """When nobody rang or talked any more: refused, cancelled, hung up by either, or given up by the phone."""
 
     @property
     def connection(self) -> str:
@@ -224,6 +225,9 @@ def legs_of(messages: Iterable[SipMessage], ports: dict[int, str], strangers: li
                 continue  # CANCEL or BYE for a call that never came here, or OPTIONS
             legs[message.call_id] = leg
         _hear(leg, message)
+    for leg in legs.values():
+        if leg.answered_at is not None and leg.acked_at is None:
+            leg.end(leg.answered_at + GIVEN_UP_S)
     return list(legs.values())
 
 

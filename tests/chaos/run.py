@@ -32,6 +32,7 @@ from tests.postgres import Cluster
 from tests.webhook_receiver import SECRET, Message, Receiver
 
 MEDIA_PORTS = 600
+LOOK_S = 0.5  # the whole record is read each time
 NO_END = 10**9  # calls that SIPp is to take
 SIPP_LIMITS = (
     *("-default_behaviors", "none"),  # A stray message ends no call.
@@ -81,14 +82,14 @@ class Site:
             told = await stack.enter_async_context(Receiver.open())
             urls, nodes = self._make_nodes(phones.port, mails.port, told.url(), witness[FAULTS])
             clients = Clients(plan, urls, witness[CLIENTS], self._random())
-            await self._drive(nodes, clients, witness[FAULTS])
+            await self._drive(nodes, clients, told, witness[FAULTS])
             self._write_webhooks(told.received)
         self._write_claims()
 
     def _random(self) -> random.Random:
         return random.Random(self._rng.random())
 
-    async def _drive(self, nodes: Sequence[Node], clients: Clients, faults: Witness) -> None:
+    async def _drive(self, nodes: Sequence[Node], clients: Clients, told: Receiver, faults: Witness) -> None:
         database = Database(self._cluster, self._plan, faults, self._random()) if self._cluster else None
         async with asyncio.TaskGroup() as group:
             for node in nodes:
@@ -103,20 +104,23 @@ class Site:
             await asyncio.gather(*(node.finish() for node in nodes))
             clients.stop()
             await asking
-            await self._settled()
+            await self._settled(told)
             over_at = time.time()
             for node in nodes:
                 await node.stop()
         self._write_terms(over_at)
 
-    async def _settled(self) -> None:
-        """Wait until the record has an end for everything; what is open when time is up is the checker's to tell."""
+    async def _settled(self, told: Receiver) -> None:
+        """Wait until everything has ended and was told; what is open when time is up is the checker's to tell."""
 
-        async def all_ended() -> bool:
-            return all(claim["outcome"] for claim in self._claims())
+        async def all_told() -> bool:
+            known = {message.json["data"]["id"] for message in told.received}
+            return all(claim["outcome"] and claim["connection"] in known for claim in self._claims())
 
         with suppress(TimeoutError):
-            await until(all_ended, limit_s=self._plan.settle_s)
+            async with asyncio.timeout(self._plan.settle_s):
+                while not await all_told():  # noqa: ASYNC110
+                    await asyncio.sleep(LOOK_S)
         # A leg outlives its connection's end by nothing; the phones' own last words take a moment.
         await asyncio.sleep(self._plan.up_limit_s + 1)
 
