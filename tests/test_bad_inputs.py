@@ -19,10 +19,14 @@ import pytest
 import pytest_asyncio
 
 from dosvoces.carriers.fake import FakeCarrier, Script
+from dosvoces.clock import utc_now
+from dosvoces.keys import Scope, digest_of, id_of
 from dosvoces.mail.inbox import read_mail
 from dosvoces.model import EndReason, Side
+from dosvoces.store.sql import open_keys
 from dosvoces.web.server import HttpServer
 from tests.house import HOST, House, house
+from tests.keys import make_key
 from tests.peers.smtp_server import FaultySmtp, Received, Reply, Stall
 from tests.peers.smtp_server import Script as SmtpScript
 from tests.web_fakes import FakeConnector, app_with
@@ -101,7 +105,7 @@ async def door_only() -> AsyncIterator[DoorOnly]:
 
 
 @asynccontextmanager
-async def whole(folder: Path, environment: "Environment") -> AsyncIterator[Whole]:
+async def whole(folder: Path, environment: "Environment", **sections: dict[str, object]) -> AsyncIterator[Whole]:
     carrier = FakeCarrier(lambda call: environment.first if call.side is Side.A else environment.second)
     async with FaultySmtp(environment.smtp) as server:
         mail: dict[str, object] = {
@@ -110,7 +114,8 @@ async def whole(folder: Path, environment: "Environment") -> AsyncIterator[Whole
             "timeout_s": environment.mail_timeout_s,
         }
         dialing: dict[str, object] = {"max_connections": environment.max_connections}
-        async with house(folder, carrier=carrier, trunks=[OWN], mail=mail, dialing=dialing) as running:
+        sections = {"dialing": dialing, **sections, "mail": {**mail, **sections.get("mail", {})}}
+        async with house(folder, phone=None, carrier=carrier, trunks=[OWN], wall=utc_now, **sections) as running:
             yield Whole(running, server, carrier)
 
 
@@ -285,3 +290,42 @@ async def test_a_broken_environment_gets_a_clear_answer(tmp_path: Path, line: Li
             record = await service.house.over(response)
             assert record.outcome == OUTCOMES[line["profile"]]
         assert service.carrier.live_legs == []
+
+
+# --- who may come in ---
+
+DOOR = [line for line in LINES if line.get("profile") in ("auth_on", "ip_allow")]
+
+
+def test_each_line_about_the_door_is_there() -> None:
+    assert len(DOOR) == 7
+
+
+async def keys_in(running: Whole) -> dict[str, str]:
+    """Real keys for those that the lines name."""
+    keys = open_keys(running.house.service.settings.database.address)
+    try:
+        made = {
+            "TESTKEY": await make_key(keys, "test"),
+            "READKEY": await make_key(keys, "read", Scope.READ),
+            "REVOKEDKEY": await make_key(keys, "revoked"),
+        }
+        assert await keys.revoke(id_of(digest_of(made["REVOKEDKEY"])), by="test")
+    finally:
+        await keys.close()
+    return made
+
+
+@pytest.mark.parametrize("line", DOOR, ids=lambda line: str(line["name"]))
+async def test_who_may_not_come_in_calls_nobody(tmp_path: Path, line: Line) -> None:
+    http: dict[str, object] = {"allow": ["10.0.0.0/8"]} if line["profile"] == "ip_allow" else {"keys": "required"}
+    async with (
+        whole(tmp_path, Environment(), http=http) as service,
+        httpx.AsyncClient(base_url=service.url, timeout=20) as client,
+    ):
+        text = json.dumps(line)
+        for name, key in (await keys_in(service)).items():
+            text = text.replace(f"Bearer {name}", f"Bearer {key}").replace(f'"{name}"', f'"{key}"')
+        response = await send(client, json.loads(text))
+        assert_answered(response, line)
+        assert (service.dials(), service.mails()) == (line["want_dials"], line["want_mails"])

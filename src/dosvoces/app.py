@@ -20,6 +20,7 @@ import structlog
 
 from dosvoces import open_files, telemetry
 from dosvoces.app_deferred import make_dispatcher, reported
+from dosvoces.app_door import check_door, guarded
 from dosvoces.carriers import Carrier
 from dosvoces.carriers.caller_id import CallerIds, Identity
 from dosvoces.carriers.fake import FakeCarrier
@@ -50,8 +51,9 @@ from dosvoces.sip.sdp import Security
 from dosvoces.sip.session_timer import SessionTerms
 from dosvoces.sip.transport import reachable_address
 from dosvoces.store import Store
+from dosvoces.store.keys import Keys
 from dosvoces.store.limits import Quota, TrunkQuota
-from dosvoces.store.sql import open_roll, open_store
+from dosvoces.store.sql import open_keys, open_roll, open_store
 from dosvoces.switchboard import Limits, Switchboard
 from dosvoces.web import build_app
 from dosvoces.web.server import HttpServer
@@ -109,6 +111,9 @@ class Service:
             store = open_store(settings.database.address, reported=reported(settings), quota=_quota(settings))
             stack.push_async_callback(store.close)
             await store.open()
+            keys = open_keys(settings.database.address)
+            stack.push_async_callback(keys.close)
+            await check_door(settings, keys)
             mailbox = open_mailbox(settings, store)
             stack.push_async_callback(mailbox.close)
             carrier = carrier or _carrier(settings)
@@ -143,7 +148,7 @@ class Service:
             )
             telemetry.OPEN_CONNECTIONS.set_function(lambda: switchboard.open_connections)
             stack.callback(asyncio.create_task(telemetry.watch_loop(), name="loop lag").cancel)
-            await service._listen(stack)
+            await service._listen(stack, keys)
             membership.url = service.http_url
             stack.push_async_callback(dispatcher.close, DEFERRED_DRAIN_S)
             # Last, and in the background: neither hanging up what a crash left nor the door waits for it.
@@ -156,7 +161,7 @@ class Service:
         """Take no more requests; return when no call is open any more, which those after `limit_s` are told."""
         await self.switchboard.drain(by="shutdown", limit_s=limit_s)
 
-    async def _listen(self, stack: AsyncExitStack) -> None:
+    async def _listen(self, stack: AsyncExitStack, keys: Keys) -> None:
         app = build_app(
             connector=Overflow(
                 self.switchboard,
@@ -177,7 +182,7 @@ class Service:
         most = _max_connections(self.settings)
         max_clients = min(2 * most + 200, open_files.clients_within(open_files.raise_limit(), most))
         self.http = HttpServer(
-            app,
+            guarded(self.settings, app, keys, stack),
             host=self.settings.http.host,
             port=self.settings.http.port,
             max_clients=max_clients,

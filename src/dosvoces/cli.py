@@ -18,6 +18,7 @@ import typer
 
 from dosvoces import __version__
 from dosvoces.cli_data import data_app
+from dosvoces.cli_keys import audit_app, keys_app
 from dosvoces.cli_nodes import nodes_app
 from dosvoces.cli_numbers import numbers_app
 from dosvoces.cli_options import AsJson, Config, as_json, settings_of
@@ -43,6 +44,8 @@ app.add_typer(mail_app, name="mail")
 app.add_typer(nodes_app)
 app.add_typer(data_app)
 app.add_typer(numbers_app)
+app.add_typer(keys_app, name="keys")
+app.add_typer(audit_app)
 app.add_typer(webhooks_app, name="webhooks")
 
 Limit = Annotated[int, typer.Option(min=1, max=10_000, help="At most so many, the newest first.")]

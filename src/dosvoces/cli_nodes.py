@@ -1,14 +1,13 @@
 """The commands about nodes, through the record: what there is, drain one, end a connection wherever it is."""
 
 import asyncio
-import getpass
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from dosvoces.cli_options import AsJson, Config, as_json, settings_of
+from dosvoces.cli_options import AsJson, Config, as_json, operator, settings_of
 from dosvoces.errors import DosvocesError
 
 if TYPE_CHECKING:
@@ -68,7 +67,7 @@ def drain(
 
     async def ask(roll: "Roll") -> None:
         chosen = choose((await roll.look()).nodes, node)
-        await roll.ask_to_drain(chosen.id, by=f"operator {_operator()}".strip(), limit_s=limit)
+        await roll.ask_to_drain(chosen.id, by=operator(), limit_s=limit)
         typer.echo(f"{chosen.identity.name} ({chosen.id}) drains")
         while wait and (found := [each for each in (await roll.look()).nodes if each.id == chosen.id]):
             if found[0].sign.draining and not found[0].sign.open_connections:
@@ -99,19 +98,11 @@ def hangup(
     """End a connection, in whatever state and on whatever node it is."""
     from dosvoces.model import ConnectionId
 
-    by = f"operator {_operator()}".strip()
-    asked = _ask(settings_of(context, config), lambda roll: roll.ask_to_cancel(ConnectionId(connection.lower()), by=by))
+    wanted = ConnectionId(connection.lower())
+    asked = _ask(settings_of(context, config), lambda roll: roll.ask_to_cancel(wanted, by=operator()))
     if asked is None:
         raise DosvocesError(f"there is no connection {connection!r}; `dosvoces list` names those that there are")
     typer.echo("it is being hung up" if asked else "it is over already")
-
-
-def _operator() -> str:
-    """Who sits here, for the record."""
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):
-        return ""
 
 
 def _ask(settings: "Settings", question: "Callable[[Roll], Awaitable[T]]") -> T:

@@ -28,3 +28,13 @@ def settings_of(context: typer.Context, config: Path | None) -> "Settings":
 def as_json(value: object) -> str:
     """For programs: times as ISO 8601, names as the record has them."""
     return json.dumps(value, indent=2, ensure_ascii=False, default=lambda time: time.isoformat())
+
+
+def operator() -> str:
+    """Who sits here, for the record."""
+    import getpass
+
+    try:
+        return f"operator {getpass.getuser()}"
+    except (OSError, KeyError):
+        return "operator"

@@ -40,6 +40,7 @@ from dosvoces.store.limits import NO_QUOTA, Quota, SharedLimits
 from dosvoces.store.prepared import Cursor
 from dosvoces.store.report_writes import ReportWrites
 from dosvoces.store.reports import ENDED, EVENTS
+from dosvoces.store.sql_keys import SqlKeys
 from dosvoces.store.sql_reports import SqlReports, SqlWaiting
 from dosvoces.store.sql_roll import SqlRoll
 from dosvoces.store.sqlite import SqliteFile
@@ -78,6 +79,11 @@ def open_store(
 def open_roll(url: str) -> SqlRoll:
     """The roll in the record at `url`, not yet opened. Raises `SettingsError`."""
     return SqlRoll(open_database(url))
+
+
+def open_keys(url: str) -> SqlKeys:
+    """The API keys in the record at `url`, not yet opened. Raises `SettingsError`."""
+    return SqlKeys(open_database(url))
 
 
 def open_database(url: str) -> Database:

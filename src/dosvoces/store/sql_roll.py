@@ -1,46 +1,30 @@
-"""The roll in a SQL database, behind its port: a lane and a connection of its own, opened anew after each failure."""
+"""The roll in a SQL database, behind its port."""
 
-import asyncio
-from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, delete, exists, insert, select, update
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import Connection, Row, delete, exists, insert, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
-from dosvoces.errors import StoreError
 from dosvoces.model import ConnectionId, NodeId
+from dosvoces.store.audit import write_act
+from dosvoces.store.beside import Beside
 from dosvoces.store.clock import database_now
 from dosvoces.store.database import Database
-from dosvoces.store.lane import Lane
+from dosvoces.store.keys import Act
 from dosvoces.store.roll import Glance, Identity, Node, Roll, Sign
 from dosvoces.store.tables import connection, node
 
-T = TypeVar("T")
 
-
-ANSWER_LIMIT_S = 3.0
-"""How long one call may take: longer than the database's own limits, and less than a node may stay without a beat."""
-
-
-class SqlRoll(Roll):
+class SqlRoll(Beside, Roll):
     """The roll. Used from one event loop."""
 
     def __init__(self, database: Database) -> None:
-        self._database = database
-        self._lane: Lane | None = None
-        self._engine: Engine | None = None
+        super().__init__(database, "roll")
 
     async def open(self) -> None:
         await self._do(lambda db: None)
-
-    async def close(self) -> None:
-        lane, self._lane = self._lane, None
-        if lane is not None:
-            await asyncio.shield(lane.run(self._disconnect))
-            lane.stop()
 
     async def join(self, node: Identity) -> None:
         await self._do(partial(_join, identity=node))
@@ -49,7 +33,7 @@ class SqlRoll(Roll):
         return await self._do(partial(_beat, of=node, sign=sign))
 
     async def look(self, node: NodeId | None = None) -> Glance:
-        return await self._do(partial(_look, of=node), begin=self._database.begin_reading)
+        return await self._ask(partial(_look, of=node))
 
     async def inherit(self, dead: Node, heir: NodeId) -> bool:
         return await self._do(partial(_inherit, dead=dead, heir=heir))
@@ -65,35 +49,6 @@ class SqlRoll(Roll):
 
     async def ask_to_cancel(self, connection_id: ConnectionId, *, by: str) -> bool | None:
         return await self._do(partial(_ask_to_cancel, connection_id=connection_id, by=by))
-
-    async def _do(self, work: Callable[[Connection], T], *, begin: str | None = None) -> T:
-        if self._lane is None:
-            self._lane = Lane("roll")
-        try:
-            async with asyncio.timeout(ANSWER_LIMIT_S):
-                return await self._lane.run(partial(self._in_transaction, work, begin or self._database.begin))
-        except TimeoutError as error:
-            self._database.interrupt_beside()
-            raise StoreError(
-                f"the record {self._database.name} has not answered for {ANSWER_LIMIT_S:g} s: look what holds it up"
-            ) from error
-
-    def _in_transaction(self, work: Callable[[Connection], T], begin: str) -> T:
-        try:
-            if self._engine is None:
-                self._engine = self._database.beside()
-            self._database.check_present()
-            with self._engine.connect() as db, db.begin():
-                db.exec_driver_sql(begin)
-                return work(db)
-        except (SQLAlchemyError, OSError) as error:
-            self._disconnect()
-            raise self._database.explain(error) from error
-
-    def _disconnect(self) -> None:
-        engine, self._engine = self._engine, None
-        if engine is not None:
-            engine.dispose()
 
 
 # --- one function a question or change, inside a transaction ---
@@ -178,6 +133,7 @@ def _ask_to_drain(db: Connection, of: NodeId, by: str, limit_s: float | None) ->
     if limit_s is not None:
         until = db.execute(select(database_now())).scalar_one() + timedelta(seconds=limit_s)
     db.execute(update(node).where(node.c.id == of).values(drain_by=by, drain_until=until))
+    write_act(db, Act(by, "node.drain", of, {"limit_s": limit_s}))
 
 
 def _ask_to_cancel(db: Connection, connection_id: ConnectionId, by: str) -> bool | None:
@@ -189,6 +145,7 @@ def _ask_to_cancel(db: Connection, connection_id: ConnectionId, by: str) -> bool
         .values(cancel_by=by)
     )
     if asked.rowcount == 1:
+        write_act(db, Act(by, "connection.hangup", connection_id))
         return True
     found = db.execute(select(connection.c.outcome).where(this)).one_or_none()
     return None if found is None else found.outcome is None

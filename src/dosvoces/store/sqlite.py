@@ -16,7 +16,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import StaticPool
 
-from dosvoces.errors import StoreError
+from dosvoces.errors import NoRecordYet, StoreError
 from dosvoces.store import Concern
 from dosvoces.store.database import Database
 from dosvoces.store.prepared import Cursor
@@ -201,7 +201,7 @@ class SqliteFile(Database):
         return StoreError(f"the record {self.path} {words} ({cause})", permanent=permanent)
 
     def _not_there(self) -> StoreError:
-        return StoreError(
+        return NoRecordYet(
             f"there is no record at {self.path}: start `dosvoces serve` first, or mend [database] url", permanent=True
         )
 

@@ -30,7 +30,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeEngine
 
-REVISION = "0005"
+REVISION = "0006"
 """The newest migration: what a database must be at. A test holds it equal to the head of `migrations/versions`."""
 
 
@@ -288,6 +288,35 @@ Index(
     delivery.c.next_at,
     sqlite_where=text("state = 'waiting'"),
     postgresql_where=text("state = 'waiting'"),
+)
+
+api_key = Table(
+    "api_key",
+    metadata,
+    # Of the hash, so that a key which is shown leads to its row and the row to nothing.
+    Column("id", String(8), primary_key=True),
+    Column("digest", String(64), nullable=False, doc="SHA-256 of the key, in hex: the key itself is kept nowhere."),
+    Column("name", Text, nullable=False),
+    Column("test", Boolean, nullable=False),
+    Column("scopes", JSON, nullable=False, doc="A list of `keys.Scope`."),
+    Column("networks", JSON, nullable=False, doc="Where it may be used from; empty: from everywhere."),
+    Column("limits", JSON, nullable=False, doc="Its own limits by name."),
+    Column("created_at", Moment, nullable=False),
+    Column("expires_at", Moment),
+    Column("revoked_at", Moment, doc="From when on it opens nothing."),
+    Column("last_used_at", Moment, doc="To the minute."),
+    Column("replaces", String(8), nullable=False, server_default="", doc="The key in whose place it was made."),
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", String(26), primary_key=True, doc="Sorted by time."),
+    Column("at", Moment, nullable=False),
+    Column("who", Text, nullable=False),
+    Column("what", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("facts", JSON, nullable=False),
 )
 
 # Named here and built by Alembic; the writer touches it to learn whether the record can be written.

@@ -6,6 +6,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from dosvoces import telemetry
+from dosvoces.keys import Scope
+from dosvoces.web.auth import principal_of
 from dosvoces.web.ports import Readiness
 
 
@@ -20,10 +22,14 @@ async def metrics(request: Request) -> Response:
 
 
 def readyz(readiness: Readiness) -> Callable[[Request], Awaitable[Response]]:
-    """200 if a call could be made now, otherwise 503 with what is missing."""
+    """200 if a call could be made now, otherwise 503; what is missing is told to who may read."""
 
     async def respond(request: Request) -> Response:
         problems, warnings = await readiness.ready(), readiness.warnings()
+        principal = principal_of(request.scope)
+        if principal is None or not principal.may(Scope.READ):
+            state = "not ready" if problems else "ready"
+            return JSONResponse({"status": state}, status_code=503 if problems else 200)
         told = {"warnings": warnings} if warnings else {}
         if not problems:
             return JSONResponse({"status": "ready", **told})

@@ -1,0 +1,178 @@
+"""
+Who may come in: by the network they come from, the page that sends them, and the API key that they show.
+
+Stands before the whole application, so that no address is forgotten: what isn't open by name takes a key. What comes
+later finds whom it serves by `principal_of`. `server.py` refuses before this without a look at the key, but only when
+there is no room for anybody: that says nothing and begins nothing.
+"""
+
+import base64
+import binascii
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import structlog
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from dosvoces.keys import KEYLESS, Address, Network, Principal, Refused, address_of, within
+from dosvoces.keys import Scope as KeyScope
+from dosvoces.web.answers import Header, Reply, message
+from dosvoces.web.keyring import Keyring, KeysUnknown
+from dosvoces.web.origin import Origins
+
+OPEN = frozenset({"/healthz", "/readyz"})
+"""What needs no key: a balancer asks it. `/readyz` tells details only to who may read."""
+MACHINE = frozenset({"/metrics"})
+"""What this machine itself may read without a key."""
+PRINCIPAL = "dosvoces.principal"
+"""The key in the ASGI scope."""
+
+_CHALLENGE = b'Bearer realm="dosvoces"'
+_NO_KEY = message(401, "An API key is needed: Authorization: Bearer dv_…", (b"www-authenticate", _CHALLENGE))
+_WRONG_KEY = (b"www-authenticate", _CHALLENGE + b', error="invalid_token"')
+_REFUSALS = {
+    Refused.UNKNOWN: message(401, "There is no such API key", _WRONG_KEY),
+    Refused.REVOKED: message(401, "This API key was revoked", _WRONG_KEY),
+    Refused.EXPIRED: message(401, "This API key has expired", _WRONG_KEY),
+    Refused.NETWORK: message(403, "This API key may not be used from this network"),
+}
+_SEVERAL_KEYS = message(401, "The request shows different API keys; show one", _WRONG_KEY)
+_NETWORK = message(403, "Requests from this network are not taken")
+_KEYS_UNKNOWN = message(503, "The API keys can't be checked now; nothing was done", (b"retry-after", b"5"))
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Networks:
+    """Where requests may come from."""
+
+    allow: tuple[Network, ...] = ()
+    """Empty: from everywhere."""
+    trusted_proxies: tuple[Network, ...] = ()
+    """Whose word on where a request comes from is believed."""
+
+
+def principal_of(scope: Scope) -> Principal | None:
+    """Who asks; `None` for who has shown no key where one is needed, and asks what is open."""
+    principal: Principal | None = scope.get(PRINCIPAL, KEYLESS)  # Without a guard there is no door to keep shut.
+    return principal
+
+
+class Guard:
+    """The ASGI application that lets requests through to `app`, or refuses them."""
+
+    def __init__(self, app: ASGIApp, *, keyring: Keyring, networks: Networks, origins: Origins) -> None:
+        self._app = app
+        self._keyring = keyring
+        self._networks = networks
+        self._origins = origins
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        refusal = self._origins.refuse(scope)
+        if refusal is not None:
+            return await refusal.send(send)
+        send = self._origins.admit(scope, send)
+        decided = await self._decide(scope)
+        if isinstance(decided, Reply):
+            return await decided.send(send)
+        scope[PRINCIPAL] = decided
+        await self._app(scope, receive, send)
+
+    async def _decide(self, scope: Scope) -> Principal | Reply | None:
+        """Whom to serve; `None`: whoever it is. Or the refusal."""
+        headers: list[Header] = scope["headers"]
+        path = scope["path"]
+        if path == "/healthz":
+            return None
+        peer = _peer(scope, self._networks.trusted_proxies)
+        if self._networks.allow and not within(peer, self._networks.allow):
+            return _refused(_NETWORK, scope, why="network", peer=peer)
+        shown = keys_shown(headers)
+        try:
+            if not await self._keyring.needed():
+                return KEYLESS
+            if not shown and (path in OPEN or (path in MACHINE and _here(peer, headers))):
+                return None
+            if len(shown) != 1:
+                return _refused(_SEVERAL_KEYS if shown else _NO_KEY, scope, why="no key", peer=peer)
+            found = await self._keyring.verify(shown.pop(), peer)
+        except KeysUnknown:
+            return None if path in OPEN else _KEYS_UNKNOWN
+        if isinstance(found, Refused):
+            return None if path in OPEN else _refused(_REFUSALS[found], scope, why=found.value, peer=peer)
+        wanted = KeyScope.READ if scope["method"] in ("GET", "HEAD", "OPTIONS") else KeyScope.CALL
+        if path not in OPEN and not found.may(wanted):
+            return _refused(_lacks(wanted), scope, why="scope", peer=peer, key=found.key_id)
+        return found
+
+
+def _lacks(scope: KeyScope) -> Reply:
+    challenge = _CHALLENGE + f', error="insufficient_scope", scope="{scope}"'.encode()
+    return message(403, f"This API key lacks the scope {scope}", (b"www-authenticate", challenge))
+
+
+def _refused(reply: Reply, scope: Scope, *, why: str, peer: Address | None, key: str = "") -> Reply:
+    log.info("request_refused", status=reply.status, why=why, path=scope["path"][:64], peer=str(peer), key=key)
+    return reply
+
+
+# --- what a request shows ---
+
+
+def keys_shown(headers: Sequence[Header]) -> set[str]:
+    """
+    The different keys in the headers; empty texts where something else than a key is shown.
+
+    A bearer token (RFC 6750), the user name of Basic (RFC 7617), which is how clients of other services send theirs,
+    or `X-Api-Key`. Never from the URL, which is logged by every proxy, nor from the body.
+    """
+    shown = set()
+    for name, value in headers:
+        if name == b"x-api-key":
+            shown.add(value.decode("latin-1").strip())
+        elif name == b"authorization":
+            shown.add(_credential(value.decode("latin-1")))
+    return shown
+
+
+def _credential(value: str) -> str:
+    scheme, _, rest = value.strip().partition(" ")
+    match scheme.lower():
+        case "bearer":
+            return rest.strip()
+        case "basic":
+            try:
+                return base64.b64decode(rest.strip(), validate=True).decode("latin-1").partition(":")[0]
+            except (binascii.Error, ValueError):
+                return ""
+        case _:
+            return ""
+
+
+def _peer(scope: Scope, trusted: Sequence[Network]) -> Address | None:
+    """
+    Where the request comes from; `None` where that can't be known.
+
+    A proxy that is trusted names its client in the last place of `X-Forwarded-For`; what stands before that is the
+    client's own word.
+    """
+    client = scope.get("client")
+    peer = address_of(client[0]) if client else None
+    hops = [
+        hop
+        for name, value in scope["headers"]
+        if name == b"x-forwarded-for"
+        for hop in value.decode("latin-1").split(",")
+    ]
+    while hops and within(peer, trusted):
+        peer = address_of(hops.pop())
+    return peer
+
+
+def _here(peer: Address | None, headers: Sequence[Header]) -> bool:
+    """Whether the request comes from this machine, and not through a proxy on it."""
+    forwarded = any(name in (b"x-forwarded-for", b"forwarded", b"via") for name, _ in headers)
+    return peer is not None and peer.is_loopback and not forwarded
