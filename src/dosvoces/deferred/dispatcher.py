@@ -182,10 +182,16 @@ class Dispatcher:
     # --- reports ---
 
     async def _pass_on(self) -> None:
-        reports = self._store.reports
-        while found := await reports.to_pass_on(limit=BATCH):
+        reports, failed = self._store.reports, False
+        while not failed and (found := await reports.to_pass_on(limit=BATCH)):
             for report in found:
-                await self._pass_on_one(report)
+                try:
+                    await self._pass_on_one(report)
+                except (StoreError, DeferredError):
+                    raise
+                except Exception:  # A fault of ours about one of them must not keep all others from being told.
+                    log.exception("report not passed on", connection=report.connection_id, number=report.number)
+                    failed = True
 
     async def _pass_on_one(self, report: Report) -> None:
         """Each step is durable before the next, and each can be repeated."""

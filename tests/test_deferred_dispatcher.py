@@ -1,0 +1,81 @@
+"""What passes reports on to the engine, with an engine that only counts."""
+
+from collections.abc import AsyncIterator, Collection, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from dosvoces.core import Connection, Terms
+from dosvoces.deferred import Deferred, Kind, Work
+from dosvoces.deferred.dispatcher import Dispatcher
+from dosvoces.model import ConnectionId, Outcome
+from dosvoces.store import ConnectionRecord
+from dosvoces.store.reports import ENDED, Report
+from dosvoces.store.sql import SqlStore, open_store
+from dosvoces.testing import T0, an_order, until
+
+
+@dataclass
+class Engine:
+    submitted: list[Work] = field(default_factory=list)
+
+    async def submit(self, work: Work) -> None:
+        self.submitted.append(work)
+
+    async def inherit_all_but(self, live: Collection[str]) -> int:
+        return 0
+
+    async def drain(self, limit_s: float) -> None: ...
+
+
+class Everybody:
+    """Is told everything."""
+
+    target = "everybody"
+
+    def wants(self, report: Report, record: ConnectionRecord) -> bool:
+        return True
+
+    def work(self, connection_id: ConnectionId, number: int) -> Work:
+        return Work("tell", connection_id)
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[SqlStore]:
+    record = open_store(f"sqlite:///{tmp_path / 'record.db'}", reported=[ENDED])
+    await record.open()
+    yield record
+    await record.close()
+
+
+async def test_a_report_that_can_not_be_made_up_holds_up_no_other(store: SqlStore) -> None:
+    bad, good = an_order(1), an_order(2)
+    for order in (bad, good):
+        await store.record(order)
+        await store.settle(order.id, Connection(Terms()), Outcome.CANCELLED, at=T0)
+    engine = Engine()
+
+    def compose(report: Report, record: ConnectionRecord) -> str:
+        if report.connection_id == bad.id:
+            raise ValueError("a fault of ours")
+        return "{}"
+
+    async def open_engine(kinds: Sequence[Kind]) -> Deferred:
+        return cast(Deferred, engine)
+
+    async def live_nodes() -> list[str]:
+        return [store.node]
+
+    dispatcher = Dispatcher(
+        store=store, kinds=[], recipients=[Everybody()], compose=compose, open_engine=open_engine, live_nodes=live_nodes
+    )
+    dispatcher.start()
+
+    async def told() -> bool:
+        return any(work.key == good.id for work in engine.submitted)
+
+    await until(told, limit_s=5)
+    await dispatcher.close(0)
+    assert [report.connection_id for report in await store.reports.to_pass_on(limit=10)] == [bad.id]
