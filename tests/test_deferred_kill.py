@@ -147,7 +147,7 @@ async def test_a_scheduled_connection_begins_after_a_restart(tmp_path: Path, dat
                 return bool((await get(node, location))["joined_at"])
 
             await until(joined, limit_s=LIMIT_S)
-            events = [entry["event"] for entry in (await get(node, location))["journal"]]
+            events = [entry["event"] for entry in (await get(node, f"{location}/events"))["data"]]
             assert events.count("started") == 1
 
 

@@ -113,7 +113,7 @@ async def test_other_addresses_are_not_found(path: str) -> None:
     async with client_of(FakeConnector()) as client:
         response = await client.post(path, json=BODY)
     assert response.status_code == 404
-    assert list(response.json()) == ["Message"]
+    assert ("code" if path.startswith("/v1/") else "Message") in response.json()
 
 
 # --- clients that leave ---

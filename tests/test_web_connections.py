@@ -1,5 +1,6 @@
 """`POST /v1/connections` through the ASGI application, with a connector that counts."""
 
+import asyncio
 import json
 from datetime import UTC, timedelta
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 from dosvoces.errors import NotAllowed, NotNow, StoreError
 from dosvoces.model import ConnectionId, Lead, Order
 from dosvoces.store import ConnectionRecord
-from dosvoces.web.connections import MAX_AHEAD
+from dosvoces.web.terms import MAX_AHEAD
 from tests.web_fakes import NOW, FakeConnector, FakeRecords, FakeScheduler, app_with
 
 ORDER = {"first_number": "+34 600 00 00 11", "second_number": "0034960000022", "email": "ana@example.com"}
@@ -118,6 +119,26 @@ async def test_a_time_that_has_passed_is_now() -> None:
         ({"not_before": iso(60), "expires_at": iso(60)}, "expires_at", "range"),
         ({"caller_ids": "+34910000000"}, "caller_ids", "type"),
         ({"caller_ids": {"second": "910000000"}}, "caller_ids.second", "format"),
+        ({"ring_timeout": 0}, "ring_timeout", "range"),
+        ({"ring_timeout": "20"}, "ring_timeout", "type"),
+        ({"ring_timeout": 1.5}, "ring_timeout", "type"),
+        ({"talk_limit": 86_401}, "talk_limit", "range"),
+        ({"schedule_at": "tomorrow"}, "schedule_at", "format"),
+        ({"schedule_at": iso(60), "not_before": iso(60)}, "schedule_at", "twice"),
+        ({"locale": "xx"}, "locale", "unknown"),
+        ({"locale": 7}, "locale", "unknown"),
+        ({"metadata": []}, "metadata", "type"),
+        ({"metadata": {"a b": "x"}}, "metadata", "format"),
+        ({"metadata": {"a": 1}}, "metadata.a", "type"),
+        ({"metadata": {"a": "x" * 501}}, "metadata.a", "too_long"),
+        ({"metadata": {"a": "\0"}}, "metadata.a", "format"),
+        ({"metadata": {str(n): "" for n in range(21)}}, "metadata", "too_many"),
+        ({"lead": "x"}, "lead", "type"),
+        ({"lead": {"": "x"}}, "lead", "format"),
+        ({"lead": {"rooms": ["x"]}}, "lead.rooms", "type"),
+        ({"lead": {"rooms": "x" * 2001}}, "lead.rooms", "too_long"),
+        ({"lead": {str(n): "" for n in range(51)}}, "lead", "too_many"),
+        ({"lead": {"city": "Valencia"}, "city": "Madrid"}, "lead.city", "twice"),
     ],
 )
 async def test_what_is_wrong_is_named(members: dict[str, Any], field: str, code: str) -> None:
@@ -125,14 +146,16 @@ async def test_what_is_wrong_is_named(members: dict[str, Any], field: str, code:
     answer = await door.post(**members)
     assert answer.status_code == 400
     said: dict[str, Any] = answer.json()
-    assert said["Message"] == f"Missing or invalid: {field}"
-    assert [(error["field"], error["code"]) for error in said["Errors"]] == [(field, code)]
+    assert said["detail"] == f"Missing or invalid: {field}"
+    assert (said["status"], said["code"], said["type"]) == (400, "invalid_request", "/v1/problems/invalid_request")
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert [(error["field"], error["code"]) for error in said["errors"]] == [(field, code)]
     assert door.connector.orders == door.scheduler.orders == []
 
 
 async def test_all_that_is_wrong_is_named_at_once() -> None:
     answer = await Door().post(first_number="", interval="x", not_before="x")
-    assert answer.json()["Message"] == "Missing or invalid: first_number, interval, not_before"
+    assert answer.json()["detail"] == "Missing or invalid: first_number, interval, not_before"
 
 
 @pytest.mark.parametrize(
@@ -187,6 +210,56 @@ async def test_a_repeat_under_the_same_key_gets_the_same_connection() -> None:
     assert len(door.connector.orders) == 1
 
 
-async def test_only_post_is_allowed_there() -> None:
+async def test_other_methods_are_not_allowed_there() -> None:
     answer = await Door().client.put("/v1/connections")
-    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "GET, POST")
+
+
+async def test_an_order_brings_its_own_terms() -> None:
+    door = Door()
+    answer = await door.post(
+        ring_timeout=20,
+        talk_limit=600,
+        locale="en-GB",
+        metadata={"lead_id": "4711", "phone": "+34600000099"},
+        lead={"city": "Valencia", "rooms": 3, "lift": True, "floor": None, "note": "con vistas"},
+        schedule_at=iso(60),
+    )
+    (order,) = door.scheduler.orders
+    assert answer.status_code == 202
+    assert (order.ring_timeout_s, order.talk_limit_s, order.locale) == (20, 600, "en")
+    assert order.metadata == (("lead_id", "4711"), ("phone", "+34600000099"))
+    more = (("rooms", "3"), ("lift", "true"), ("note", "con vistas"))
+    assert order.lead == Lead("ana@example.com", city="Valencia", more=more)
+    assert order.not_before == NOW + timedelta(seconds=60)
+
+
+async def test_other_terms_under_the_same_key_are_another_request() -> None:
+    door = Door()
+    assert (await door.post(key="k", metadata={"a": "1"})).status_code == 202
+    again = await door.post(key="k", metadata={"a": "2"})
+    assert (again.status_code, again.json()["code"]) == (422, "key_reused")
+
+
+@pytest.mark.parametrize(
+    ("prefer", "applied"),
+    [("wait=5", "wait=5"), ("respond-async, wait = 5", "wait=5"), ("wait=1, wait=9", "wait=1"), ("wait=soon", None)],
+)
+async def test_a_client_may_wait_until_both_talk(prefer: str, applied: str | None) -> None:
+    door = Door()
+    answer = await door.client.post("/v1/connections", json=ORDER, headers={"prefer": prefer})
+    (order,) = door.connector.orders
+    assert answer.status_code == 202
+    assert answer.headers.get("preference-applied") == applied
+    assert door.connector.waited_for == ([] if applied is None else [order.id])
+
+
+async def test_a_wait_ends_with_the_seconds_asked_for() -> None:
+    door = Door()
+
+    async def never(connection_id: ConnectionId) -> None:
+        await asyncio.Event().wait()
+
+    door.connector.joined = never  # type: ignore[method-assign]
+    answer = await door.client.post("/v1/connections", json=ORDER, headers={"prefer": "wait=0"})
+    assert (answer.status_code, answer.headers["preference-applied"]) == (202, "wait=0")

@@ -12,7 +12,7 @@ from dosvoces.core import Answer, AnswerKind
 from dosvoces.dialplan import NumberRules
 from dosvoces.errors import AlreadyRecorded, NotAllowed
 from dosvoces.model import ConnectionId, Order, Repeats
-from dosvoces.store import ConnectionRecord, Earlier, Entry
+from dosvoces.store import EVERY, ConnectionRecord, Earlier, Entry, KeptMail, Wanted
 from dosvoces.web import build_app
 
 NOW = datetime(2026, 3, 2, 10, 30, tzinfo=UTC)
@@ -53,6 +53,11 @@ class FakeConnector:
 
     async def accept(self, order: Order) -> None:
         await self.connect(order)
+
+    async def joined(self, connection_id: ConnectionId) -> None:
+        self.waited_for.append(connection_id)
+        if self.gate is not None:
+            await self.gate.wait()
 
     def check(self, order: Order) -> None:
         if isinstance(self.answer, NotAllowed):
@@ -97,9 +102,30 @@ class FakeScheduler:
 class FakeRecords:
     records: dict[ConnectionId, ConnectionRecord] = field(default_factory=dict)
     journal: list[Entry] = field(default_factory=list)
+    mails: list[KeptMail] = field(default_factory=list)
+    asked: list[Wanted] = field(default_factory=list)
+    """What lists were narrowed to."""
 
     async def connection(self, connection_id: ConnectionId) -> ConnectionRecord | None:
         return self.records.get(connection_id)
+
+    async def connections(
+        self,
+        *,
+        limit: int = 50,
+        before: ConnectionId | None = None,
+        wanted: Wanted = EVERY,
+        now: datetime | None = None,
+    ) -> Sequence[ConnectionRecord]:
+        self.asked.append(wanted)
+        newest = sorted(self.records.values(), key=lambda record: record.id, reverse=True)
+        return [record for record in newest if before is None or record.id < before][:limit]
+
+    async def statistics(self, connections: Sequence[ConnectionId]) -> Sequence[Entry]:
+        return [e for e in self.journal if e.connection_id in connections and e.event == "statistics"]
+
+    async def mails_of(self, record: ConnectionRecord) -> Sequence[KeptMail]:
+        return self.mails
 
     async def entries(self, connection_id: ConnectionId) -> Sequence[Entry]:
         return [entry for entry in self.journal if entry.connection_id == connection_id]

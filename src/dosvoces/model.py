@@ -20,6 +20,10 @@ Facts: TypeAlias = dict[str, str | int | float | None]
 """Texts and numbers by name, fit for the record: what an adapter wants kept and alone understands."""
 
 
+Texts: TypeAlias = tuple[tuple[str, str], ...]
+"""Texts by name, in the client's order."""
+
+
 class Side(enum.StrEnum):
     """Which of the two legs: `A` is dialled first, `B` second."""
 
@@ -113,6 +117,8 @@ class Lead:
     city: str | None = None
     area_m2: str | None = None
     price: str | None = None
+    more: Texts = field(default=(), kw_only=True)
+    """Whatever else the client wants the recipient to read, under its own names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +158,14 @@ class Order:
     """When it may begin, in UTC; `None`: at once."""
     expires_at: datetime | None = None
     """When it is refused if it has not begun; `None`: never."""
+    ring_timeout_s: int | None = None
+    """Longest that a number is rung, never beyond what the settings say; `None`: that."""
+    talk_limit_s: int | None = None
+    """Longest conversation, never beyond what the settings say; `None`: that."""
+    locale: str = ""
+    """The language of its mails; empty: what the settings say."""
+    metadata: Texts = ()
+    """The client's own; kept and given back."""
 
     def caller_id(self, side: Side) -> str:
         return self.caller_id_first if side is Side.A else self.caller_id_second

@@ -12,6 +12,7 @@ from pydantic import BaseModel, SecretStr
 
 from dosvoces import states
 from dosvoces.settings import Settings, Trunk, Webhook
+from dosvoces.web import problems
 
 _HEAD = """# Settings
 
@@ -34,6 +35,7 @@ def write_pages(docs: Path) -> None:
     (docs / "reference").mkdir(parents=True, exist_ok=True)
     (docs / "reference" / "settings.md").write_text(settings_page(), encoding="utf-8")
     (docs / "reference" / "states.md").write_text(states.page(), encoding="utf-8")
+    (docs / "reference" / "problems.md").write_text(problems.page(), encoding="utf-8")
     architecture = docs / "architecture.md"
     architecture.write_text(states.with_phases(architecture.read_text(encoding="utf-8")), encoding="utf-8")
 

@@ -10,8 +10,8 @@ import pytest
 from dosvoces.core import Connection, Leg, LegState, MailState, Terms
 from dosvoces.errors import AlreadyRecorded, NotOurs, StoreError
 from dosvoces.mail import Mail
-from dosvoces.model import ConnectionId, EndReason, Facts, NodeId, Outcome, PhoneNumber, Side
-from dosvoces.store import ConnectionRecord, DialRecord, Earlier, Entry, KeptMail, LegRecord, Store
+from dosvoces.model import ConnectionId, EndReason, Facts, NodeId, Outcome, PhoneNumber, Side, connection_id
+from dosvoces.store import ConnectionRecord, DialRecord, Earlier, Entry, KeptMail, LegRecord, Store, Wanted
 from dosvoces.store.sql import open_store
 from dosvoces.testing import T0, A, B, an_order
 
@@ -390,3 +390,76 @@ async def test_the_same_mail_is_kept_once(store: Store) -> None:
         ("<1@dosvoces>", "Ático"),
     ]
     assert len(await store.mails(limit=1)) == 1
+
+
+# --- what a list is narrowed to ---
+
+
+async def test_an_order_comes_back_with_its_own_terms(store: Store, reopen: Reopen) -> None:
+    order = replace(
+        ORDER,
+        ring_timeout_s=20,
+        talk_limit_s=600,
+        locale="en",
+        metadata=(("b", "1"), ("a", "ñ")),
+        lead=replace(ORDER.lead, more=(("rooms", "3"), ("lift", "true"))),
+    )
+    await store.record(order)
+    again = await reopen()
+    assert order == await again.order(order.id)
+    record = await again.connection(order.id)
+    assert record is not None
+    assert (record.ring_timeout_s, record.talk_limit_s, record.locale) == (20, 600, "en")
+    assert (record.metadata, record.lead["rooms"]) == ({"b": "1", "a": "ñ"}, "3")
+
+
+async def test_a_list_has_what_is_wanted(store: Store) -> None:
+    tagged = replace(an_order(1), metadata=(("lead.id", "4711"),))
+    later = replace(an_order(2), not_before=T0 + timedelta(hours=1), second=PhoneNumber("+34911111111", ""))
+    queued = an_order(3)
+    tagged, later, queued = (replace(order, id=connection_id(T0, n)) for n, order in enumerate((tagged, later, queued)))
+    await store.record(tagged)
+    await store.record(later, waits=True)
+    await store.record(queued, waits=True)
+    await store.settle(tagged.id, at(1), Outcome.COMPLETED, at=T0)
+
+    async def found(wanted: Wanted) -> list[ConnectionId]:
+        return [record.id for record in await store.connections(wanted=wanted, now=T0)]
+
+    everything = [queued.id, later.id, tagged.id]
+    assert everything == await found(Wanted())
+    assert [tagged.id] == await found(Wanted(outcome="completed"))
+    assert [tagged.id] == await found(Wanted(phase="ended"))
+    assert [later.id] == await found(Wanted(phase="scheduled"))
+    assert [queued.id] == await found(Wanted(phase="queued"))
+    assert [] == await found(Wanted(phase="recorded"))
+    assert [later.id] == await found(Wanted(number="+34911111111"))
+    assert [queued.id, tagged.id] == await found(Wanted(number="+34960000022"))
+    assert [tagged.id] == await found(Wanted(metadata=(("lead.id", "4711"),)))
+    assert [] == await found(Wanted(metadata=(("lead.id", "4712"),)))
+    assert everything == await found(Wanted(created_after=T0, created_before=T0 + timedelta(hours=1)))
+    assert [] == await found(Wanted(created_before=T0))
+
+
+async def test_statistics_are_found_for_many_at_once(store: Store) -> None:
+    for number in (1, 2):
+        await store.record(an_order(number))
+        store.journal(entry("statistics", number=number, side=A, mos=4.4))
+        store.journal(entry("ringing", number=number, side=A))
+    found = await store.statistics([an_order(1).id, an_order(2).id])
+    expected = [(an_order(n).id, "statistics", {"mos": 4.4}, 1) for n in (1, 2)]
+    assert expected == [(e.connection_id, e.event, e.facts, e.number) for e in found]
+
+
+async def test_the_mails_of_a_connection_are_known_by_its_id(store: Store) -> None:
+    first, again = an_order(1), replace(an_order(2), resumes=an_order(1).id)
+    await store.record(first)
+    await store.record(again)
+    await store.record(an_order(3))
+    about = replace(MAIL, message_id=f"<{first.id}@dosvoces>")
+    await store.keep_mail(about, at=T0)
+    await store.keep_mail(replace(MAIL, message_id="<other@dosvoces>"), at=T0)
+    for order, expected in ((first, [about.message_id]), (again, [about.message_id]), (an_order(3), [])):
+        record = await store.connection(order.id)
+        assert record is not None
+        assert expected == [kept.message_id for kept in await store.mails_of(record)]

@@ -58,7 +58,7 @@ def compose_lead(order: Order, *, sender: str, locale: str = "es") -> Mail:
     Raises `MailError` (permanent) if the recipient can't be written in ASCII, `SettingsError` if `sender` or `locale`
     can't be used.
     """
-    words, source = lead_words(locale), parse_sender(sender)
+    words, source = lead_words(order.locale or locale), parse_sender(sender)
     recipient = ascii_address(order.lead.email)
     rows = list(_rows(order, words.labels))
     facts: dict[str, object] = {
@@ -137,6 +137,9 @@ def _rows(order: Order, labels: dict[str, str]) -> Iterator[Row]:
             yield Row(labels[name], value)
     if url := clean(lead.url):
         yield _url_row(labels["url"], url)
+    for name, text in lead.more:
+        if (label := clean(name)) and (value := clean(text)):
+            yield Row(label, value)
     if order.interval_s:
         yield Row(labels["interval"], f"{order.interval_s} s")
 

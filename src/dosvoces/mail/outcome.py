@@ -25,7 +25,7 @@ def compose_outcome(
     Raises `MailError` (permanent) if the recipient can't be written in ASCII, `SettingsError` if `sender` or `locale`
     can't be used.
     """
-    code, words = words_of("outcome", locale)
+    code, words = words_of("outcome", locale if recipient else order.locale or locale)
     source, recipient = parse_sender(sender), ascii_address(recipient or order.lead.email)
     labels = words["labels"]
     rows = [

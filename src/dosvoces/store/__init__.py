@@ -5,14 +5,14 @@ What can't be taken back leaves only after its intent is durable; the `async` me
 disk. `journal` alone is written behind. One writer gathers what waits across all connections and commits once.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Protocol
 
 from dosvoces.core import Answer, Connection
 from dosvoces.mail import Mail
-from dosvoces.model import NO_TRUNKS, ConnectionId, Facts, NodeId, Order, Outcome, Side, Trunks
+from dosvoces.model import NO_TRUNKS, ConnectionId, Facts, NodeId, Order, Outcome, Side, Texts, Trunks
 from dosvoces.store.reports import Reports, Waiting
 
 
@@ -30,6 +30,8 @@ class Entry:
     after: str
     """The phase after; the same for a note and for what came late or doubled."""
     facts: dict[str, str | int | float | None] = field(default_factory=dict)
+    number: int = field(default=0, compare=False)
+    """1, 2, 3 … within its connection, given by the record."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,41 @@ class ConnectionRecord:
     """`core.MailState`."""
     not_before: datetime | None = None
     expires_at: datetime | None = None
+    ring_timeout_s: int | None = None
+    """As asked for; `None`: what the settings say."""
+    talk_limit_s: int | None = None
+    locale: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether it has not begun: no node has taken it yet."""
+        return self.owner is None and self.outcome is None
+
+    def phase_at(self, now: datetime) -> str:
+        """Where it stands, in one word; of one that waits, what for."""
+        if not self.waiting:
+            return self.phase
+        return "scheduled" if self.not_before is not None and self.not_before > now else "queued"
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which connections a list is to have; what is `None` or empty doesn't narrow it."""
+
+    outcome: str | None = None
+    phase: str | None = None
+    """As `ConnectionRecord.phase_at` has it."""
+    number: str | None = None
+    """E.164, of either party."""
+    created_after: datetime | None = None
+    """From this moment on."""
+    created_before: datetime | None = None
+    """Up to, and without, this moment."""
+    metadata: Texts = ()
+
+
+EVERY = Wanted()
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,11 +276,24 @@ class Store(Protocol):
     async def connection(self, connection_id: ConnectionId) -> ConnectionRecord | None:
         """One connection with its legs."""
 
-    async def connections(self, *, limit: int = 50, before: ConnectionId | None = None) -> list[ConnectionRecord]:
-        """The newest first."""
+    async def connections(
+        self,
+        *,
+        limit: int = 50,
+        before: ConnectionId | None = None,
+        wanted: Wanted = EVERY,
+        now: datetime | None = None,
+    ) -> list[ConnectionRecord]:
+        """The newest first; `now` tells those scheduled from those queued, and is needed where `wanted` does."""
 
     async def entries(self, connection_id: ConnectionId) -> list[Entry]:
         """A connection's journal, oldest first."""
+
+    async def statistics(self, connections: Sequence[ConnectionId]) -> list[Entry]:
+        """What the journals of these connections have of their legs' audio, oldest first."""
+
+    async def mails_of(self, record: ConnectionRecord) -> list[KeptMail]:
+        """The kept mails about this connection, oldest first."""
 
     async def dials(self, connection_id: ConnectionId) -> list[DialRecord]:
         """The intents to dial of a connection, by side and attempt."""

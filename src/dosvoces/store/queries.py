@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, select
+from sqlalchemy import Connection, Row, Select, func, select
 from sqlalchemy.sql.elements import ColumnElement
 
 from dosvoces.core import LegState, MailState
@@ -33,7 +33,11 @@ def order_of(db: Connection, connection_id: ConnectionId) -> Order | None:
         # What an older version recorded has no text of the client's: it is quoted in E.164 then.
         first=PhoneNumber(row.first, row.first_received or row.first),
         second=PhoneNumber(row.second, row.second_received or row.second),
-        lead=Lead(email=row.email, **{name: getattr(row, name) for name in LEAD_COLUMNS}),
+        lead=Lead(
+            email=row.email,
+            **{name: getattr(row, name) for name in LEAD_COLUMNS},
+            more=tuple((row.lead_more or {}).items()),
+        ),
         interval_s=row.interval_s,
         idempotency_key=row.idempotency_key,
         fingerprint=row.fingerprint,
@@ -41,6 +45,10 @@ def order_of(db: Connection, connection_id: ConnectionId) -> Order | None:
         caller_id_second=row.caller_id_second,
         not_before=row.not_before,
         expires_at=row.expires_at,
+        ring_timeout_s=row.ring_timeout_s,
+        talk_limit_s=row.talk_limit_s,
+        locale=row.locale,
+        metadata=tuple((row.metadata or {}).items()),
         resumes=row.resumes,
         mailed=row.mail == MailState.SENT,
     )
@@ -52,9 +60,11 @@ def one_connection(db: Connection, connection_id: ConnectionId) -> ConnectionRec
     return found[0] if found else None
 
 
-def newest_connections(db: Connection, limit: int, before: ConnectionId | None) -> list[ConnectionRecord]:
-    """The newest first; from `before` on backwards. The ids sort by time."""
-    newest = select(connection.c.id).order_by(connection.c.id.desc()).limit(min(limit, ROWS_LIMIT))
+def newest_connections(
+    db: Connection, limit: int, before: ConnectionId | None, which: Sequence[ColumnElement[bool]] = ()
+) -> list[ConnectionRecord]:
+    """The newest first of which all of `which` is true; from `before` on backwards. The ids sort by time."""
+    newest = select(connection.c.id).where(*which).order_by(connection.c.id.desc()).limit(min(limit, ROWS_LIMIT))
     if before is not None:
         newest = newest.where(connection.c.id < before)
     ids = list(db.scalars(newest))
@@ -64,18 +74,14 @@ def newest_connections(db: Connection, limit: int, before: ConnectionId | None) 
 def journal_of(db: Connection, connection_id: ConnectionId) -> list[Entry]:
     """A connection's journal, oldest first."""
     rows = db.execute(select(journal).where(journal.c.connection_id == connection_id).order_by(journal.c.seq))
-    return [
-        Entry(
-            connection_id=connection_id,
-            at=row.at,
-            event=row.event,
-            side=None if row.side is None else Side(row.side),
-            before=row.before,
-            after=row.after,
-            facts=row.facts or {},
-        )
-        for row in rows
-    ]
+    return [_entry(row) for row in rows]
+
+
+def statistics_of(db: Connection, connections: Sequence[ConnectionId]) -> list[Entry]:
+    """What these connections' journals have of their legs' audio."""
+    c = journal.c
+    which = c.connection_id.in_(connections) & (c.event == "statistics")
+    return [_entry(row) for row in db.execute(select(journal).where(which).order_by(c.connection_id, c.seq))]
 
 
 def dials_of(db: Connection, connection_id: ConnectionId) -> list[DialRecord]:
@@ -93,6 +99,14 @@ def capture_of(db: Connection, connection_id: ConnectionId) -> bytes | None:
 def newest_mails(db: Connection, limit: int) -> list[KeptMail]:
     """The newest kept mails first."""
     rows = db.execute(select(mail).order_by(mail.c.number.desc()).limit(min(limit, ROWS_LIMIT)))
+    return [_kept_mail(row) for row in rows]
+
+
+def mails_of(db: Connection, record: ConnectionRecord) -> list[KeptMail]:
+    """The kept mails about this connection, or about the one that it began anew, by the id in their Message-ID."""
+    about = func.coalesce(connection.c.resumes, connection.c.id)
+    mails = select(mail).join(connection, mail.c.message_id.like("<" + about + "%"))
+    rows = db.execute(mails.where(connection.c.id == record.id).order_by(mail.c.number).limit(ROWS_LIMIT))
     return [_kept_mail(row) for row in rows]
 
 
@@ -134,7 +148,7 @@ def _connection_record(row: Row[Any], legs: Sequence[LegRecord]) -> ConnectionRe
         first=row.first,
         second=row.second,
         email=row.email,
-        lead={name: getattr(row, name) for name in LEAD_COLUMNS},
+        lead={name: getattr(row, name) for name in LEAD_COLUMNS} | (row.lead_more or {}),
         interval_s=row.interval_s,
         joined_at=row.joined_at,
         ended_at=row.ended_at,
@@ -144,6 +158,23 @@ def _connection_record(row: Row[Any], legs: Sequence[LegRecord]) -> ConnectionRe
         legs=tuple(legs),
         owner=row.owner,
         mail=row.mail,
+        ring_timeout_s=row.ring_timeout_s,
+        talk_limit_s=row.talk_limit_s,
+        locale=row.locale,
+        metadata=row.metadata or {},
+    )
+
+
+def _entry(row: Row[Any]) -> Entry:
+    return Entry(
+        connection_id=ConnectionId(row.connection_id),
+        at=row.at,
+        event=row.event,
+        side=None if row.side is None else Side(row.side),
+        before=row.before,
+        after=row.after,
+        facts=row.facts or {},
+        number=row.seq,
     )
 
 

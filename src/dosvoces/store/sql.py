@@ -7,7 +7,7 @@ a commit. A reader (`dosvoces list` beside a running service) has the second lan
 
 import asyncio
 import secrets
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from functools import partial
@@ -23,6 +23,7 @@ from dosvoces.errors import StoreError
 from dosvoces.mail import Mail
 from dosvoces.model import NO_TRUNKS, ConnectionId, Facts, NodeId, Order, Outcome, Side, Trunks, node_id
 from dosvoces.store import (
+    EVERY,
     Concern,
     ConnectionRecord,
     DialRecord,
@@ -30,6 +31,7 @@ from dosvoces.store import (
     Entry,
     KeptMail,
     Store,
+    Wanted,
     queries,
     repeats,
 )
@@ -44,6 +46,7 @@ from dosvoces.store.sql_keys import SqlKeys
 from dosvoces.store.sql_reports import SqlReports, SqlWaiting
 from dosvoces.store.sql_roll import SqlRoll
 from dosvoces.store.sqlite import SqliteFile
+from dosvoces.store.wanted import wanted_clauses
 from dosvoces.store.writer import Writer
 from dosvoces.store.writes import Writes
 
@@ -343,11 +346,25 @@ class SqlStore(Store):
     async def connection(self, connection_id: ConnectionId) -> ConnectionRecord | None:
         return await self.ask(partial(queries.one_connection, connection_id=connection_id))
 
-    async def connections(self, *, limit: int = 50, before: ConnectionId | None = None) -> list[ConnectionRecord]:
-        return await self.ask(partial(queries.newest_connections, limit=limit, before=before))
+    async def connections(
+        self,
+        *,
+        limit: int = 50,
+        before: ConnectionId | None = None,
+        wanted: Wanted = EVERY,
+        now: datetime | None = None,
+    ) -> list[ConnectionRecord]:
+        which = wanted_clauses(wanted, now)
+        return await self.ask(partial(queries.newest_connections, limit=limit, before=before, which=which))
 
     async def entries(self, connection_id: ConnectionId) -> list[Entry]:
         return await self.ask(partial(queries.journal_of, connection_id=connection_id))
+
+    async def statistics(self, connections: Sequence[ConnectionId]) -> list[Entry]:
+        return await self.ask(partial(queries.statistics_of, connections=connections))
+
+    async def mails_of(self, record: ConnectionRecord) -> list[KeptMail]:
+        return await self.ask(partial(queries.mails_of, record=record))
 
     async def dials(self, connection_id: ConnectionId) -> list[DialRecord]:
         return await self.ask(partial(queries.dials_of, connection_id=connection_id))

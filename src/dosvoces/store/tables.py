@@ -104,6 +104,7 @@ connection = Table(
     Column("city", Text),
     Column("area_m2", Text),
     Column("price", Text),
+    Column("lead_more", JSON(none_as_null=True), doc="The lead's texts under the client's own names."),
     Column("interval_s", Integer, nullable=False),
     # Unique: one key, one request, also when two of them arrive at the same moment.
     Column("idempotency_key", Text, unique=True),
@@ -114,6 +115,10 @@ connection = Table(
     Column("owner", String(26), doc="`node.id` of the process whose it is; NULL while it waits for one."),
     Column("not_before", Moment, doc="When it may start; NULL: at once."),
     Column("expires_at", Moment, doc="When it is refused if it has not started; NULL: never."),
+    Column("ring_timeout_s", Integer, doc="NULL: what the settings say, as for the talk."),
+    Column("talk_limit_s", Integer),
+    Column("locale", String(8), nullable=False, server_default="", doc="Of the mails; empty: by the settings."),
+    Column("metadata", JSON(none_as_null=True), doc="The client's own texts by name."),
     Column("cancel_by", Text, doc="Who asked to end it, for its owner to read; NULL: nobody did."),
     Column("mail", String(8), nullable=False, server_default="pending", doc="`core.MailState`."),
     Column("phase", String(20), nullable=False),

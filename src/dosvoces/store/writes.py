@@ -251,6 +251,7 @@ _CONNECTION_COLUMNS = (
     "caller_id_second",
     "email",
     *LEAD_COLUMNS,
+    "lead_more",
     "interval_s",
     "idempotency_key",
     "fingerprint",
@@ -259,6 +260,10 @@ _CONNECTION_COLUMNS = (
     "owner",
     "not_before",
     "expires_at",
+    "ring_timeout_s",
+    "talk_limit_s",
+    "locale",
+    "metadata",
     "phase",
 )
 _ATTEMPT_COLUMNS = ("connection_id", "side", "attempt", "number", "at", "trunk", "facts")
@@ -364,6 +369,7 @@ def _connection_row(order: Order, node: NodeId) -> Row:
         "caller_id_second": order.caller_id_second,
         "email": lead.email,
         **{name: getattr(lead, name) for name in LEAD_COLUMNS},
+        "lead_more": dict(lead.more) or None,
         "interval_s": order.interval_s,
         "idempotency_key": order.idempotency_key,
         "fingerprint": order.fingerprint,
@@ -372,6 +378,10 @@ def _connection_row(order: Order, node: NodeId) -> Row:
         "owner": node,
         "not_before": order.not_before,
         "expires_at": order.expires_at,
+        "ring_timeout_s": order.ring_timeout_s,
+        "talk_limit_s": order.talk_limit_s,
+        "locale": order.locale,
+        "metadata": dict(order.metadata) or None,
         "phase": Phase.RECORDED.value,
     }
 

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
+from typing import Any
 
 import structlog
 
@@ -29,6 +30,9 @@ from dosvoces.switchboard.live import LiveConnection, Parts
 from dosvoces.switchboard.shutdown import drain
 
 __all__ = ["Limits", "Switchboard"]
+
+JOINED_LOOK_S = 0.5
+"""From one look at another node's connection to the next."""
 
 log = structlog.get_logger(__name__)
 
@@ -141,6 +145,18 @@ class Switchboard:
         live = self._live.get(connection_id)
         if live is not None:
             await asyncio.shield(live.over)
+
+    async def joined(self, connection_id: ConnectionId) -> None:
+        """Return when both talk, or when it is over; of another node's the record tells. Raises `StoreError`."""
+        if (live := self._live.get(connection_id)) is not None:
+            either: list[asyncio.Future[Any]] = [live.joined, live.over]
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            return
+        while True:
+            record = await self._store.connection(connection_id)
+            if record is None or record.outcome is not None or record.joined_at is not None:
+                return
+            await asyncio.sleep(JOINED_LOOK_S)
 
     async def repeated(self, order: Order) -> Earlier | None:
         """Of what `order` would be a repeat. Raises `StoreError`."""

@@ -29,10 +29,15 @@ class Limits:
     def terms(self, order: Order) -> Terms:
         return Terms(
             interval_s=order.interval_s,
-            ring_timeout_s=self.ring_timeout_s,
-            talk_limit_s=self.talk_limit_s,
+            ring_timeout_s=_at_most(self.ring_timeout_s, order.ring_timeout_s),
+            talk_limit_s=_at_most(self.talk_limit_s, order.talk_limit_s),
             mail_timeout_s=self.mail_timeout_s,
         )
+
+
+def _at_most(limit_s: float, asked_s: float | None) -> float:
+    """An order narrows the operator's limits and never widens them."""
+    return limit_s if asked_s is None else min(limit_s, asked_s)
 
 
 class Admission:

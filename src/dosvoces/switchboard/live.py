@@ -72,6 +72,7 @@ class LiveConnection:
         mail = MailState.SENT if order.mailed else MailState.PENDING
         self.state = Connection(parts.limits.terms(order), mail=mail)
         self.answered: asyncio.Future[Answer] = loop.create_future()
+        self.joined: asyncio.Future[None] = loop.create_future()
         self.over: asyncio.Future[Outcome] = loop.create_future()
         self._parts = parts
         self._tell_over = over
@@ -114,6 +115,8 @@ class LiveConnection:
             self._do(command)
         if not self.answered.done() and (told := answer(after)) is not None:
             self.answered.set_result(told)
+        if after.joined_at is not None and not self.joined.done():
+            self.joined.set_result(None)
 
     def _schedule(self, now: datetime) -> datetime | None:
         """

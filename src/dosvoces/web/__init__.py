@@ -7,24 +7,36 @@ Knows the ports of `ports.py`, the number rules and nothing else of the house. `
 from collections.abc import Callable
 from datetime import datetime
 from importlib.metadata import version
-from typing import Any
 
 import structlog
 from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
 from dosvoces.dialplan import NumberRules
 from dosvoces.errors import StoreError
+from dosvoces.mail.messages import locales
 from dosvoces.model import Repeats
+from dosvoces.web.answers import Problem, Reply
 from dosvoces.web.api import api_routes
 from dosvoces.web.call import CallEndpoint
 from dosvoces.web.connections import PATH as CONNECTIONS_PATH
 from dosvoces.web.connections import ConnectionsEndpoint
 from dosvoces.web.health import healthz, metrics, readyz
-from dosvoces.web.openapi import CALL_PATH
+from dosvoces.web.openapi import completed
 from dosvoces.web.ports import Canceller, Connector, Readiness, Records, Scheduler
+from dosvoces.web.problems import (
+    FAILED,
+    METHOD,
+    NO_RECORD,
+    NO_SUCH_ADDRESS,
+    NO_SUCH_CONNECTION,
+    ProblemError,
+    invalid,
+    problem,
+)
 
 _log = structlog.get_logger(__name__)
 
@@ -58,6 +70,7 @@ def build_app(
         records=records,
         rules=rules,
         clock=clock,
+        locales=frozenset(locales()),
         default_interval_s=default_interval_s,
         key_lifetime_s=repeats.key_lifetime_s,
     )
@@ -65,35 +78,79 @@ def build_app(
     app.include_router(api_routes(records, canceller, clock))
 
     app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(ProblemError, _problem)
+    app.add_exception_handler(RequestValidationError, _invalid_request)
     app.add_exception_handler(StoreError, _no_record)
     app.add_exception_handler(Exception, _internal_error)
-    _describe_call(app)
+    _describe(app)
     return app
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return JSONResponse({"Message": error.detail}, status_code=error.status_code, headers=error.headers)
+    if not _in_v1(request):
+        return JSONResponse({"Message": error.detail}, status_code=error.status_code, headers=error.headers)
+    if error.status_code == 405:
+        # Two routes have this address, and Starlette names the methods of the first.
+        allow = "GET, POST" if request.url.path == CONNECTIONS_PATH else (error.headers or {}).get("Allow", "")
+        return _response(problem(METHOD, "", (b"allow", allow.encode())))
+    return _response(problem(NO_SUCH_ADDRESS))
+
+
+async def _problem(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ProblemError)
+    return _response(error.reply)
+
+
+async def _invalid_request(request: Request, error: Exception) -> Response:
+    """What FastAPI found wrong with a path or a query, in our words."""
+    assert isinstance(error, RequestValidationError)
+    found = error.errors()
+    if any(one["loc"][0] == "path" for one in found):
+        return _response(problem(NO_SUCH_CONNECTION))
+    problems = [
+        Problem(".".join(map(str, one["loc"][1:])), _FIELD_CODES.get(one["type"], "format"), one["msg"])
+        for one in found
+    ]
+    return _response(invalid(problems))
+
+
+_FIELD_CODES = {
+    "enum": "unknown",
+    "literal_error": "unknown",
+    "greater_than_equal": "range",
+    "less_than_equal": "range",
+    "string_too_long": "too_long",
+    "int_parsing": "type",
+    "missing": "missing",
+}
 
 
 async def _no_record(request: Request, error: Exception) -> Response:
     """The store's words name files; they are for the operator, who has them in the log and in `/readyz`."""
     _log.warning("record_not_reached", method=request.method, path=request.url.path, error=str(error))
-    return JSONResponse({"Message": "The record can't be reached now"}, 503, {"Retry-After": "5"})
+    if _in_v1(request):
+        return _response(problem(NO_RECORD, "", (b"retry-after", b"5")))
+    return JSONResponse({"Message": NO_RECORD.title}, 503, {"Retry-After": "5"})
 
 
 async def _internal_error(request: Request, error: Exception) -> Response:
     _log.error("request_failed", method=request.method, path=request.url.path, exc_info=error)
-    return JSONResponse({"Message": "Internal error"}, status_code=500)
+    if _in_v1(request):
+        return _response(problem(FAILED))
+    return JSONResponse({"Message": FAILED.title}, status_code=500)
 
 
-def _describe_call(app: FastAPI) -> None:
-    """Add the description of `POST /call`, which FastAPI can't derive, to `/openapi.json`."""
+def _in_v1(request: Request) -> bool:
+    return request.url.path.startswith("/v1/")
+
+
+def _response(reply: Reply) -> Response:
+    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in reply.headers}
+    return Response(reply.body, reply.status, headers, media_type=reply.media_type)
+
+
+def _describe(app: FastAPI) -> None:
+    """Add to `/openapi.json` what FastAPI can't derive."""
     derived = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        description = derived()
-        description["paths"].setdefault("/call", CALL_PATH)
-        return description
-
-    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way of extending it
+    app.openapi = lambda: completed(derived())  # type: ignore[method-assign]  # FastAPI's documented way

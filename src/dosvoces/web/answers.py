@@ -36,6 +36,8 @@ class Reply:
     headers: tuple[Header, ...] = ()
     unrecorded: ConnectionId | None = field(default=None, compare=False)
     """The connection in whose record this answer is still to be kept."""
+    media_type: str = ""
+    """Empty: JSON if the body looks like it, else plain text."""
 
     @property
     def replayed(self) -> bool:
@@ -62,7 +64,7 @@ class Reply:
         return b"\r\n".join([*head, b"", self.body.encode()])
 
     def _all_headers(self) -> list[Header]:
-        content_type = _JSON if self.body.startswith("{") else _TEXT
+        content_type = self.media_type.encode() or (_JSON if self.body.startswith("{") else _TEXT)
         length = str(len(self.body.encode())).encode()
         return [(b"content-type", content_type), (b"content-length", length), *self.headers]
 

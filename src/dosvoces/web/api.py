@@ -1,148 +1,191 @@
 """
-`/v1`: connections as resources: one can be read, which is what `Location` points to, and ended. How one is asked for
-is in `connections.py`.
-
-There are no keys yet, so nothing here is confidential: numbers are masked, the lead is left out.
+`/v1`: connections as resources: they are listed, read (which is what `Location` points to) and ended; how one is asked
+for is in `connections.py`. What is shown of them is in `views.py`, what goes wrong in `problems.py`.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Annotated, Any
+from datetime import UTC, datetime
+from typing import Annotated, Literal
 
-from fastapi import APIRouter, HTTPException, Path, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 
-from dosvoces.model import ConnectionId, mask_number, mask_text
-from dosvoces.store import ConnectionRecord, Entry, LegRecord
+from dosvoces.core import Phase
+from dosvoces.model import ConnectionId, Outcome
+from dosvoces.store import ConnectionRecord, Wanted
+from dosvoces.web.answers import Problem
+from dosvoces.web.described import CANCELLATION, CONNECTION, EVENTS, LIST, MAIL, PROBLEM
 from dosvoces.web.ports import Canceller, Records
+from dosvoces.web.problems import INVALID, KINDS, NO_SUCH_ADDRESS, NO_SUCH_CONNECTION, ProblemError
+from dosvoces.web.views import (
+    ConnectionsView,
+    ConnectionView,
+    EventsView,
+    MailView,
+    connection_view,
+    event_views,
+    mail_view,
+)
 
+PAGE, MAX_PAGE = 50, 200
+"""Connections on a page of the list; events have twice as many."""
+MAX_METADATA_FILTERS = 5
 _ID = re.compile(r"[0-9a-hjkmnp-tv-z]{26}")
-_PRIVATE_NOTES = frozenset({"dialog"})
-"""Notes that say what it takes to hang up after a crash, and so what it takes to forge a hang-up."""
+_E164 = re.compile(r"\+[1-9]\d{6,14}", re.ASCII)
+_METADATA = re.compile(r"metadata\[([A-Za-z0-9_.-]{1,40})\]")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+Id = Annotated[str, Path(description="As in the Location of POST /call", pattern=f"^{_ID.pattern}$")]
+Limit = Annotated[int, Query(ge=1, le=MAX_PAGE, description="Most on one page")]
+Cursor = Annotated[str | None, Query(max_length=64, description="`next_cursor` of the page before; opaque")]
+PhaseName = Literal[
+    "scheduled", "queued", "recorded", "mailing", "dialing_first", "ringing_first", "waiting",
+    "dialing_second", "ringing_second", "joining", "joined", "releasing", "ended",
+]  # fmt: skip
+_PHASES = frozenset(PhaseName.__args__)  # type: ignore[attr-defined]
+assert {phase.value for phase in Phase} <= _PHASES
 
 
 @dataclass(frozen=True, slots=True)
-class LegView:
-    """One call to one number."""
+class ProblemKindView:
+    """What a problem's code means."""
 
-    side: str
-    number: str
-    state: str
-    dialed_at: datetime | None
-    answered_at: datetime | None
-    ended_at: datetime | None
-    reason: str | None
-    detail: str
-
-
-@dataclass(frozen=True, slots=True)
-class EntryView:
-    """One line of the journal."""
-
-    at: datetime
-    event: str
-    side: str | None
-    before: str
-    after: str
-    facts: dict[str, str | int | float | None]
-
-
-@dataclass(frozen=True, slots=True)
-class ConnectionView:
-    """Two legs to be joined, and what became of them."""
-
-    id: str
-    created_at: datetime
-    not_before: datetime | None
-    expires_at: datetime | None
-    phase: str
-    """`scheduled` before its time, `queued` while no node has room; then as in docs/reference/states.md."""
-    outcome: str | None
-    ended_by: str
-    interval_s: int
-    joined_at: datetime | None
-    ended_at: datetime | None
-    legs: list[LegView]
-    journal: list[EntryView]
-
-
-_NO_SUCH: dict[int | str, dict[str, Any]] = {404: {"description": "No such connection"}}
-Id = Annotated[str, Path(description="As in the Location of POST /call: 26 characters")]
+    type: str
+    code: str
+    status: int
+    title: str
+    remedy: str
 
 
 def api_routes(records: Records, canceller: Canceller, clock: Callable[[], datetime]) -> APIRouter:
     routes = APIRouter(prefix="/v1", tags=["connections"])
-
-    @routes.get("/connections/{id}", summary="One connection", responses=_NO_SUCH)
-    async def read_connection(id: Id) -> ConnectionView:
-        record = await records.connection(ConnectionId(id)) if _ID.fullmatch(id) else None
-        if record is None:
-            raise HTTPException(404, "There is no such connection")
-        return connection_view(record, await records.entries(record.id), clock())
-
-    @routes.post(
-        "/connections/{id}/cancellation",
+    shown = _Resources(records, canceller, clock)
+    one = "/connections/{id}"
+    routes.get("/connections", summary="The connections, newest first", responses=LIST)(shown.connections)
+    routes.get(one, summary="One connection", responses=CONNECTION)(shown.connection)
+    routes.post(
+        f"{one}/cancellation",
         summary="End a connection",
         description="Legal in every state and at every node. 202: it is being hung up, which its resource shows when "
         "it is done; 200: it is over already.",
         status_code=202,
-        responses={200: {"model": ConnectionView}, **_NO_SUCH, 503: {"description": "The record can't be reached"}},
-    )
-    async def cancel_connection(id: Id, response: Response) -> ConnectionView:
-        asked = await canceller.cancel(ConnectionId(id), by="api") if _ID.fullmatch(id) else None
-        record = await records.connection(ConnectionId(id)) if asked is not None else None
-        if record is None:
-            raise HTTPException(404, "There is no such connection")
-        response.status_code = 202 if asked else 200
-        return connection_view(record, await records.entries(record.id), clock())
-
+        responses=CANCELLATION,
+    )(shown.cancel)
+    routes.get(f"{one}/events", summary="What happened to a connection, oldest first", responses=EVENTS)(shown.events)
+    routes.get(f"{one}/mail", summary="What became of a connection's mail", responses=MAIL)(shown.mail)
+    routes.get("/problems/{code}", summary="What a problem's code means", responses=PROBLEM)(read_problem)
     return routes
 
 
-def connection_view(record: ConnectionRecord, entries: Sequence[Entry], now: datetime) -> ConnectionView:
-    """The connection as a resource."""
-    return ConnectionView(
-        id=record.id,
-        created_at=record.created_at,
-        not_before=record.not_before,
-        expires_at=record.expires_at,
-        phase=_phase(record, now),
-        outcome=record.outcome,
-        ended_by=record.ended_by,
-        interval_s=record.interval_s,
-        joined_at=record.joined_at,
-        ended_at=record.ended_at,
-        legs=[_leg_view(leg) for leg in record.legs],
-        journal=[_entry_view(entry) for entry in entries if entry.event not in _PRIVATE_NOTES],
-    )
+class _Resources:
+    """What is answered at each address."""
+
+    def __init__(self, records: Records, canceller: Canceller, clock: Callable[[], datetime]) -> None:
+        self._records = records
+        self._canceller = canceller
+        self._clock = clock
+
+    async def connections(
+        self,
+        request: Request,
+        outcome: Annotated[Outcome | None, Query(description="How they ended")] = None,
+        phase: Annotated[PhaseName | None, Query(description="Where they stand")] = None,
+        number: Annotated[str | None, Query(pattern=f"^{_E164.pattern}$", description="Either party's, E.164")] = None,
+        created_after: Annotated[datetime | None, Query(description="From this moment on, RFC 3339")] = None,
+        created_before: Annotated[datetime | None, Query(description="Before this moment")] = None,
+        limit: Limit = PAGE,
+        cursor: Cursor = None,
+    ) -> ConnectionsView:
+        """Those asked for; `metadata[name]=value`, up to five times, asks for those with that metadata."""
+        if cursor is not None and not _ID.fullmatch(cursor):
+            raise _wrong("cursor", "is not the next_cursor of a page")
+        now = self._clock()
+        wanted = Wanted(
+            outcome=outcome,
+            phase=phase,
+            number=number,
+            created_after=_moment("created_after", created_after),
+            created_before=_moment("created_before", created_before),
+            metadata=_metadata(request),
+        )
+        before = None if cursor is None else ConnectionId(cursor)
+        # One more than asked for tells whether there is a next page.
+        found = await self._records.connections(limit=limit + 1, before=before, wanted=wanted, now=now)
+        shown = found[:limit]
+        statistics = await self._records.statistics([record.id for record in shown]) if shown else []
+        return ConnectionsView(
+            data=[connection_view(record, statistics, now) for record in shown],
+            next_cursor=shown[-1].id if len(found) > limit else None,
+        )
+
+    async def connection(self, id: Id) -> ConnectionView:
+        record = await self._existing(id)
+        return connection_view(record, await self._records.statistics([record.id]), self._clock())
+
+    async def cancel(self, id: Id, response: Response) -> ConnectionView:
+        asked = await self._canceller.cancel(ConnectionId(id), by="api")
+        if asked is None:
+            raise ProblemError(NO_SUCH_CONNECTION)
+        response.status_code = 202 if asked else 200
+        return await self.connection(id)
+
+    async def events(self, id: Id, limit: Limit = MAX_PAGE, cursor: Cursor = None) -> EventsView:
+        after = _number(cursor)
+        record = await self._existing(id)
+        left = [entry for entry in await self._records.entries(record.id) if entry.number > after]
+        shown = left[:limit]
+        return EventsView(event_views(shown), str(shown[-1].number) if len(left) > limit else None)
+
+    async def mail(self, id: Id) -> MailView:
+        record = await self._existing(id)
+        return mail_view(record, await self._records.entries(record.id), await self._records.mails_of(record))
+
+    async def _existing(self, id: str) -> ConnectionRecord:
+        record = await self._records.connection(ConnectionId(id))
+        if record is None:
+            raise ProblemError(NO_SUCH_CONNECTION)
+        return record
 
 
-def _phase(record: ConnectionRecord, now: datetime) -> str:
-    if record.owner is not None or record.outcome is not None:
-        return record.phase
-    return "scheduled" if record.not_before is not None and record.not_before > now else "queued"
+async def read_problem(code: Annotated[str, Path(max_length=40)]) -> ProblemKindView:
+    """What stands behind the `type` of an answer that is a problem."""
+    kind = KINDS.get(code)
+    if kind is None:
+        raise ProblemError(NO_SUCH_ADDRESS, "There is no such code")
+    return ProblemKindView(kind.type, kind.code, kind.status, kind.title, kind.remedy)
 
 
-def _leg_view(leg: LegRecord) -> LegView:
-    return LegView(
-        side=leg.side,
-        number=mask_number(leg.number),
-        state=leg.state,
-        dialed_at=leg.dialed_at,
-        answered_at=leg.answered_at,
-        ended_at=leg.ended_at,
-        reason=leg.reason,
-        detail=mask_text(leg.detail),
-    )
+def _wrong(name: str, what: str, code: str = "format") -> ProblemError:
+    return ProblemError(INVALID, f"Missing or invalid: {name}", [Problem(name, code, what)])
 
 
-def _entry_view(entry: Entry) -> EntryView:
-    return EntryView(
-        at=entry.at,
-        event=entry.event,
-        side=entry.side,
-        before=entry.before,
-        after=entry.after,
-        facts={name: mask_text(fact) if isinstance(fact, str) else fact for name, fact in entry.facts.items()},
-    )
+def _moment(name: str, moment: datetime | None) -> datetime | None:
+    if moment is None:
+        return None
+    if moment.tzinfo is None:
+        raise _wrong(name, "is no moment with a time zone, as in 2026-05-09T09:30:00+02:00")
+    try:
+        return max(moment.astimezone(UTC), _EPOCH)
+    except OverflowError as error:
+        raise _wrong(name, "is beyond the years that there are", "range") from error
+
+
+def _metadata(request: Request) -> tuple[tuple[str, str], ...]:
+    asked: list[tuple[str, str]] = []
+    for name, value in request.query_params.multi_items():
+        if (match := _METADATA.fullmatch(name)) is not None:
+            asked.append((match[1], value))
+    if len(asked) > MAX_METADATA_FILTERS:
+        raise _wrong("metadata", f"is asked for more than {MAX_METADATA_FILTERS} times", "too_many")
+    if any("\0" in value for _, value in asked):
+        raise _wrong("metadata", "has a NUL, which no text has")
+    return tuple(asked)
+
+
+def _number(cursor: str | None) -> int:
+    if cursor is None:
+        return 0
+    if not (cursor.isascii() and cursor.isdigit() and len(cursor) <= 9):
+        raise _wrong("cursor", "is not the next_cursor of a page")
+    return int(cursor)

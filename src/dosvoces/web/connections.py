@@ -5,10 +5,13 @@ The same checks as `POST /call`, under English names, and the same strictness ab
 `GET` shows it.
 """
 
+import asyncio
+import re
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 
 import structlog
 from pydantic import TypeAdapter
@@ -19,23 +22,38 @@ from dosvoces.dialplan import NumberRules
 from dosvoces.errors import AlreadyRecorded, NotAllowed, NotNow, StoreError
 from dosvoces.model import ConnectionId, Order, Repeats, connection_id
 from dosvoces.web import repeats
-from dosvoces.web.answers import REPLAYED, Header, Problem, Reply, message, quoted, refusal
-from dosvoces.web.api import ConnectionView, connection_view
+from dosvoces.web.answers import REPLAYED, Header, Problem, Reply
 from dosvoces.web.body import BadBody, BodyTooLarge, BodyTooSlow, ClientGone, is_json, parse_object, read_body
-from dosvoces.web.call import NOT_RECORDED, UNSUPPORTED
 from dosvoces.web.fields import Names, check_fields
 from dosvoces.web.ports import Connector, Records, Scheduler
+from dosvoces.web.problems import (
+    BROKEN_OFF,
+    INVALID,
+    KEY_REUSED,
+    MEDIA,
+    NOT_NOW,
+    NOT_RECORDED,
+    TOO_LARGE,
+    TOO_SLOW,
+    invalid,
+    problem,
+)
+from dosvoces.web.terms import LEAD_NAMES, check_terms, with_lead
+from dosvoces.web.views import ConnectionView, connection_view
 
-MAX_AHEAD = timedelta(days=366)
-"""How far in the future a connection may wait."""
+MAX_WAIT_S = 60
+"""Longest that an answer is held back for `Prefer: wait`."""
 PATH = "/v1/connections"
 NAMES = Names(
     "first_number",
     "second_number",
     "interval",
-    ("property_name", "agent_name", "url", "city", "area_m2", "price"),
+    LEAD_NAMES,
 )
 _VIEW = TypeAdapter(ConnectionView)
+_CLOSE: Header = (b"connection", b"close")
+_SOON: Header = (b"retry-after", b"5")
+_WAIT = re.compile(r"\s*wait\s*=\s*\"?(\d{1,9})\"?\s*(?:;.*)?", re.IGNORECASE)
 
 _log = structlog.get_logger(__name__)
 
@@ -51,6 +69,7 @@ class ConnectionsEndpoint:
         records: Records,
         rules: NumberRules,
         clock: Callable[[], datetime],
+        locales: frozenset[str],
         default_interval_s: int = 0,
         key_lifetime_s: int = 24 * 3600,
     ) -> None:
@@ -59,46 +78,49 @@ class ConnectionsEndpoint:
         self._records = records
         self._rules = rules
         self._clock = clock
+        self._locales = locales
         self._default_interval_s = default_interval_s
         self._repeats = Repeats(key_lifetime_s)
 
     async def __call__(self, request: Request) -> Response:
         reply = await self._answer(request)
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in reply.headers}
-        return Response(reply.body, reply.status, headers, media_type="application/json")
+        return Response(reply.body, reply.status, headers, media_type=reply.media_type or "application/json")
 
     async def _answer(self, request: Request) -> Reply:
         headers: list[Header] = request.scope["headers"]
         if not is_json(headers):
-            return UNSUPPORTED
+            return problem(MEDIA)
         key = repeats.idempotency_key(headers)
         if isinstance(key, Problem):
-            return refusal(f"Idempotency-Key {key.message}", [key])
+            return problem(INVALID, f"Idempotency-Key {key.message}", errors=[key])
         try:
             body = await read_body(headers, request.receive)
             members = parse_object(body)
         except ClientGone:
-            return message(400, "The request was broken off")  # For the log alone: nobody is there to read it.
+            return problem(BROKEN_OFF)  # For the log alone: nobody is there to read it.
         except BodyTooLarge as error:
-            return message(413, str(error), (b"connection", b"close"))
+            return problem(TOO_LARGE, str(error), _CLOSE)
         except BodyTooSlow as error:
-            return message(408, str(error), (b"connection", b"close"))
+            return problem(TOO_SLOW, str(error), _CLOSE)
         except BadBody as error:
-            return _invalid([error.problem])
+            return invalid([error.problem])
         order = self._order(members, key)
-        return _invalid(order) if isinstance(order, list) else await self._place(order)
+        if isinstance(order, list):
+            return invalid(order)
+        reply = await self._place(order)
+        wait_s = _wait_s(headers)
+        if wait_s is None or reply.status != 202:
+            return reply
+        return await self._waited(ConnectionId(_id_in(reply)), reply, wait_s)
 
     def _order(self, members: dict[str, object], key: str | None) -> Order | list[Problem]:
         problems: list[Problem] = []
-        fields = check_fields(members, self._rules, self._default_interval_s, NAMES)
+        fields = check_fields(with_lead(members, problems.append), self._rules, self._default_interval_s, NAMES)
         if isinstance(fields, list):
             problems += fields
         now = self._clock()
-        not_before = _moment(members, "not_before", now, problems.append)
-        expires_at = _moment(members, "expires_at", now, problems.append)
-        first_id, second_id = _caller_ids(members, problems.append)
-        if expires_at is not None and expires_at <= max(now, not_before or now):
-            problems.append(Problem("expires_at", "range", "is not later than now and than not_before"))
+        terms = check_terms(members, now, self._locales, problems.append)
         if problems or isinstance(fields, list):
             return problems
         order = Order(
@@ -106,14 +128,18 @@ class ConnectionsEndpoint:
             created_at=now,
             first=fields.first,
             second=fields.second,
-            lead=fields.lead,
+            lead=replace(fields.lead, more=terms.more),
             interval_s=fields.interval_s,
             idempotency_key=key,
             repeats=self._repeats,
-            caller_id_first=first_id,
-            caller_id_second=second_id,
-            not_before=not_before,
-            expires_at=expires_at,
+            caller_id_first=terms.caller_id_first,
+            caller_id_second=terms.caller_id_second,
+            not_before=terms.not_before,
+            expires_at=terms.expires_at,
+            ring_timeout_s=terms.ring_timeout_s,
+            talk_limit_s=terms.talk_limit_s,
+            locale=terms.locale,
+            metadata=terms.metadata,
         )
         return replace(order, fingerprint=repeats.fingerprint(PATH, order))
 
@@ -121,7 +147,7 @@ class ConnectionsEndpoint:
         try:
             if order.idempotency_key is not None and (earlier := await self._connector.repeated(order)):
                 if earlier.fingerprint != order.fingerprint:
-                    return repeats.KEY_REUSED
+                    return problem(KEY_REUSED)
                 if not earlier.resumable:
                     return await self._replayed(earlier.connection_id)
                 order = earlier.resumed_by(order)
@@ -131,15 +157,15 @@ class ConnectionsEndpoint:
             else:
                 await self._scheduler.schedule(order)
         except NotNow as error:
-            return message(503, str(error), (b"retry-after", str(error.retry_after_s).encode()))
+            return problem(NOT_NOW, str(error), (b"retry-after", str(error.retry_after_s).encode()))
         except NotAllowed as error:
-            return _invalid([Problem("caller_ids", "not_allowed", str(error))])
+            return invalid([Problem("caller_ids", "not_allowed", str(error))])
         except AlreadyRecorded:
             # A request with the same key was quicker by a moment.
             return await self._place(order)
         except StoreError:
             _log.exception("connection_not_recorded", connection_id=order.id)
-            return NOT_RECORDED
+            return problem(NOT_RECORDED, "", _SOON)
         return await self._accepted(order)
 
     async def _accepted(self, order: Order) -> Reply:
@@ -153,13 +179,27 @@ class ConnectionsEndpoint:
 
     async def _replayed(self, connection: ConnectionId) -> Reply:
         view = await self._view(connection)
-        return NOT_RECORDED if view is None else _shown(view, REPLAYED)
+        return problem(NOT_RECORDED, "", _SOON) if view is None else _shown(view, REPLAYED)
+
+    async def _waited(self, connection: ConnectionId, reply: Reply, wait_s: int) -> Reply:
+        """The resource as it is when both talk, when it is over, or after `wait_s` (RFC 7240 §4.3)."""
+        applied = (b"preference-applied", f"wait={wait_s}".encode())
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(wait_s, MAX_WAIT_S)):
+                    await self._connector.joined(connection)
+            view = await self._view(connection)
+        except StoreError as error:
+            # It was taken, whatever can be told of it now.
+            _log.warning("connection_not_waited_for", connection_id=connection, error=str(error))
+            view = None
+        return (reply if view is None else replace(_shown(view), headers=reply.headers)).with_headers(applied)
 
     async def _view(self, connection: ConnectionId) -> ConnectionView | None:
         record = await self._records.connection(connection)
         if record is None:
             return None
-        return connection_view(record, await self._records.entries(connection), self._clock())
+        return connection_view(record, await self._records.statistics([connection]), self._clock())
 
 
 def _shown(view: ConnectionView, *headers: Header) -> Reply:
@@ -177,57 +217,27 @@ def _as_asked(order: Order) -> ConnectionView:
         phase="scheduled" if waits else "recorded",
         outcome=None,
         ended_by="",
+        mail="pending",
         interval_s=order.interval_s,
+        ring_timeout_s=order.ring_timeout_s,
+        talk_limit_s=order.talk_limit_s,
+        locale=order.locale,
+        metadata=dict(order.metadata),
         joined_at=None,
         ended_at=None,
         legs=[],
-        journal=[],
     )
 
 
-def _invalid(problems: list[Problem]) -> Reply:
-    names = ", ".join(dict.fromkeys(problem.field for problem in problems))
-    return refusal(f"Missing or invalid: {names}", problems)
+def _id_in(reply: Reply) -> str:
+    return next(value for name, value in reply.headers if name == b"location").decode().rpartition("/")[2]
 
 
-_Report = Callable[[Problem], None]
-
-
-def _moment(members: Mapping[str, object], name: str, now: datetime, report: _Report) -> datetime | None:
-    """An RFC 3339 moment, in UTC."""
-    value = members.get(name)
-    if value is None:
-        return None
-    try:
-        moment = datetime.fromisoformat(value) if isinstance(value, str) and len(value) <= 40 else None
-    except ValueError:
-        moment = None
-    if moment is None or moment.tzinfo is None:
-        report(Problem(name, "format", "is no moment with a time zone, as in 2026-05-09T09:30:00+02:00"))
-    elif moment > now + MAX_AHEAD:
-        report(Problem(name, "range", f"is more than {MAX_AHEAD.days} days ahead"))
-    else:
-        return moment.astimezone(UTC)
+def _wait_s(headers: list[Header]) -> int | None:
+    """The first `wait` of the `Prefer` headers (RFC 7240 §2: the first of equal ones counts)."""
+    for name, value in headers:
+        if name == b"prefer":
+            for preference in value.decode("latin-1").split(","):
+                if (match := _WAIT.fullmatch(preference)) is not None:
+                    return int(match[1])
     return None
-
-
-def _caller_ids(members: Mapping[str, object], report: _Report) -> tuple[str, str]:
-    """What the first and the second party shall see; empty where the settings say it."""
-    value = members.get("caller_ids")
-    if value is None:
-        return "", ""
-    if not isinstance(value, dict):
-        report(Problem("caller_ids", "type", 'is not an object with "first" and "second"'))
-        return "", ""
-    return _caller_id(value, "first", report), _caller_id(value, "second", report)
-
-
-def _caller_id(members: Mapping[str, object], name: str, report: _Report) -> str:
-    value = members.get(name)
-    if value is None:
-        return ""
-    digits = value[1:] if isinstance(value, str) and value.startswith("+") else ""
-    if not (7 <= len(digits) <= 15 and digits.isascii() and digits.isdigit()):
-        report(Problem(f"caller_ids.{name}", "format", "is not a number in E.164, such as +34910000000"))
-        return ""
-    return quoted(f"+{digits}")

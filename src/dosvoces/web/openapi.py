@@ -1,6 +1,20 @@
-"""What `/openapi.json` says of `POST /call`, by hand: the endpoint is no FastAPI route. A test keeps it true."""
+"""
+What `/openapi.json` says of the addresses that are no FastAPI routes, by hand: `POST /call`, `POST /v1/connections`,
+and those for whoever watches the service. Tests keep it true.
+"""
 
 from typing import Any
+
+from dosvoces.web.described import ASKED, OPEN_EXAMPLE, PROBLEM_SCHEMA
+from dosvoces.web.fields import MAX_INTERVAL_S
+from dosvoces.web.terms import (
+    LEAD_NAMES,
+    MAX_LEAD_MEMBERS,
+    MAX_METADATA_MEMBERS,
+    MAX_METADATA_TEXT,
+    MAX_RING_TIMEOUT_S,
+    MAX_TALK_LIMIT_S,
+)
 
 _MESSAGE: dict[str, Any] = {
     "application/json": {
@@ -101,3 +115,164 @@ CALL_PATH: dict[str, Any] = {
         },
     }
 }
+
+_KEY: dict[str, Any] = CALL_PATH["post"]["parameters"][0]
+_E164 = {"type": ["string", "null"], "pattern": r"^\+[0-9]{7,15}$", "example": "+34910000000"}
+
+
+def _seconds(most: int, least: int, what: str) -> dict[str, Any]:
+    return {"type": ["integer", "null"], "minimum": least, "maximum": most, "description": what}
+
+
+def _moment(what: str) -> dict[str, Any]:
+    return {"type": ["string", "null"], "format": "date-time", "description": what}
+
+
+_ASK_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["first_number", "second_number", "email"],
+    "properties": {
+        "first_number": {"type": "string", "example": "+34600000011", "description": "Who is dialled first"},
+        "second_number": {"type": "string", "example": "+34960000022"},
+        "email": {"type": "string", "format": "email", "description": "Whom the lead is mailed to"},
+        **dict.fromkeys(LEAD_NAMES, _DESCRIPTIVE),
+        "lead": {
+            "type": ["object", "null"],
+            "description": "Whatever else the mail shall tell, under names of your own",
+            "maxProperties": MAX_LEAD_MEMBERS,
+            "propertyNames": {"pattern": r"^[A-Za-z0-9 _.-]{0,59}[A-Za-z0-9]$"},
+            "additionalProperties": {"type": ["string", "number", "boolean", "null"], "maxLength": 2000},
+        },
+        "interval": _seconds(MAX_INTERVAL_S, 0, "Seconds from dialling the first to dialling the second"),
+        "ring_timeout": _seconds(MAX_RING_TIMEOUT_S, 1, "Longest that each is rung; at most what the settings say"),
+        "talk_limit": _seconds(MAX_TALK_LIMIT_S, 1, "Longest conversation; at most what the settings say"),
+        "caller_ids": {
+            "type": ["object", "null"],
+            "description": "What each party sees, of the trunk's caller_ids",
+            "properties": {"first": _E164, "second": _E164},
+        },
+        "not_before": _moment("When it may begin; absent or past: at once"),
+        "schedule_at": _moment("Another name for not_before"),
+        "expires_at": _moment("If it hasn't begun by then, nobody is called"),
+        "locale": {"type": ["string", "null"], "example": "es", "description": "The language of its mails"},
+        "metadata": {
+            "type": ["object", "null"],
+            "description": "Yours; kept, given back, and searched for. Don't put personal data here",
+            "maxProperties": MAX_METADATA_MEMBERS,
+            "propertyNames": {"pattern": r"^[A-Za-z0-9_.-]{1,40}$"},
+            "additionalProperties": {"type": "string", "maxLength": MAX_METADATA_TEXT},
+        },
+    },
+}
+
+ASK: dict[str, Any] = {
+    "tags": ["connections"],
+    "summary": "Ask for a connection, now or later",
+    "operationId": "ask_for_connection",
+    "description": "Answers at once, or with `Prefer: wait=N` when both talk, when it is over, or after N seconds.",
+    "parameters": [
+        _KEY,
+        {
+            "name": "Prefer",
+            "in": "header",
+            "required": False,
+            "description": "`wait=N` (RFC 7240); more than 60 seconds count as 60",
+            "schema": {"type": "string", "pattern": r"^wait=[0-9]$"},
+            "example": "wait=5",
+        },
+    ],
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": _ASK_SCHEMA,
+                "example": {
+                    "first_number": "+34600000011",
+                    "second_number": "+34960000022",
+                    "email": "ana@example.com",
+                    "interval": 3,
+                    "lead": {"city": "Valencia", "rooms": 3},
+                    "metadata": {"lead_id": "4711"},
+                },
+            }
+        },
+    },
+    "responses": {
+        "202": {
+            "description": "It is recorded and begun, or waits",
+            "headers": _LOCATION
+            | _REPLAYED
+            | {"Preference-Applied": {"description": "The `wait` that was heeded", "schema": {"type": "string"}}},
+            "content": {
+                "application/json": {
+                    "schema": {"$ref": "#/components/schemas/ConnectionView"},
+                    "example": OPEN_EXAMPLE,
+                }
+            },
+        },
+        **{str(status): said for status, said in ASKED.items()},
+    },
+}
+
+_STATUS = {"type": "object", "required": ["status"], "properties": {"status": {"type": "string"}}}
+_WORDS = {"type": "array", "items": {"type": "string"}}
+
+
+def _status(description: str, example: dict[str, Any], **more: Any) -> dict[str, Any]:
+    schema = _STATUS | {"properties": {"status": {"type": "string"}, **more}}
+    return {"description": description, "content": {"application/json": {"schema": schema, "example": example}}}
+
+
+WATCHED: dict[str, Any] = {
+    "/healthz": {
+        "get": {
+            "tags": ["health"],
+            "summary": "Whether the process answers",
+            "responses": {"200": _status("It does", {"status": "ok"})},
+        }
+    },
+    "/readyz": {
+        "get": {
+            "tags": ["health"],
+            "summary": "Whether a call could be made now",
+            "responses": {
+                "200": _status("It could", {"status": "ready"}, warnings=_WORDS),
+                "503": _status(
+                    "It could not",
+                    {"status": "not ready", "problems": ["no trunk is configured"]},
+                    problems=_WORDS,
+                    warnings=_WORDS,
+                ),
+            },
+        }
+    },
+    "/metrics": {
+        "get": {
+            "tags": ["health"],
+            "summary": "Figures for Prometheus",
+            "responses": {
+                "200": {
+                    "description": "Counters and gauges",
+                    "content": {"text/plain": {"schema": {"type": "string"}, "example": "dosvoces_open_connections 3"}},
+                }
+            },
+        }
+    },
+}
+
+
+def completed(derived: dict[str, Any]) -> dict[str, Any]:
+    """What FastAPI derived, with what it can't know. Doing it twice changes nothing."""
+    paths = derived["paths"]
+    paths.update({"/call": CALL_PATH, **WATCHED})
+    paths["/v1/connections"]["post"] = ASK
+    schemas = derived["components"]["schemas"]
+    schemas["Problem"] = PROBLEM_SCHEMA
+    # FastAPI's own form of refusing a query is not ours: it is answered with 400.
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
+    for path in paths.values():
+        for operation in path.values():
+            if "HTTPValidationError" in str(operation["responses"].get("422")):
+                del operation["responses"]["422"]
+    return derived

@@ -1,11 +1,12 @@
 """What the HTTP door needs from behind it: three narrow ports, so that it can be tested without the house."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Protocol
 
 from dosvoces.core import Answer
 from dosvoces.model import ConnectionId, Order
-from dosvoces.store import ConnectionRecord, Earlier, Entry
+from dosvoces.store import EVERY, ConnectionRecord, Earlier, Entry, KeptMail, Wanted
 
 
 class Connector(Protocol):
@@ -27,6 +28,9 @@ class Connector(Protocol):
 
     async def accept(self, order: Order) -> None:
         """As `connect`, but returns as soon as it is recorded and begun."""
+
+    async def joined(self, connection_id: ConnectionId) -> None:
+        """Return when both talk, or when it is over, whichever node's it is. Raises `StoreError`."""
 
     def check(self, order: Order) -> None:
         """Raises `NotAllowed` if `accept` would, for a reason that waiting doesn't change."""
@@ -54,8 +58,24 @@ class Records(Protocol):
     async def connection(self, connection_id: ConnectionId) -> ConnectionRecord | None:
         """One connection with its legs."""
 
+    async def connections(
+        self,
+        *,
+        limit: int = 50,
+        before: ConnectionId | None = None,
+        wanted: Wanted = EVERY,
+        now: datetime | None = None,
+    ) -> Sequence[ConnectionRecord]:
+        """The newest first."""
+
     async def entries(self, connection_id: ConnectionId) -> Sequence[Entry]:
         """A connection's journal, oldest first."""
+
+    async def statistics(self, connections: Sequence[ConnectionId]) -> Sequence[Entry]:
+        """What these connections' journals have of their legs' audio."""
+
+    async def mails_of(self, record: ConnectionRecord) -> Sequence[KeptMail]:
+        """The kept mails about this connection."""
 
 
 class Canceller(Protocol):

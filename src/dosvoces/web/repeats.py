@@ -54,7 +54,7 @@ def fingerprint(path: str, order: Order) -> str:
     we don't know make no difference.
     """
     lead = order.lead
-    asked = [
+    asked: list[object] = [
         path,
         order.first.e164,
         order.second.e164,
@@ -64,6 +64,9 @@ def fingerprint(path: str, order: Order) -> str:
         [lead.email, lead.property_name, lead.agent_name, lead.url, lead.city, lead.area_m2, lead.price],
         *(None if moment is None else moment.isoformat() for moment in (order.not_before, order.expires_at)),
     ]
+    terms = [lead.more, order.ring_timeout_s, order.talk_limit_s, order.locale, order.metadata]
+    if any(terms):  # Else it stays what it was before there were any.
+        asked += terms
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
 
 

@@ -21,6 +21,7 @@ from uvicorn.server import ServerState
 from dosvoces.errors import SettingsError
 from dosvoces.web.answers import message
 from dosvoces.web.pressure import Pressure
+from dosvoces.web.problems import OVERLOADED, problem
 
 HEAD_TIMEOUT_S = 10.0
 """From the connection, or a request's first byte, to the end of its headers."""
@@ -30,11 +31,13 @@ UNHEARD_S = 1.0
 """How long, at the end, a client that has connected may take to send its request and be told to go elsewhere."""
 BACKLOG = 4096
 
-_SHED_PATHS = frozenset({b"/call", b"/v1/connections"})
-"""What makes calls; all else (health, looking, hanging up) is never refused for want of time."""
-
-_OVERLOADED = message(503, "Too many requests at once; nothing was done", (b"retry-after", b"1"))
-_OVERLOADED_BYTES = _OVERLOADED.as_bytes()
+_SOON = (b"retry-after", b"1")
+_OVERLOADED = {
+    b"/call": message(503, "Too many requests at once; nothing was done", _SOON),
+    b"/v1/connections": problem(OVERLOADED, "", _SOON),
+}
+"""By the path: what makes calls. All else (health, looking, hanging up) is never refused for want of time."""
+_OVERLOADED_BYTES = {path: reply.as_bytes() for path, reply in _OVERLOADED.items()}
 
 _BUSY = message(503, "Too many connections; nothing was done", (b"retry-after", b"5"), (b"connection", b"close"))
 
@@ -47,7 +50,7 @@ async def _head_too_large(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def _overloaded(scope: Scope, receive: Receive, send: Send) -> None:
-    await _OVERLOADED.send(send)
+    await _OVERLOADED[scope["raw_path"]].send(send)
 
 
 async def _busy(scope: Scope, receive: Receive, send: Send) -> None:
@@ -263,7 +266,7 @@ class _Protocol(HttpToolsProtocol):
 
     def _makes_calls(self) -> bool:
         """Whether this request makes calls, and is not a repeat under a key, which may have its answer already."""
-        if self.url not in _SHED_PATHS or self.parser.get_method() != b"POST":
+        if self.url not in _OVERLOADED or self.parser.get_method() != b"POST":
             return False
         return not any(name == b"idempotency-key" for name, _ in self.headers)
 
@@ -273,7 +276,7 @@ class _Protocol(HttpToolsProtocol):
 
     def _refuse_cheaply(self) -> None:
         """Without a task, a cycle or the application: a refusal must cost a small part of what it saves."""
-        self.transport.write(_OVERLOADED_BYTES)
+        self.transport.write(_OVERLOADED_BYTES[self.url])
         self.cycle = cast(Any, _ANSWERED)
         self.timeout_keep_alive_task = self.loop.call_later(KEEP_ALIVE_S, self.timeout_keep_alive_handler)
 

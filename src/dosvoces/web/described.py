@@ -1,0 +1,164 @@
+"""What `/openapi.json` says of the answers of `/v1`: an example of each. Pure; a test keeps it true."""
+
+from typing import Any
+
+from dosvoces.web.answers import Problem
+from dosvoces.web.problems import (
+    FAILED,
+    INVALID,
+    KEY_REUSED,
+    MEDIA,
+    MEDIA_TYPE,
+    NO_RECORD,
+    NO_SUCH_ADDRESS,
+    NO_SUCH_CONNECTION,
+    NOT_NOW,
+    TOO_LARGE,
+    TOO_SLOW,
+    Kind,
+    details,
+)
+
+Responses = dict[int | str, dict[str, Any]]
+
+_ID = "01m8gcrrkzkq5pr8w64r5rrn30"
+_LEG: dict[str, Any] = {
+    "side": "a",
+    "number": "+34600•••011",
+    "state": "ended",
+    "dialed_at": "2026-05-09T07:35:25.180000Z",
+    "answered_at": "2026-05-09T07:35:29.402000Z",
+    "ended_at": "2026-05-09T07:37:02.911000Z",
+    "reason": "hangup",
+    "sip_code": 200,
+    "detail": "BYE",
+    "quality": {
+        "received": 4675,
+        "sent": 4381,
+        "lost": 2,
+        "jitter_ms": 0.41,
+        "round_trip_ms": 31.0,
+        "mos": 4.36,
+        "mos_there": 4.35,
+        "lost_there": 3,
+        "jitter_there_ms": 0.9,
+    },
+}
+CONNECTION_EXAMPLE: dict[str, Any] = {
+    "id": _ID,
+    "created_at": "2026-05-09T07:35:25.123000Z",
+    "not_before": None,
+    "expires_at": None,
+    "phase": "ended",
+    "outcome": "completed",
+    "ended_by": "a",
+    "mail": "sent",
+    "interval_s": 3,
+    "ring_timeout_s": 25,
+    "talk_limit_s": None,
+    "locale": "es",
+    "metadata": {"lead_id": "4711"},
+    "joined_at": "2026-05-09T07:35:33.020000Z",
+    "ended_at": "2026-05-09T07:37:02.950000Z",
+    "legs": [_LEG, _LEG | {"side": "b", "number": "+34960•••022", "reason": "cancelled"}],
+}
+OPEN_EXAMPLE: dict[str, Any] = CONNECTION_EXAMPLE | {
+    "phase": "recorded",
+    "outcome": None,
+    "ended_by": "",
+    "mail": "pending",
+    "joined_at": None,
+    "ended_at": None,
+    "legs": [
+        dict.fromkeys(_LEG) | {"side": side, "number": number, "state": "idle", "detail": ""}
+        for side, number in (("a", "+34600•••011"), ("b", "+34960•••022"))
+    ],
+}
+_EVENT = {
+    "id": f"{_ID}-7",
+    "connection": _ID,
+    "number": 7,
+    "at": "2026-05-09T07:35:29.402000Z",
+    "event": "answered",
+    "side": "a",
+    "before": "ringing_first",
+    "after": "waiting",
+    "facts": {},
+}
+_MAIL = {
+    "state": "sent",
+    "recipient": "a•••@example.com",
+    "detail": "",
+    "kept": [
+        {
+            "number": 12,
+            "message_id": f"<{_ID}@example.com>",
+            "recipient": "a•••@example.com",
+            "kept_at": "2026-05-09T07:35:25.150000Z",
+            "size": 2318,
+        }
+    ],
+}
+PROBLEM_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "description": "Problem details (RFC 9457)",
+    "required": ["type", "title", "status", "code"],
+    "properties": {
+        "type": {"type": "string", "format": "uri-reference"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "code": {"type": "string", "description": "Stable, for programs; see docs/reference/problems.md"},
+        "detail": {"type": "string"},
+        "errors": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["field", "code", "message"],
+                "properties": {name: {"type": "string"} for name in ("field", "code", "message")},
+            },
+        },
+    },
+}
+
+
+def problems(*kinds: Kind) -> Responses:
+    """What is said of these answers, by status, and of those that every address has."""
+    said: Responses = {}
+    for kind in (*kinds, FAILED, NO_RECORD):
+        errors = [Problem("limit", "range", "Input should be less than or equal to 200")] if kind is INVALID else []
+        said.setdefault(kind.status, _problem(kind.title))
+        content = said[kind.status]["content"][MEDIA_TYPE]
+        content["examples"][kind.code] = {"summary": kind.title, "value": details(kind, "", errors)}
+        if kind.status == 503:
+            said[503]["headers"] = {"Retry-After": {"description": "Seconds", "schema": {"type": "integer"}}}
+    return said
+
+
+def _problem(title: str) -> dict[str, Any]:
+    content = {"schema": {"$ref": "#/components/schemas/Problem"}, "examples": {}}
+    return {"description": title, "content": {MEDIA_TYPE: content}}
+
+
+def _shown(status: int, example: Any, description: str = "Successful Response") -> Responses:
+    return {status: {"description": description, "content": {"application/json": {"example": example}}}}
+
+
+_OVER = _shown(200, CONNECTION_EXAMPLE, "It is over already")
+_OVER[200]["content"]["application/json"]["schema"] = {"$ref": "#/components/schemas/ConnectionView"}
+
+LIST = _shown(200, {"data": [CONNECTION_EXAMPLE], "next_cursor": None}) | problems(INVALID)
+CONNECTION = _shown(200, CONNECTION_EXAMPLE) | problems(NO_SUCH_CONNECTION)
+CANCELLATION = _shown(202, OPEN_EXAMPLE, "It is being hung up") | _OVER | problems(NO_SUCH_CONNECTION)
+EVENTS = _shown(200, {"data": [_EVENT], "next_cursor": None}) | problems(INVALID, NO_SUCH_CONNECTION)
+MAIL = _shown(200, _MAIL) | problems(NO_SUCH_CONNECTION)
+PROBLEM = _shown(
+    200,
+    {
+        "type": NO_SUCH_ADDRESS.type,
+        "code": NO_SUCH_ADDRESS.code,
+        "status": 404,
+        "title": NO_SUCH_ADDRESS.title,
+        "remedy": NO_SUCH_ADDRESS.remedy,
+    },
+) | problems(NO_SUCH_ADDRESS)
+ASKED = problems(INVALID, TOO_SLOW, TOO_LARGE, MEDIA, KEY_REUSED, NOT_NOW)

@@ -1,0 +1,165 @@
+"""
+What goes wrong at `/v1`, as problem details (RFC 9457): every code there is, and the answers made of them.
+
+A code is for programs and stays; its words are for people and may change. `type` is an address of this service, which
+tells what the code means; `docs/reference/problems.md` is made of the same table.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dosvoces.web.answers import Header, Problem, Reply
+
+MEDIA_TYPE = "application/problem+json"
+PATH = "/v1/problems"
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One thing that can be wrong."""
+
+    code: str
+    status: int
+    title: str
+    remedy: str
+    """What it means for the client, and what to do."""
+
+    @property
+    def type(self) -> str:
+        return f"{PATH}/{self.code}"
+
+
+INVALID = Kind(
+    "invalid_request",
+    400,
+    "The request is not valid",
+    "Nothing was done. `errors` names each member that is missing or wrong, with a code of its own; mend them and ask "
+    "again.",
+)
+BROKEN_OFF = Kind("broken_off", 400, "The request was broken off", "Nothing was done. Ask again.")
+NO_SUCH_ADDRESS = Kind("no_such_address", 404, "There is nothing at this address", "Look the path up.")
+NO_SUCH_CONNECTION = Kind(
+    "no_such_connection",
+    404,
+    "There is no such connection",
+    "It never was, or the time for which connections are kept is over. Ids are 26 characters, in lower case.",
+)
+METHOD = Kind("method_not_allowed", 405, "This address does not take this method", "`Allow` names those that it takes.")
+TOO_SLOW = Kind(
+    "body_too_slow", 408, "The body took too long", "Nothing was done. Ask again, and send the body at once."
+)
+TOO_LARGE = Kind("body_too_large", 413, "The body is too large", "Nothing was done. A body has at most 64 KiB.")
+MEDIA = Kind(
+    "unsupported_media_type", 415, "The body is not JSON", "Send it as `Content-Type: application/json`, in UTF-8."
+)
+KEY_REUSED = Kind(
+    "key_reused",
+    422,
+    "This Idempotency-Key was used for another request",
+    "Nothing was done. A new request needs a new key; a repeat must ask for the same.",
+)
+FAILED = Kind(
+    "internal_error",
+    500,
+    "Internal error",
+    "A fault of the service, which its log has. Whether anything was done, the list of connections tells.",
+)
+NOT_NOW = Kind(
+    "not_now",
+    503,
+    "Not tried now",
+    "Nothing was done: the service is full, is stopping, or reaches no trunk; `detail` says which. Ask again after "
+    "`Retry-After` seconds.",
+)
+NOT_RECORDED = Kind(
+    "not_recorded", 503, "The request can't be recorded now", "Nothing was done. Ask again after `Retry-After` seconds."
+)
+NO_RECORD = Kind("record_unreachable", 503, "The record can't be reached now", "Ask again after `Retry-After` seconds.")
+OVERLOADED = Kind(
+    "overloaded", 503, "Too many requests at once", "Nothing was done. Ask again after `Retry-After` seconds."
+)
+
+KINDS = {
+    kind.code: kind
+    for kind in (
+        INVALID,
+        BROKEN_OFF,
+        NO_SUCH_ADDRESS,
+        NO_SUCH_CONNECTION,
+        METHOD,
+        TOO_SLOW,
+        TOO_LARGE,
+        MEDIA,
+        KEY_REUSED,
+        FAILED,
+        NOT_NOW,
+        NOT_RECORDED,
+        NO_RECORD,
+        OVERLOADED,
+    )
+}
+
+FIELD_CODES = {
+    "missing": "mandatory, and not there or empty",
+    "type": "of another JSON type than it must be",
+    "format": "not written as it must be",
+    "range": "too small, too large, too early or too late",
+    "too_long": "a text with too many characters",
+    "too_many": "has too many members",
+    "twice": "given in two places at once",
+    "same_number": "both parties have the same number",
+    "not_allowed": "not permitted by the settings of this installation",
+    "unknown": "nothing that there is a choice of",
+}
+"""The codes within `errors`; the rules for numbers (`dialplan`) add theirs, which `dosvoces number` explains."""
+
+
+class ProblemError(Exception):
+    """Ends a request of `/v1` with a problem."""
+
+    def __init__(self, kind: Kind, detail: str = "", errors: Sequence[Problem] = ()) -> None:
+        super().__init__(detail or kind.title)
+        self.reply = problem(kind, detail, errors=errors)
+
+
+def problem(kind: Kind, detail: str = "", *headers: Header, errors: Sequence[Problem] = ()) -> Reply:
+    """The answer that says so; `detail` is about this one occurrence."""
+    body = json.dumps(details(kind, detail, errors), ensure_ascii=False)
+    return Reply(kind.status, body, headers, media_type=MEDIA_TYPE)
+
+
+def details(kind: Kind, detail: str, errors: Sequence[Problem]) -> dict[str, object]:
+    """The body of such an answer."""
+    body: dict[str, object] = {"type": kind.type, "title": kind.title, "status": kind.status, "code": kind.code}
+    if detail:
+        body["detail"] = detail
+    if errors:
+        body["errors"] = [{"field": p.field, "code": p.code, "message": p.message} for p in errors]
+    return body
+
+
+def invalid(errors: Sequence[Problem]) -> Reply:
+    """The 400 that names each of `errors`."""
+    names = ", ".join(dict.fromkeys(error.field for error in errors))
+    return problem(INVALID, f"Missing or invalid: {names}", errors=errors)
+
+
+def page() -> str:
+    """`docs/reference/problems.md`."""
+    lines = [
+        "# Problems",
+        "",
+        "Written by `make docs` from `src/dosvoces/web/problems.py`; don't edit it here.",
+        "",
+        "What goes wrong at `/v1` is answered as `application/problem+json` (RFC 9457). `code` is stable and for",
+        "programs, `title` and `detail` are for people. `type` is the address at which the service itself tells what",
+        "stands here. `POST /call` has the answers of its contract instead.",
+        "",
+    ]
+    for kind in KINDS.values():
+        lines += [f"## `{kind.code}`", "", f"{kind.status}: {kind.title}. {kind.remedy}", ""]
+    lines += ["## Codes within `errors`", "", "| code | the member is |", "| --- | --- |"]
+    lines += [f"| `{code}` | {words} |" for code, words in FIELD_CODES.items()]
+    lines += ["", "Refused numbers have codes of their own, which `dosvoces number +34…` explains.", ""]
+    return "\n".join(lines)
