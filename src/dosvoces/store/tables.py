@@ -30,7 +30,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeEngine
 
-REVISION = "0006"
+REVISION = "0007"
 """The newest migration: what a database must be at. A test holds it equal to the head of `migrations/versions`."""
 
 
