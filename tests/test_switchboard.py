@@ -1,7 +1,9 @@
 """The switchboard on a real record, a scripted carrier and a scripted mailbox."""
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -544,6 +546,18 @@ async def test_what_another_node_has_taken_is_hung_up_and_let_go(bench: Bench) -
     assert record is not None
     assert ([], "another", None) == (bench.carrier.live_legs, record.owner, record.outcome)
     assert 0 == bench.switchboard.open_connections
+
+
+async def test_what_is_gone_from_the_record_is_hung_up_and_let_go(bench: Bench, tmp_path: Path) -> None:
+    order = an_order()
+    bench.script = lambda call: Script(answers_after_s=None if call.side is B else 0.0)
+    assert MADE == await bench.connect(order)
+    with closing(sqlite3.connect(tmp_path / "record.db", isolation_level=None)) as other:
+        other.execute("PRAGMA foreign_keys = ON")
+        other.execute("DELETE FROM connection")
+    bench.switchboard.happened(order.id, Answered(B))
+    await asyncio.wait_for(bench.switchboard.ended(order.id), 5)
+    assert ([], 0) == (bench.carrier.live_legs, bench.switchboard.open_connections)
 
 
 async def test_a_node_without_its_lease_rings_nobody(bench: Bench) -> None:

@@ -153,8 +153,8 @@ class Writes:
     ) -> None:
         """
         The outcome and how both legs ended. The same outcome again changes nothing, so that a doubtful write can be
-        repeated. Raises `AlreadyRecorded` if there is another outcome, `NotOurs` if it is another node's to settle, and
-        `StoreError` if there is no such connection.
+        repeated. Raises `AlreadyRecorded` if there is another outcome, `NotOurs` if it is another node's to settle or
+        is not there.
         """
         row = _state_row(connection_id, state, None, self.node)
         row.update(phase=Phase.ENDED.value, outcome=outcome.value, ended_at=at)
@@ -165,7 +165,7 @@ class Writes:
         self._outcome.run(cursor, {"of": connection_id})
         found = cursor.fetchone()
         if found is None:
-            raise StoreError(f"connection {connection_id} is not in the record", permanent=True)
+            raise NotOurs(f"connection {connection_id} is not in the record any more", permanent=True)
         if found[0] is None:
             raise NotOurs(f"connection {connection_id} is another node's by now", permanent=True)
         if found[0] != outcome.value:
