@@ -12,7 +12,8 @@ from pydantic import BaseModel, SecretStr
 
 from dosvoces import states
 from dosvoces.settings import Settings, Trunk, Webhook
-from dosvoces.web import problems
+from dosvoces.web import description, problems
+from dosvoces.web import reference as http_reference
 
 _HEAD = """# Settings
 
@@ -36,6 +37,7 @@ def write_pages(docs: Path) -> None:
     (docs / "reference" / "settings.md").write_text(settings_page(), encoding="utf-8")
     (docs / "reference" / "states.md").write_text(states.page(), encoding="utf-8")
     (docs / "reference" / "problems.md").write_text(problems.page(), encoding="utf-8")
+    (docs / "reference" / "http-api.md").write_text(http_reference.page(description()), encoding="utf-8")
     architecture = docs / "architecture.md"
     architecture.write_text(states.with_phases(architecture.read_text(encoding="utf-8")), encoding="utf-8")
 

@@ -7,6 +7,7 @@ Knows the ports of `ports.py`, the number rules and nothing else of the house. `
 from collections.abc import Callable
 from datetime import datetime
 from importlib.metadata import version
+from typing import Any
 
 import structlog
 from fastapi import FastAPI, Request, Response
@@ -37,6 +38,7 @@ from dosvoces.web.problems import (
     invalid,
     problem,
 )
+from dosvoces.web.problems import PATH as PROBLEMS_PATH
 
 _log = structlog.get_logger(__name__)
 
@@ -54,8 +56,7 @@ def build_app(
     repeats: Repeats = Repeats(),  # noqa: B008  # It is frozen.
 ) -> FastAPI:
     """The whole HTTP application. `clock` gives the aware UTC time of an order's creation."""
-    # The interactive pages load scripts from elsewhere, so they are off; /openapi.json is there.
-    app = FastAPI(title="Dosvoces", version=version("dosvoces"), docs_url=None, redoc_url=None, redirect_slashes=False)
+    app = _door()
     call = CallEndpoint(
         connector=connector, rules=rules, clock=clock, default_interval_s=default_interval_s, repeats=repeats
     )
@@ -86,6 +87,19 @@ def build_app(
     return app
 
 
+def description() -> dict[str, Any]:
+    """What `/openapi.json` says, without a service."""
+    app = _door()
+    nothing: Any = None  # Nobody asks.
+    app.include_router(api_routes(nothing, nothing, nothing))
+    return completed(app.openapi())
+
+
+def _door() -> FastAPI:
+    # The interactive pages load scripts from elsewhere, so they are off; /openapi.json is there.
+    return FastAPI(title="Dosvoces", version=version("dosvoces"), docs_url=None, redoc_url=None, redirect_slashes=False)
+
+
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if not _in_v1(request):
@@ -107,7 +121,8 @@ async def _invalid_request(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     found = error.errors()
     if any(one["loc"][0] == "path" for one in found):
-        return _response(problem(NO_SUCH_CONNECTION))
+        missing = NO_SUCH_ADDRESS if request.url.path.startswith(PROBLEMS_PATH) else NO_SUCH_CONNECTION
+        return _response(problem(missing))
     problems = [
         Problem(".".join(map(str, one["loc"][1:])), _FIELD_CODES.get(one["type"], "format"), one["msg"])
         for one in found
