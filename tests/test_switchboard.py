@@ -473,6 +473,30 @@ async def test_a_fenced_switchboard_lets_go_of_everything_and_takes_nothing_unti
     assert MADE == await bench.connect(an_order(3))
 
 
+class _Faulty(FakeCarrier):
+    """A carrier that hangs up, and fails inside after the first time."""
+
+    failed = False
+
+    def hangup(self, leg: LegId) -> None:
+        super().hangup(leg)
+        if not self.failed:
+            self.failed = True
+            raise TypeError("a fault of ours")
+
+
+async def test_a_fault_about_one_call_leaves_nobody_else_on_a_line_of_a_fenced_node(bench: Bench) -> None:
+    bench.carrier = _Faulty(lambda call: Script())
+    bench.make()
+    await bench.switchboard.start()
+    orders = [an_order(1), an_order(2)]
+    for order in orders:
+        assert MADE == await bench.connect(order)
+    bench.switchboard.fence("the database doesn't answer")
+    assert "interrupted" == await bench.over(orders[1])
+    assert bench.carrier.failed
+
+
 class _Mute(FakeCarrier):
     """A carrier whose far ends never confirm a hang-up until it is closed."""
 

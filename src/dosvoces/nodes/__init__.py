@@ -190,10 +190,7 @@ class Membership:
         while True:
             await asyncio.sleep(self._times.beat_s / 4)
             if not self._lease.held():
-                try:
-                    self._fence()
-                except Exception:  # The loop's edge: it is tried again at once what could not be done for all.
-                    log.exception("calls not let go of")
+                self._fence()
 
     def _fence(self) -> None:
         assert self._calls is not None

@@ -112,7 +112,11 @@ class LiveConnection:
         if after is not before:
             store.update(self.order.id, after, self._schedule(now))
         for command in commands:
-            self._do(command)
+            try:
+                self._do(command)
+            except Exception:  # A fault of ours about one leg must not leave the other one up.
+                log.exception("command failed inside", connection=self.order.id, command=type(command).__name__)
+                self._inbox.append(Cancel("fault"))
         if not self.answered.done() and (told := answer(after)) is not None:
             self.answered.set_result(told)
         if after.joined_at is not None and not self.joined.done():
