@@ -49,6 +49,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "cli_options",
             "cli_webhooks",
             "doctor",
+            "doctor_door",
             "doctor_trunks",
             "app",
             "app_deferred",

@@ -294,11 +294,18 @@ async def test_a_broken_environment_gets_a_clear_answer(tmp_path: Path, line: Li
 
 # --- who may come in ---
 
-DOOR = [line for line in LINES if line.get("profile") in ("auth_on", "ip_allow")]
+DOOR = [line for line in LINES if line.get("profile") in ("auth_on", "ip_allow", "mail_allow")]
+
+
+PROFILES: dict[str, dict[str, dict[str, object]]] = {
+    "auth_on": {},  # On because there are keys.
+    "ip_allow": {"http": {"allow": ["10.0.0.0/8"]}},
+    "mail_allow": {"mail": {"recipient_domains": ["milmoh.com"]}},
+}
 
 
 def test_each_line_about_the_door_is_there() -> None:
-    assert len(DOOR) == 7
+    assert len(DOOR) == 8
 
 
 async def keys_in(running: Whole) -> dict[str, str]:
@@ -318,13 +325,14 @@ async def keys_in(running: Whole) -> dict[str, str]:
 
 @pytest.mark.parametrize("line", DOOR, ids=lambda line: str(line["name"]))
 async def test_who_may_not_come_in_calls_nobody(tmp_path: Path, line: Line) -> None:
-    http: dict[str, object] = {"allow": ["10.0.0.0/8"]} if line["profile"] == "ip_allow" else {"keys": "required"}
+    sections: dict[str, dict[str, object]] = PROFILES[line["profile"]]
     async with (
-        whole(tmp_path, Environment(), http=http) as service,
+        whole(tmp_path, Environment(), **sections) as service,
         httpx.AsyncClient(base_url=service.url, timeout=20) as client,
     ):
         text = json.dumps(line)
-        for name, key in (await keys_in(service)).items():
+        keys = await keys_in(service) if line["profile"] == "auth_on" else {}
+        for name, key in keys.items():
             text = text.replace(f"Bearer {name}", f"Bearer {key}").replace(f'"{name}"', f'"{key}"')
         response = await send(client, json.loads(text))
         assert_answered(response, line)

@@ -5,19 +5,25 @@ import os
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import cast
 
 import pytest
 
 from dosvoces import doctor
+from dosvoces.app_door import check_door
 from dosvoces.doctor import Finding, Level, examine, offline
+from dosvoces.doctor_door import examine_door
 from dosvoces.doctor_trunks import examine_trunk
-from dosvoces.errors import MailError, StoreError
+from dosvoces.errors import MailError, SettingsError, StoreError
+from dosvoces.keys import ApiKey
 from dosvoces.mail import Mail, Mailbox
 from dosvoces.settings import Settings
 from dosvoces.sip.digest import Credentials
 from dosvoces.store import Concern, Store
+from dosvoces.store.keys import KeyRing, Keys
+from tests.keys import a_key
 from tests.trunk_server import TrunkServer
 
 
@@ -34,6 +40,21 @@ class AStore:
 
     async def close(self) -> None:
         self.closed = True
+
+
+class SomeKeys:
+    """The keys of a record, or of none."""
+
+    def __init__(self, keys: Sequence[ApiKey] | None = ()) -> None:
+        self.held = keys
+
+    async def ring(self) -> KeyRing:
+        if self.held is None:
+            raise StoreError("there is no record")
+        return KeyRing(datetime.now(UTC), self.held)
+
+    async def close(self) -> None:
+        """Nothing was opened."""
 
 
 class AMailbox:
@@ -70,7 +91,9 @@ def a_socket(kind: socket.SocketKind) -> Iterator[socket.socket]:
 
 async def found(subject: Settings, store: AStore | None = None, mailbox: AMailbox | None = None) -> list[Finding]:
     store, mailbox = store or AStore(), mailbox or AMailbox()
-    findings = await examine(subject, file=None, store=cast(Store, store), mailbox=cast(Mailbox, mailbox))
+    findings = await examine(
+        subject, file=None, store=cast(Store, store), mailbox=cast(Mailbox, mailbox), keys=cast(Keys, SomeKeys())
+    )
     assert store.closed
     assert mailbox.closed
     return findings
@@ -90,6 +113,7 @@ async def test_nothing_configured_lacks_a_trunk_and_nothing_else() -> None:
         "clock",
         "database",
         "mail",
+        "keys",
         "http",
         "trunk",
         "media",
@@ -302,3 +326,45 @@ async def test_an_unknown_name_is_an_error() -> None:
     subject = settings(trunks=[trunk(proxy=f"sip:{'a' * 64}.invalid")])
     findings = [finding async for finding in examine_trunk(subject, subject.trunks[0])]
     assert [(f.level, f.thing) for f in findings] == [(Level.ERROR, "trunk main")]
+
+
+# --- who may come in ---
+
+_, VALID = a_key("web")
+_, ENDED = a_key("gone", revoked_at=datetime(2026, 3, 2, tzinfo=UTC))
+LISTED: dict[str, object] = {"allow": ["10.0.0.0/8"]}
+DOORS: list[tuple[str, dict[str, object], list[ApiKey] | None, Level, bool]] = [
+    # Where it listens, what [http] says, the keys there are, what the check finds, whether the service starts.
+    ("127.0.0.1", {}, None, Level.OK, True),
+    ("127.0.0.1", {}, [], Level.OK, True),
+    ("127.0.0.1", {}, [VALID], Level.OK, True),
+    ("127.0.0.1", {}, [ENDED], Level.ERROR, True),
+    ("127.0.0.1", {"keys": "required"}, [], Level.ERROR, True),
+    ("0.0.0.0", {}, None, Level.ERROR, False),
+    ("0.0.0.0", {}, [], Level.ERROR, False),
+    ("::", {}, [], Level.ERROR, False),
+    ("0.0.0.0", {}, [VALID], Level.OK, True),
+    ("0.0.0.0", {}, [ENDED, VALID], Level.OK, True),
+    ("0.0.0.0", {}, [ENDED], Level.ERROR, True),
+    ("0.0.0.0", {"keys": "required"}, [], Level.ERROR, True),
+    ("0.0.0.0", LISTED, [], Level.OK, True),
+    ("0.0.0.0", {"allow": ["0.0.0.0/0"]}, [], Level.ERROR, False),
+    ("0.0.0.0", {"allow": ["10.0.0.0/8", "::/0"]}, [], Level.ERROR, False),
+    ("0.0.0.0", {"i_accept_toll_fraud": True}, [], Level.WARNING, True),
+]
+
+
+@pytest.mark.parametrize(("host", "http", "keys", "level", "starts"), DOORS)
+async def test_no_service_that_strangers_can_call_by_starts(
+    host: str, http: dict[str, object], keys: list[ApiKey] | None, level: Level, starts: bool
+) -> None:
+    subject, held = settings(http={"host": host, "port": 0, **http}), cast(Keys, SomeKeys(keys))
+    (finding,) = [each async for each in examine_door(subject, held)]
+    assert finding.level is level
+    if keys is None:
+        return  # A start makes the record first.
+    if starts:
+        await check_door(subject, held)
+    else:
+        with pytest.raises(SettingsError, match="make calls at your expense"):
+            await check_door(subject, held)

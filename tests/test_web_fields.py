@@ -8,7 +8,7 @@ from dosvoces.dialplan import NumberRules
 from dosvoces.model import Lead, PhoneNumber
 from dosvoces.web.body import Number
 from dosvoces.web.fields import Fields, check_fields, missing_arguments
-from dosvoces.web.recipient import check_recipient
+from dosvoces.web.recipient import Domains, check_recipient
 
 GOOD: dict[str, object] = {"firstnumber": "+34600000011", "secondnumber": "+34 960 000 022", "email": "Ana@Milmoh.com"}
 RULES = NumberRules()
@@ -154,3 +154,23 @@ def test_any_members_are_judged_without_an_error(members: dict[str, object]) -> 
     checked = check_fields(members, RULES, 0)
     assert isinstance(checked, Fields) or checked
     assert missing_arguments(members).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("email", "found"),
+    [
+        ("ana@milmoh.com", []),
+        ("ana@MILMOH.com", []),
+        ("ana@sales.example.es", []),
+        ("ana@a.b.example.es", []),
+        ("ana@example.es", ["email.domain"]),
+        ("ana@sales.milmoh.com", ["email.domain"]),
+        ("ana@evilmilmoh.com", ["email.domain"]),
+        ("ana@milmoh.com.evil.com", ["email.domain"]),
+        ("ana", ["email.format"]),
+    ],
+)
+def test_only_the_domains_that_are_allowed_are_mailed_to(email: str, found: list[str]) -> None:
+    domains = Domains(["milmoh.com", "*.example.es"])
+    checked = check_fields({**GOOD, "email": email}, RULES, 0, domains=domains)
+    assert found == ([f"{each.field}.{each.code}" for each in checked] if isinstance(checked, list) else [])

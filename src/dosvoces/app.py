@@ -56,6 +56,7 @@ from dosvoces.store.limits import Quota, TrunkQuota
 from dosvoces.store.sql import open_keys, open_roll, open_store
 from dosvoces.switchboard import Limits, Switchboard
 from dosvoces.web import build_app
+from dosvoces.web.recipient import Domains
 from dosvoces.web.server import HttpServer
 
 log = structlog.get_logger(__name__)
@@ -177,6 +178,7 @@ class Service:
             clock=self.clock,
             default_interval_s=self.settings.dialing.default_interval_s,
             repeats=_repeats(self.settings),
+            domains=Domains(self.settings.mail.recipient_domains),
         )
         # Each open connection may have its client waiting; beside them there is room to be refused and to look.
         most = _max_connections(self.settings)

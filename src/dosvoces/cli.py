@@ -190,18 +190,19 @@ def _findings(context: typer.Context, config: Path | None) -> "list[Finding]":
     from dosvoces.doctor import Finding, Level, examine
     from dosvoces.settings import InvalidSettings
     from dosvoces.settings_load import file_to_read
-    from dosvoces.store.sql import open_store
+    from dosvoces.store.sql import open_keys, open_store
 
     try:
         settings = settings_of(context, config)
         store = open_store(settings.database.address, reader=True)
+        keys = open_keys(settings.database.address)
         mailbox = open_mailbox(settings, store)
     except InvalidSettings as error:
         return [Finding(Level.ERROR, error.source, problem) for problem in error.problems]
     except SettingsError as error:
         return [Finding(Level.ERROR, "configuration", str(error))]
     file = file_to_read(config or context.find_root().obj)
-    return asyncio.run(examine(settings, file=file, store=store, mailbox=mailbox))
+    return asyncio.run(examine(settings, file=file, store=store, mailbox=mailbox, keys=keys))
 
 
 _COLOURS = {"ok": typer.colors.GREEN, "warning": typer.colors.YELLOW, "error": typer.colors.RED}
@@ -231,6 +232,9 @@ def call(
     precio_vivienda: Annotated[str | None, typer.Option("--precio_vivienda", help="Its price.")] = None,
     call_interval: Annotated[int | None, typer.Option("--call_interval", help="Seconds between the calls.")] = None,
     url: Annotated[str | None, typer.Option("--url", help="The service; else as [http] says.")] = None,
+    key: Annotated[
+        str, typer.Option("--key", envvar="DOSVOCES_KEY", help="The API key, where the service wants one.")
+    ] = "",
     config: Config = None,
 ) -> None:
     """Ask a running service to connect two numbers."""
@@ -241,6 +245,7 @@ def call(
     answer = post_call(
         url or service_url(settings.http.host, settings.http.port),
         fields,
+        key=key.strip(),
         # Both may ring out, after the mail and the interval.
         timeout_s=settings.mail.timeout_s + 2 * settings.dialing.ring_timeout_s + (call_interval or 300) + 10,
     )

@@ -38,20 +38,24 @@ def service_url(host: str, port: int) -> str:
     return f"http://{f'[{reached}]' if ':' in reached else reached}:{port}"
 
 
-def post_call(url: str, fields: Mapping[str, object], *, timeout_s: float) -> Answer:
+def post_call(url: str, fields: Mapping[str, object], *, timeout_s: float, key: str = "") -> Answer:
     """
     `POST {url}/call` with `fields` as JSON; waits until the calls are made or have failed.
 
-    Raises `NotAllowed` for a URL that is none, `DosvocesError` when the service can't be reached or doesn't answer.
+    `key` is the API key, where one is needed. Raises `NotAllowed` for a URL or a key that is none, `DosvocesError` when
+    the service can't be reached or doesn't answer.
     """
     parts = urllib.parse.urlsplit(url if "//" in url else f"//{url}")
     if parts.scheme not in ("", "http", "https") or not parts.hostname:
         raise NotAllowed(f"{url!r} is no address of a service; write http://127.0.0.1:8080")
+    if not key.isascii() or not key.isprintable():
+        raise NotAllowed("the API key has characters that no key has; it begins with dv_live_ or dv_test_")
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
     connection = kind(parts.hostname, parts.port, timeout=timeout_s)
     try:
         path = parts.path.rstrip("/").removesuffix("/call") + "/call"
-        connection.request("POST", path, json.dumps(dict(fields)), {"Content-Type": "application/json"})
+        headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
+        connection.request("POST", path, json.dumps(dict(fields)), headers)
         response = connection.getresponse()
         body = response.read(MAX_ANSWER).decode("utf-8", "replace")
         return Answer(response.status, _sentence(body), body, response.getheader("Location", ""))

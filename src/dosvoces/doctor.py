@@ -17,6 +17,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+from dosvoces.doctor_door import examine_door
 from dosvoces.doctor_trunks import Finding as Finding
 from dosvoces.doctor_trunks import Level as Level
 from dosvoces.doctor_trunks import examine_trunk, own_certificate, unverified
@@ -26,19 +27,24 @@ from dosvoces.media import ng
 from dosvoces.settings import PORTS_PER_CONNECTION, HostPort, Settings, is_loopback
 from dosvoces.store import Store
 from dosvoces.store.address import SqliteAddress, parse_database_url
+from dosvoces.store.keys import Keys
 
 MIN_DISK_BYTES = 100 << 20  # a connection takes some kilobytes; below that the end is near
 FILES_BESIDE_MEDIA = 200  # descriptors for the record, HTTP clients, mail connections, logs
 EARLIEST_TIME = 1_767_225_600  # 2026-01-01T00:00Z: before that this program did not exist
 
 
-async def examine(settings: Settings, *, file: Path | None, store: Store, mailbox: Mailbox) -> list[Finding]:
-    """All findings. `store` is a reader, not yet open; it and `mailbox` are closed in the end."""
+async def examine(
+    settings: Settings, *, file: Path | None, store: Store, mailbox: Mailbox, keys: Keys
+) -> list[Finding]:
+    """All findings. `store` is a reader, not yet open; it, `mailbox` and `keys` are closed in the end."""
     findings = [*_configuration(file), *_clock(time.time())]
     try:
         findings += [finding async for finding in _database(settings, store)]
         findings += [finding async for finding in _mail(settings, mailbox)]
+        findings += [finding async for finding in examine_door(settings, keys)]
     finally:
+        await keys.close()
         await mailbox.close()
         await store.close()
     findings += [

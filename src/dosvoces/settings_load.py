@@ -23,7 +23,7 @@ from dosvoces.settings import InvalidSettings, Settings
 
 PREFIX = "DOSVOCES_"
 DEFAULT_FILE = Path("dosvoces.toml")
-NOT_SETTINGS = {"DOSVOCES_CONFIG", crashpoints.VARIABLE}  # the first names the file itself, see cli.py
+NOT_SETTINGS = {"DOSVOCES_CONFIG", "DOSVOCES_KEY", crashpoints.VARIABLE}  # options of the commands, see cli.py
 LISTS = {"trunks": "trunk", "webhooks": "webhook"}
 """Sections of which there may be several, and the word for one of them."""
 MAX_FILE = 1 << 20  # bytes of dosvoces.toml, and of a secret's file

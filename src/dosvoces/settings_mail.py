@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, SecretStr
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
 from dosvoces import settings_values as values
 from dosvoces.settings_section import Section
@@ -24,6 +24,13 @@ class Mail(Section):
     """Language of the mails."""
     timeout_s: Annotated[float, Field(gt=0, le=14)] = 10.0
     """Longest that handing over one mail may take, in seconds; nobody is dialled before it has been taken."""
+    recipient_domains: Annotated[
+        tuple[Annotated[str, AfterValidator(values.mail_domain)], ...] | None,
+        BeforeValidator(values.comma_separated),
+        Field(min_length=1, max_length=1000),
+    ] = None
+    """Domains that leads may be mailed to, such as `["example.com", "*.example.com"]` (what is below it); a request for
+    another gets 400. Without it: all, so that who can ask for a call can mail a lead to anybody."""
     outcome: Literal["never", "failed", "always"] = "never"
     """Whether a second mail tells how it ended: `always`; `failed`, unless both talked or the client cancelled;
     `never`. It is tried for three days."""

@@ -228,6 +228,20 @@ def mail_from(value: str) -> str:
     return value
 
 
+_DOMAIN = re.compile(r"(?:\*\.)?[a-z0-9-]+(?:\.[a-z0-9-]+)*")
+
+
+def mail_domain(value: str) -> str:
+    try:
+        star, name = ("*.", value[2:]) if value.startswith("*.") else ("", value)
+        domain = star + name.lower().encode("idna").decode("ascii")
+    except UnicodeError:
+        domain = ""
+    if not _DOMAIN.fullmatch(domain):
+        raise ValueError('write what stands behind the @: "example.com", or "*.example.com" for what is below it')
+    return domain
+
+
 def mail_to(value: str) -> str:
     from dosvoces.mail.address import ascii_address
 

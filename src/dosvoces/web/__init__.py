@@ -39,6 +39,7 @@ from dosvoces.web.problems import (
     problem,
 )
 from dosvoces.web.problems import PATH as PROBLEMS_PATH
+from dosvoces.web.recipient import ALL_DOMAINS, Domains
 
 _log = structlog.get_logger(__name__)
 
@@ -54,11 +55,17 @@ def build_app(
     clock: Callable[[], datetime],
     default_interval_s: int = 0,
     repeats: Repeats = Repeats(),  # noqa: B008  # It is frozen.
+    domains: Domains = ALL_DOMAINS,
 ) -> FastAPI:
     """The whole HTTP application. `clock` gives the aware UTC time of an order's creation."""
     app = _door()
     call = CallEndpoint(
-        connector=connector, rules=rules, clock=clock, default_interval_s=default_interval_s, repeats=repeats
+        connector=connector,
+        rules=rules,
+        clock=clock,
+        default_interval_s=default_interval_s,
+        repeats=repeats,
+        domains=domains,
     )
 
     app.router.routes.append(Route("/call", call, name="call"))
@@ -74,6 +81,7 @@ def build_app(
         locales=frozenset(locales()),
         default_interval_s=default_interval_s,
         key_lifetime_s=repeats.key_lifetime_s,
+        domains=domains,
     )
     app.router.routes.append(Route(CONNECTIONS_PATH, ask.__call__, methods=["POST"]))
     app.include_router(api_routes(records, canceller, clock))

@@ -24,6 +24,7 @@ from dosvoces.web.answers import INTERNAL_ERROR, Header, Problem, Reply, finish,
 from dosvoces.web.body import BadBody, BodyTooLarge, BodyTooSlow, ClientGone, is_json, parse_object, read_body
 from dosvoces.web.fields import check_fields, missing_arguments
 from dosvoces.web.ports import Connector
+from dosvoces.web.recipient import ALL_DOMAINS, Domains
 
 MAX_TRIES = 3
 """To begin a request that looked like a repeat and isn't one any more when it is looked at closely."""
@@ -49,9 +50,11 @@ class CallEndpoint:
         clock: Callable[[], datetime],
         default_interval_s: int = 0,
         repeats: Repeats = Repeats(),  # noqa: B008  # It is frozen.
+        domains: Domains = ALL_DOMAINS,
     ) -> None:
         self._connector = connector
         self._rules = rules
+        self._domains = domains
         self._clock = clock
         self._default_interval_s = default_interval_s
         self._repeats = repeats
@@ -87,7 +90,7 @@ class CallEndpoint:
             members = parse_object(body)
         except BadBody as error:
             return refusal(missing_arguments({}), [error.problem])
-        fields = check_fields(members, self._rules, self._default_interval_s)
+        fields = check_fields(members, self._rules, self._default_interval_s, domains=self._domains)
         if isinstance(fields, list):
             return refusal(missing_arguments(members), fields)
         now = self._clock()

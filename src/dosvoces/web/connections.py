@@ -38,6 +38,7 @@ from dosvoces.web.problems import (
     invalid,
     problem,
 )
+from dosvoces.web.recipient import ALL_DOMAINS, Domains
 from dosvoces.web.terms import LEAD_NAMES, check_terms, with_lead
 from dosvoces.web.views import ConnectionView, connection_view
 
@@ -72,11 +73,13 @@ class ConnectionsEndpoint:
         locales: frozenset[str],
         default_interval_s: int = 0,
         key_lifetime_s: int = 24 * 3600,
+        domains: Domains = ALL_DOMAINS,
     ) -> None:
         self._connector = connector
         self._scheduler = scheduler
         self._records = records
         self._rules = rules
+        self._domains = domains
         self._clock = clock
         self._locales = locales
         self._default_interval_s = default_interval_s
@@ -116,7 +119,8 @@ class ConnectionsEndpoint:
 
     def _order(self, members: dict[str, object], key: str | None) -> Order | list[Problem]:
         problems: list[Problem] = []
-        fields = check_fields(with_lead(members, problems.append), self._rules, self._default_interval_s, NAMES)
+        lead = with_lead(members, problems.append)
+        fields = check_fields(lead, self._rules, self._default_interval_s, NAMES, self._domains)
         if isinstance(fields, list):
             problems += fields
         now = self._clock()

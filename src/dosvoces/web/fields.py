@@ -8,7 +8,7 @@ from dosvoces.dialplan import NumberRules, Refusal, check_number
 from dosvoces.model import Lead, PhoneNumber
 from dosvoces.web.answers import Problem, quoted
 from dosvoces.web.body import Number
-from dosvoces.web.recipient import check_recipient
+from dosvoces.web.recipient import ALL_DOMAINS, Domains, check_recipient
 
 MAX_INTERVAL_S = 300
 MAX_TEXT = 2000
@@ -53,13 +53,17 @@ CALL_NAMES = Names(
 
 
 def check_fields(
-    members: dict[str, object], rules: NumberRules, default_interval_s: int, names: Names = CALL_NAMES
+    members: dict[str, object],
+    rules: NumberRules,
+    default_interval_s: int,
+    names: Names = CALL_NAMES,
+    domains: Domains = ALL_DOMAINS,
 ) -> Fields | list[Problem]:
     """What the request asks for, or everything that is wrong with it. Members that nobody knows are ignored."""
     problems: list[Problem] = []
     first = _number(members, names.first, rules, problems.append)
     second = _number(members, names.second, rules, problems.append)
-    email = _email(members, problems.append)
+    email = _email(members, domains, problems.append)
     if first is not None and second is not None and first.e164 == second.e164:
         problems.append(Problem(names.second, "same_number", f"is the same as {names.first}"))
     texts = [_text(members, name, problems.append) for name in names.texts]
@@ -118,13 +122,16 @@ def _number(members: dict[str, object], name: str, rules: NumberRules, report: _
     return checked
 
 
-def _email(members: dict[str, object], report: _Report) -> str | None:
+def _email(members: dict[str, object], domains: Domains, report: _Report) -> str | None:
     text = _mandatory(members, "email", report)
     if text is None:
         return None
     address = check_recipient(text)
     if address is None:
         report(Problem("email", "format", "is not one plain e-mail address"))
+    elif not domains.allow(address):
+        report(Problem("email", "domain", "is in a domain that leads are not mailed to"))
+        return None
     return address
 
 

@@ -96,7 +96,7 @@ class Keyring:
         if self._monotonic() - self._failed_at >= SPARED_S:
             await asyncio.wait({reading}, timeout=PATIENCE_S)
         if self._monotonic() - self._read_at >= FRESH_S:
-            self._failed_at = max(self._failed_at, self._monotonic() - PATIENCE_S)
+            self._failed_at = self._monotonic()
             raise KeysUnknown("the API keys can't be read now")
 
     async def _read(self) -> None:

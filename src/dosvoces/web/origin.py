@@ -69,12 +69,12 @@ def _is_own(origin: str, scope: Scope) -> bool:
     (DNS rebinding). Services with a name have it in `[http] origins`.
     """
     hosts = _values(scope, b"host")
-    parts = urllib.parse.urlsplit(origin)
-    if len(hosts) != 1 or parts.scheme not in ("http", "https") or parts.netloc != hosts[0]:
-        return False
     try:
+        parts = urllib.parse.urlsplit(origin)
         name = parts.hostname or ""
     except ValueError:
+        return False
+    if len(hosts) != 1 or parts.scheme not in ("http", "https") or parts.netloc != hosts[0]:
         return False
     return name == "localhost" or address_of(name) is not None
 

@@ -5,6 +5,7 @@ email-validator knows the syntax and the reserved domains; what it lets through 
 """
 
 import unicodedata
+from collections.abc import Collection
 
 from email_validator import EmailNotValidError, validate_email
 
@@ -13,6 +14,25 @@ MAX_LOCAL_PART = 64  # octets, RFC 5321 §4.5.3.1.1
 
 _ROUTING = frozenset("%!|`")
 """Left of the @ these are old source routes (`a%b@c`, `c!a@d`) or a command to a careless delivery agent."""
+
+
+class Domains:
+    """The domains that leads may be mailed to: so that who can ask for a call can't mail whom they like."""
+
+    def __init__(self, allowed: Collection[str] | None = None) -> None:
+        """`allowed` as `example.com`, or `*.example.com` for what is below it; `None`: all."""
+        self._allowed = None if allowed is None else frozenset(allowed)
+
+    def allow(self, address: str) -> bool:
+        """Whether `address`, as `check_recipient` gives it, is in one of them."""
+        if self._allowed is None:
+            return True
+        domain = address.rpartition("@")[2]
+        _, *above = domain.split(".")
+        return domain in self._allowed or any("*." + ".".join(above[at:]) in self._allowed for at in range(len(above)))
+
+
+ALL_DOMAINS = Domains()
 
 
 def check_recipient(text: str) -> str | None:
