@@ -176,6 +176,7 @@ async def test_a_list_comes_in_pages_newest_first() -> None:
         ("created_after=tomorrow", "created_after", "format"),
         ("created_after=2026-03-03T00:00:00", "created_after", "format"),
         ("created_before=0001-01-01T00:00:00%2B14:00", "created_before", "range"),
+        ("created_before=0.5", "created_before", "format"),
         ("limit=0", "limit", "range"),
         ("limit=x", "limit", "type"),
         ("cursor=x", "cursor", "format"),

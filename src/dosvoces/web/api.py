@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query, Request, Response
 
@@ -34,17 +34,25 @@ MAX_METADATA_FILTERS = 5
 _ID = re.compile(r"[0-9a-hjkmnp-tv-z]{26}")
 _E164 = re.compile(r"\+[1-9]\d{6,14}", re.ASCII)
 _METADATA = re.compile(r"metadata\[([A-Za-z0-9_.-]{1,40})\]")
+_RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:[Zz]|[+-]\d\d:\d\d)", re.ASCII)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 Id = Annotated[str, Path(description="As in the Location of POST /call", pattern=f"^{_ID.pattern}$")]
 Limit = Annotated[int, Query(ge=1, le=MAX_PAGE, description="Most on one page")]
-Cursor = Annotated[str | None, Query(max_length=64, description="`next_cursor` of the page before; opaque")]
+_CURSOR = "`next_cursor` of the page before; opaque"
+Cursor = Annotated[str | None, Query(pattern=f"^{_ID.pattern}$", description=_CURSOR)]
+EventCursor = Annotated[str | None, Query(pattern="^[0-9]{1,9}$", description=_CURSOR)]
 PhaseName = Literal[
     "scheduled", "queued", "recorded", "mailing", "dialing_first", "ringing_first", "waiting",
     "dialing_second", "ringing_second", "joining", "joined", "releasing", "ended",
 ]  # fmt: skip
 _PHASES = frozenset(PhaseName.__args__)  # type: ignore[attr-defined]
 assert {phase.value for phase in Phase} <= _PHASES
+
+
+def _moment_query(description: str) -> Any:
+    """As a text: pydantic would take a bare number for seconds since 1970."""
+    return Query(description=description, json_schema_extra={"format": "date-time"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +100,12 @@ class _Resources:
         outcome: Annotated[Outcome | None, Query(description="How they ended")] = None,
         phase: Annotated[PhaseName | None, Query(description="Where they stand")] = None,
         number: Annotated[str | None, Query(pattern=f"^{_E164.pattern}$", description="Either party's, E.164")] = None,
-        created_after: Annotated[datetime | None, Query(description="From this moment on, RFC 3339")] = None,
-        created_before: Annotated[datetime | None, Query(description="Before this moment")] = None,
+        created_after: Annotated[str | None, _moment_query("From this moment on, RFC 3339")] = None,
+        created_before: Annotated[str | None, _moment_query("Before this moment, RFC 3339")] = None,
         limit: Limit = PAGE,
         cursor: Cursor = None,
     ) -> ConnectionsView:
         """Those asked for; `metadata[name]=value`, up to five times, asks for those with that metadata."""
-        if cursor is not None and not _ID.fullmatch(cursor):
-            raise _wrong("cursor", "is not the next_cursor of a page")
         now = self._clock()
         wanted = Wanted(
             outcome=outcome,
@@ -130,8 +136,8 @@ class _Resources:
         response.status_code = 202 if asked else 200
         return await self.connection(id)
 
-    async def events(self, id: Id, limit: Limit = MAX_PAGE, cursor: Cursor = None) -> EventsView:
-        after = _number(cursor)
+    async def events(self, id: Id, limit: Limit = MAX_PAGE, cursor: EventCursor = None) -> EventsView:
+        after = int(cursor or 0)
         record = await self._existing(id)
         left = [entry for entry in await self._records.entries(record.id) if entry.number > after]
         shown = left[:limit]
@@ -160,10 +166,14 @@ def _wrong(name: str, what: str, code: str = "format") -> ProblemError:
     return ProblemError(INVALID, f"Missing or invalid: {name}", [Problem(name, code, what)])
 
 
-def _moment(name: str, moment: datetime | None) -> datetime | None:
-    if moment is None:
+def _moment(name: str, text: str | None) -> datetime | None:
+    if text is None:
         return None
-    if moment.tzinfo is None:
+    try:
+        moment = datetime.fromisoformat(text) if _RFC3339.fullmatch(text) else None
+    except ValueError:
+        moment = None
+    if moment is None:
         raise _wrong(name, "is no moment with a time zone, as in 2026-05-09T09:30:00+02:00")
     try:
         return max(moment.astimezone(UTC), _EPOCH)
@@ -181,11 +191,3 @@ def _metadata(request: Request) -> tuple[tuple[str, str], ...]:
     if any("\0" in value for _, value in asked):
         raise _wrong("metadata", "has a NUL, which no text has")
     return tuple(asked)
-
-
-def _number(cursor: str | None) -> int:
-    if cursor is None:
-        return 0
-    if not (cursor.isascii() and cursor.isdigit() and len(cursor) <= 9):
-        raise _wrong("cursor", "is not the next_cursor of a page")
-    return int(cursor)

@@ -41,6 +41,9 @@ _PROBLEMS: dict[str, Any] = {
     }
 }
 
+KEY_PATTERN = r"""^("([ !#-\[\]-~]|\\["\\]){1,255}"|[!#-+\--:<-\[\]-~]{1,255})$"""
+"""As `repeats.idempotency_key` takes it."""
+
 _DESCRIPTIVE: dict[str, Any] = {"type": ["string", "number", "null"], "maxLength": 2000}
 _LOCATION = {"Location": {"description": "The connection as a resource", "schema": {"type": "string"}}}
 _REPLAYED = {
@@ -63,7 +66,7 @@ CALL_PATH: dict[str, Any] = {
                 "required": False,
                 "description": "A repeat under the same key gets the first answer; nobody is called twice. In quotes, "
                 "which may be left out where it has no blanks, commas, semicolons, quotes or backslashes.",
-                "schema": {"type": "string", "minLength": 1, "maxLength": 512},
+                "schema": {"type": "string", "pattern": KEY_PATTERN},
                 "example": '"8e03978e-40d5-43dd-bc93-6894a57f9324"',
             }
         ],
@@ -177,7 +180,7 @@ ASK: dict[str, Any] = {
             "in": "header",
             "required": False,
             "description": "`wait=N` (RFC 7240); more than 60 seconds count as 60",
-            "schema": {"type": "string", "pattern": r"^wait=[0-9]$"},
+            "schema": {"type": "string"},
             "example": "wait=5",
         },
     ],
