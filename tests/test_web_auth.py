@@ -27,7 +27,8 @@ FAR, _FAR = a_key("far", Scope.CALL, created_at=NOW, networks=(ipaddress.ip_netw
 GONE, _GONE = a_key("gone", Scope.CALL, created_at=NOW, revoked_at=NOW)
 OLD, _OLD = a_key("old", Scope.CALL, created_at=NOW, expires_at=NOW)
 UNKNOWN, _ = a_key("unknown")
-ALL = [_CALL, _READ, _ADMIN, _FAR, _GONE, _OLD]
+TRIAL, _TRIAL = a_key("trial", created_at=NOW, test=True)
+ALL = [_CALL, _READ, _ADMIN, _FAR, _GONE, _OLD, _TRIAL]
 
 
 class FakeKeys:
@@ -120,6 +121,12 @@ async def test_a_key_calls_or_calls_nobody(door: Make, key: str, status: int) ->
 async def test_reading_takes_the_scope_read(door: Make, key: str, status: int) -> None:
     at = door(ALL)
     assert await at.get("/v1/connections/01m8gcrrkzkq5pr8w64r5rrn30", key) == status
+
+
+async def test_a_test_key_looks_and_never_calls(door: Make) -> None:
+    at = door(ALL)
+    path = "/v1/connections/01m8gcrrkzkq5pr8w64r5rrn30"
+    assert [await at.post(TRIAL), await at.get(path, TRIAL), at.connector.orders] == [403, 404, []]
 
 
 async def test_ending_a_connection_takes_the_scope_call(door: Make) -> None:

@@ -38,6 +38,7 @@ _REFUSALS = {
 }
 _SEVERAL_KEYS = message(401, "The request shows different API keys; show one", _WRONG_KEY)
 _NETWORK = message(403, "Requests from this network are not taken")
+_TEST_KEY = message(403, "A test key makes no calls, and there is no trial run for it yet: use a live key")
 _KEYS_UNKNOWN = message(503, "The API keys can't be checked now; nothing was done", (b"retry-after", b"5"))
 
 log = structlog.get_logger(__name__)
@@ -106,6 +107,9 @@ class Guard:
         wanted = KeyScope.READ if scope["method"] in ("GET", "HEAD", "OPTIONS") else KeyScope.CALL
         if path not in OPEN and not found.may(wanted):
             return _refused(_lacks(wanted), scope, why="scope", peer=peer, key=found.key_id)
+        if found.test and wanted is KeyScope.CALL:
+            # Whoever shows it expects that nobody is rung, and here are only real trunks.
+            return _refused(_TEST_KEY, scope, why="test key", peer=peer, key=found.key_id)
         return found
 
 
