@@ -219,6 +219,22 @@ async def test_a_full_house_refuses_calls_in_turn_and_still_answers_the_rest(con
     assert [order.idempotency_key for order in connector.orders] == ["a"]
 
 
+async def test_a_refused_client_that_never_reads_is_not_read_from_either(connector: FakeConnector) -> None:
+    """Its refusals would pile up in our memory: what it sends must stay in its own."""
+    async with full_server(connector) as server:
+        _, writer = await asyncio.open_connection(*server.address)
+        with pytest.raises(TimeoutError):
+            await pour(writer)
+        writer.transport.abort()
+
+
+async def pour(writer: asyncio.StreamWriter) -> None:
+    """Send 16 MB of requests, to as many answers. Raises `TimeoutError` once nobody reads them."""
+    for _ in range(400):
+        writer.write(KEPT * 200)
+        await asyncio.wait_for(writer.drain(), 2)
+
+
 async def test_a_refused_client_that_sends_its_body_slowly_is_refused_once(connector: FakeConnector) -> None:
     async with full_server(connector) as server:
         reader, writer = await asyncio.open_connection(*server.address)

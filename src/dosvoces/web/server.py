@@ -271,8 +271,9 @@ class _Protocol(HttpToolsProtocol):
         return not any(name == b"idempotency-key" for name, _ in self.headers)
 
     def _in_turn(self) -> bool:
-        """Whether the next answer on this connection is this request's, and not the connection's last."""
-        return (self.cycle is None or self.cycle.response_complete) and self.parser.should_keep_alive()
+        """Whether the next answer on this connection is this request's, not its last, and there is room to write it."""
+        answered = self.cycle is None or self.cycle.response_complete
+        return answered and self.parser.should_keep_alive() and not self.flow.write_paused
 
     def _refuse_cheaply(self) -> None:
         """Without a task, a cycle or the application: a refusal must cost a small part of what it saves."""
