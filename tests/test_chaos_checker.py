@@ -115,8 +115,19 @@ def test_a_request_that_a_kill_interrupted_breaks_nothing() -> None:
     assert check(interrupted()).violations == []
 
 
+ANOTHER = "01m8gdzzzzzzzzzzzzzzzzzzzz"
+OPEN_THEN = replace(POST, at=T + 0.2, answered_at=T + 0.25, status=409, body="no answer yet", connection=ANOTHER)
+
+
+def test_what_was_open_when_its_client_was_told_that_it_is_not_recorded_may_be_gone() -> None:
+    """The database died in the commit: the first client was told 503, a repeat meanwhile saw the connection."""
+    taken_back = replace(POST, at=T + 0.1, answered_at=T + 0.3, status=503, body="can't be recorded", connection="")
+    assert check(good(posts=[taken_back, OPEN_THEN, POST])).violations == []
+
+
 EVIL: dict[str, tuple[str, Callable[[], Evidence]]] = {
     "an accepted request that is not in the record": ("lost", lambda: good(claims=[], webhooks=[])),
+    "an open request that is gone, and nobody was told so": ("lost", lambda: good(posts=[OPEN_THEN, POST])),
     "a connection without a final state": ("lost", lambda: good(claims=[claim(None)], webhooks=[])),
     "a dial that no record knows": (
         "lost",

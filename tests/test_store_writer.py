@@ -22,7 +22,7 @@ from dosvoces.store.sqlite import SqliteFile
 from dosvoces.store.tables import REVISION, metadata
 from dosvoces.store.writer import HURRY_S, REQUESTS_PER_COMMIT, Writer
 from dosvoces.store.writes import Writes
-from dosvoces.testing import T0, A, an_order
+from dosvoces.testing import T0, A, an_order, until
 
 
 class Desk:
@@ -167,6 +167,11 @@ async def test_close_says_what_it_could_not_write(desk: Desk, tmp_path: Path) ->
     desk.writer.journal(entry(1))
     with structlog.testing.capture_logs() as logs:
         await desk.writer.close(timeout_s=0.1)
+
+        async def told() -> bool:  # At once, or when the try that runs by then has failed.
+            return len(logs) == 2
+
+        await until(told, limit_s=10)
     other.close()
     assert [(log["event"], log.get("entries")) for log in logs] == [
         ("record_not_writable", None),

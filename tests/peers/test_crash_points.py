@@ -229,6 +229,16 @@ async def test_a_request_that_was_only_read_left_nothing(tmp_path: Path) -> None
     assert (aftermath.outcomes, aftermath.details) == ([], [])
 
 
+async def _call(client: httpx.AsyncClient, **changes: object) -> None:
+    """Until it is taken: a machine that is busy just now says so, and nothing was done."""
+    for _ in range(MANY):
+        answer = await client.post("/call", json=lead(**changes))
+        if answer.status_code != 503:
+            break
+        await asyncio.sleep(float(answer.headers["retry-after"]))
+    assert answer.status_code == 200
+
+
 async def test_a_hundred_connections_are_released_in_the_start(tmp_path: Path) -> None:
     """By a real process, before it serves HTTP: of each connection one party is up and the other one rings."""
     ringing = PhoneBehaviour(answer_after_s=None)
@@ -236,11 +246,10 @@ async def test_a_hundred_connections_are_released_in_the_start(tmp_path: Path) -
         async with (
             process(tmp_path, None, dialing={"max_connections": MANY}, **settings) as serving,
             httpx.AsyncClient(
-                base_url=serving.url, timeout=LIMIT_S, limits=httpx.Limits(max_connections=MANY)
+                base_url=serving.url, timeout=3 * LIMIT_S, limits=httpx.Limits(max_connections=MANY)
             ) as client,
         ):
-            posts = [client.post("/call", json=lead(property_name=f"flat {number}")) for number in range(MANY)]
-            assert {answer.status_code for answer in await asyncio.gather(*posts)} == {200}
+            await asyncio.gather(*(_call(client, property_name=f"flat {number}") for number in range(MANY)))
             assert phones.phone.agent.open_calls == 2 * MANY
             serving.signal(signal.SIGKILL)
             await serving.ended()
