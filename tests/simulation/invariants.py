@@ -73,12 +73,12 @@ class _View:
     def answered(self, side: Side) -> bool:
         return any(ring.answered_at is not None for ring in self.rings[side])
 
-    def said(self, side: Side, *, in_time: bool = False) -> set[int]:
-        """What the service was told of its INVITEs; `in_time`: before it gave the ringing up."""
+    def said(self, side: Side, *, in_time: bool = False, last: bool = False) -> set[int]:
+        """What it was told of its INVITEs; `in_time`: before it gave the ringing up; `last`: by the last way tried."""
         patience_s = self.world.limits.ring_timeout_s if in_time else math.inf
         return {
             status
-            for call in self.calls[side]
+            for call in (sorted(self.calls[side], key=lambda call: call.left_at)[-1:] if last else self.calls[side])
             if call.heard_final_at is not None and call.heard_final_at < call.left_at + patience_s
             for status in call.heard
         }
@@ -267,9 +267,9 @@ def _possible(view: _View, outcome: Outcome) -> bool:
         case Outcome.SECOND_HUNG_UP:
             return view.answered(a) and view.hung_up(b)
         case Outcome.FIRST_FAILED:
-            return not view.said(a) & {486, 480}
+            return not view.said(a, last=True) & {486, 480}
         case Outcome.SECOND_FAILED:
-            return view.answered(a) and not view.said(b) & {486, 480}
+            return view.answered(a) and not view.said(b, last=True) & {486, 480}
         case Outcome.CANCELLED:
             return view.request.cancelled_at is not None
         case Outcome.MAIL_FAILED:
