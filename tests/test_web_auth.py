@@ -110,6 +110,7 @@ async def test_keys_can_be_required_before_there_is_one(door: Make) -> None:
 @pytest.mark.parametrize(
     ("key", "status"),
     [(CALL, 200), (ADMIN, 200), (READ, 403), (FAR, 403), (GONE, 401), (OLD, 401), (UNKNOWN, 401), ("x", 401)],
+    ids=["call", "admin", "read", "far", "revoked", "expired", "unknown", "malformed"],  # Keys differ from run to run.
 )
 async def test_a_key_calls_or_calls_nobody(door: Make, key: str, status: int) -> None:
     at = door(ALL)
@@ -117,7 +118,9 @@ async def test_a_key_calls_or_calls_nobody(door: Make, key: str, status: int) ->
     assert len(at.connector.orders) == (status == 200)
 
 
-@pytest.mark.parametrize(("key", "status"), [(READ, 404), (ADMIN, 404), (CALL, 403), ("", 401)])
+@pytest.mark.parametrize(
+    ("key", "status"), [(READ, 404), (ADMIN, 404), (CALL, 403), ("", 401)], ids=["read", "admin", "call", "none"]
+)
 async def test_reading_takes_the_scope_read(door: Make, key: str, status: int) -> None:
     at = door(ALL)
     assert await at.get("/v1/connections/01m8gcrrkzkq5pr8w64r5rrn30", key) == status
