@@ -4,7 +4,7 @@ import asyncio
 import time
 
 from dosvoces.testing import until
-from dosvoces.web.pressure import BURST, TARGET_S, Pressure
+from dosvoces.web.pressure import BURST, CALM_S, TARGET_S, TRICKLE, Pressure
 
 
 def taken(pressure: Pressure) -> int:
@@ -20,14 +20,24 @@ def test_a_late_probe_lets_nobody_in_and_a_punctual_one_does() -> None:
     pressure = Pressure()
     seen = [taken(pressure)]
     for late_s in (TARGET_S * 2, TARGET_S * 50, TARGET_S, TARGET_S * 2):
-        pressure.observe(late_s)
+        pressure.observe(late_s, now=0.0)
         seen.append(taken(pressure))
-    assert seen == [BURST, 0, 0, BURST, 0]
+    assert seen == [BURST, 0, 0, TRICKLE, 0]
+
+
+def test_while_requests_are_refused_little_is_taken_at_a_time() -> None:
+    pressure = Pressure()
+    seen = []
+    for now in (0.0, 0.5 * CALM_S, CALM_S, 1.5 * CALM_S, 2 * CALM_S):
+        pressure.observe(0.0, now)
+        seen.append(taken(pressure))
+    pressure.observe(0.0, 3.1 * CALM_S)
+    assert (seen, taken(pressure)) == ([BURST, TRICKLE, TRICKLE, TRICKLE, TRICKLE], BURST)
 
 
 def test_a_single_pause_refuses_nobody() -> None:
     pressure = Pressure()
-    pressure.observe(10.0)
+    pressure.observe(10.0, now=10.0)
     assert pressure.admits()
 
 
@@ -46,7 +56,7 @@ async def test_a_loop_that_waits_for_work_is_punctual() -> None:
             return pressure.admits()
 
         await until(punctual, limit_s=5)
-        assert taken(pressure) == BURST - 1
+        assert taken(pressure) == TRICKLE - 1
         hold_up(TARGET_S * 5)
         await asyncio.sleep(0)
         assert not pressure.admits()

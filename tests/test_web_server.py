@@ -219,6 +219,33 @@ async def test_a_full_house_refuses_calls_in_turn_and_still_answers_the_rest(con
     assert [order.idempotency_key for order in connector.orders] == ["a"]
 
 
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        KEPT,
+        HEAD + b"Connection: keep-alive\r\n" + LENGTH + b"\r\n" + BODY,
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n" % len(BODY) + BODY + b"\r\n0\r\n\r\n",
+        KEPT + KEPT[:40],
+        KEPT[:-5],
+        HEAD + b"X-Connection: close\r\n" + LENGTH + b"\r\n" + BODY,
+    ],
+    ids=["plain", "kept", "chunked", "one and a bit", "all but the end", "another header"],
+)
+async def test_however_a_refused_request_comes_the_next_one_is_understood(
+    connector: FakeConnector, request_bytes: bytes
+) -> None:
+    end = {KEPT + KEPT[:40]: KEPT[40:], KEPT[:-5]: KEPT[-5:]}.get(request_bytes, b"")
+    async with full_server(connector) as server:
+        reader, writer = await asyncio.open_connection(*server.address)
+        writer.write(request_bytes)
+        await asyncio.wait_for(reader.readuntil(b"}"), 5)
+        writer.write(end + LOOK + GOOD)
+        rest = await asyncio.wait_for(reader.read(), 5)
+        writer.close()
+    assert statuses(rest) == [*([503] if request_bytes.startswith(KEPT + b"P") else []), 200, 503]
+    assert connector.orders == []
+
+
 async def test_a_refused_client_that_never_reads_is_not_read_from_either(connector: FakeConnector) -> None:
     """Its refusals would pile up in our memory: what it sends must stay in its own."""
     async with full_server(connector) as server:

@@ -7,6 +7,7 @@ uvicorn with its signal handlers, access log and banner off: `app.py` decides wh
 import asyncio
 import contextlib
 import os
+import re
 import socket
 from asyncio import AbstractEventLoop, TimerHandle, Transport
 from collections.abc import Callable, Iterator
@@ -38,6 +39,10 @@ _OVERLOADED = {
 }
 """By the path: what makes calls. All else (health, looking, hanging up) is never refused for want of time."""
 _OVERLOADED_BYTES = {path: reply.as_bytes() for path, reply in _OVERLOADED.items()}
+_CALL_OVERLOADED = _OVERLOADED_BYTES[b"/call"]
+_CALL_LINE = b"POST /call HTTP/1.1\r\n"
+_NOT_PLAIN = re.compile(rb"\n(?:idempotency-key|transfer-encoding|expect|upgrade|connection(?!: *keep-alive\r))", re.I)
+_LENGTH = re.compile(rb"\ncontent-length: *(\d{1,6})\r", re.I)
 
 _BUSY = message(503, "Too many connections; nothing was done", (b"retry-after", b"5"), (b"connection", b"close"))
 
@@ -74,7 +79,7 @@ class HttpServer:
         self._full = full
         self._config = uvicorn.Config(
             cast(Any, app),
-            http=cast(Any, partial(_Protocol, self._must_shed)),
+            http=cast(Any, partial(_Protocol, self._sheds, self._must_shed)),
             ws="none",
             lifespan="off",
             interface="asgi3",
@@ -89,6 +94,9 @@ class HttpServer:
         self._server: _Server | None = None
         self._task: asyncio.Task[None] | None = None
         self._socket: socket.socket | None = None
+
+    def _sheds(self) -> bool:
+        return self._full() or self._pressure.refuses()
 
     def _must_shed(self) -> bool:
         return self._full() or not self._pressure.admits()
@@ -147,6 +155,16 @@ async def _listen(host: str, port: int) -> socket.socket:
             "stop what uses it, or set another http.port (above 1024) or http.host"
         ) from error
     return listener
+
+
+def _is_plain(data: bytes) -> bool:
+    """Whether that is one whole request, with nothing in its head that would change how it is answered."""
+    end = data.find(b"\r\n\r\n")
+    head, body = data[: end + 1], data[end + 4 :]
+    if end < 0 or _NOT_PLAIN.search(head):
+        return False
+    lengths = _LENGTH.findall(head)
+    return len(lengths) == 1 and int(lengths[0]) == len(body)
 
 
 class _Server(uvicorn.Server):
@@ -214,6 +232,7 @@ class _Protocol(HttpToolsProtocol):
 
     def __init__(
         self,
+        sheds: Callable[[], bool],
         must_shed: Callable[[], bool],
         config: uvicorn.Config,
         server_state: ServerState,
@@ -221,7 +240,10 @@ class _Protocol(HttpToolsProtocol):
         _loop: AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
+        self._sheds = sheds
         self._must_shed = must_shed
+        self._between = True
+        """Whether the parser has seen its last message whole, and no byte of the next."""
         self._serving = self.app
         self._max_clients = self.limit_concurrency or 0
         self.limit_concurrency = None
@@ -239,6 +261,8 @@ class _Protocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if data.startswith(_CALL_LINE) and self._sheds() and self._in_turn() and self._between and _is_plain(data):
+            return self._refuse_unparsed()
         if self._head_timer is not None:
             self._head_bytes += len(data)
         super().data_received(data)
@@ -246,9 +270,14 @@ class _Protocol(HttpToolsProtocol):
             self._refuse_head(b"431 Request Header Fields Too Large")
 
     def on_message_begin(self) -> None:
+        self._between = False
         super().on_message_begin()
         if self._head_timer is None:
             self._await_head()
+
+    def on_message_complete(self) -> None:
+        self._between = True
+        super().on_message_complete()
 
     def on_headers_complete(self) -> None:
         self._head_complete()
@@ -257,7 +286,7 @@ class _Protocol(HttpToolsProtocol):
         elif len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD_BYTES:
             self.app = cast(Any, _head_too_large)
         elif self._makes_calls() and self._must_shed():
-            if self._in_turn():
+            if self._in_turn() and self.parser.should_keep_alive():
                 return self._refuse_cheaply()
             self.app = cast(Any, _overloaded)
         else:
@@ -271,14 +300,24 @@ class _Protocol(HttpToolsProtocol):
         return not any(name == b"idempotency-key" for name, _ in self.headers)
 
     def _in_turn(self) -> bool:
-        """Whether the next answer on this connection is this request's, not its last, and there is room to write it."""
+        """Whether the next answer on this connection is this request's, and there is room to write it."""
         answered = self.cycle is None or self.cycle.response_complete
-        return answered and self.parser.should_keep_alive() and not self.flow.write_paused
+        return answered and not self.flow.write_paused and not self._one_too_many
 
     def _refuse_cheaply(self) -> None:
         """Without a task, a cycle or the application: a refusal must cost a small part of what it saves."""
         self.transport.write(_OVERLOADED_BYTES[self.url])
         self.cycle = cast(Any, _ANSWERED)
+        self._keep_alive()
+
+    def _refuse_unparsed(self) -> None:
+        """Not even the parser is asked: it would take as long as all the rest."""
+        self._head_complete()
+        self._unset_keepalive_if_required()
+        self.transport.write(_CALL_OVERLOADED)
+        self._keep_alive()
+
+    def _keep_alive(self) -> None:
         self.timeout_keep_alive_task = self.loop.call_later(KEEP_ALIVE_S, self.timeout_keep_alive_handler)
 
     def _await_head(self) -> None:
