@@ -34,7 +34,9 @@ def listed(capsys: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
 
 
 def test_a_key_is_shown_once_and_kept_nowhere(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    key = run(capsys, "keys", "create", "web", "--scope", "call", "--network", "10.0.0.0/8", "--limit", "a=3").strip()
+    key = run(
+        capsys, "keys", "create", "web", "--scope", "call", "--network", "10.0.0.0/8", "--limit", "max_open=3"
+    ).strip()
     assert is_key(key)
     assert key.startswith("dv_live_")
     (shown,) = listed(capsys)
@@ -42,7 +44,7 @@ def test_a_key_is_shown_once_and_kept_nowhere(folder: Path, capsys: pytest.Captu
         "web",
         ["call"],
         ["10.0.0.0/8"],
-        {"a": 3},
+        {"max_open": 3},
     )
     assert key not in run(capsys, "keys", "list") + run(capsys, "audit")
     secret = key.removeprefix("dv_live_").encode()
@@ -69,7 +71,8 @@ def test_rotating_leaves_both_valid_and_revoking_ends_one(folder: Path, capsys: 
         (("create", "b", "--network", "10.0.0.1/8"), "is no network"),
         (("create", "b", "--expires", "soon"), "is no length of time"),
         (("create", "b", "--expires", "2020-01-01"), "is not in the future"),
-        (("create", "b", "--limit", "a=b"), "is no limit"),
+        (("create", "b", "--limit", "a=3"), "there are calls_per_hour"),
+        (("create", "b", "--limit", "max_open=b"), "is no limit"),
         (("revoke", "nobody"), "no valid key has the id or name 'nobody'"),
     ],
 )

@@ -21,6 +21,7 @@ import structlog
 from dosvoces import open_files, telemetry
 from dosvoces.app_deferred import make_dispatcher, reported
 from dosvoces.app_door import check_door, guarded
+from dosvoces.app_limits import quota
 from dosvoces.carriers import Carrier
 from dosvoces.carriers.caller_id import CallerIds, Identity
 from dosvoces.carriers.fake import FakeCarrier
@@ -52,7 +53,6 @@ from dosvoces.sip.session_timer import SessionTerms
 from dosvoces.sip.transport import reachable_address
 from dosvoces.store import Store
 from dosvoces.store.keys import Keys
-from dosvoces.store.limits import Quota, TrunkQuota
 from dosvoces.store.sql import open_keys, open_roll, open_store
 from dosvoces.switchboard import Limits, Switchboard
 from dosvoces.web import build_app
@@ -109,7 +109,7 @@ class Service:
         `SettingsError`, `StoreError`, `CarrierError` when a part can't start; what had started is given back.
         """
         async with AsyncExitStack() as stack:
-            store = open_store(settings.database.address, reported=reported(settings), quota=_quota(settings))
+            store = open_store(settings.database.address, reported=reported(settings), quota=quota(settings))
             stack.push_async_callback(store.close)
             await store.open()
             keys = open_keys(settings.database.address)
@@ -207,18 +207,6 @@ class Service:
     def warnings(self) -> list[str]:
         """What an operator should know though calls can be made."""
         return [*self.switchboard.warnings(), *self.dispatcher.problems()]
-
-
-def _quota(settings: Settings) -> Quota:
-    return Quota(
-        max_open=settings.dialing.max_open,
-        max_per_number=settings.dialing.max_per_number,
-        trunks={
-            trunk.name: TrunkQuota(trunk.max_calls, trunk.calls_per_second, trunk.max_wait_s)
-            for trunk in settings.trunks
-            if trunk.max_calls is not None or trunk.calls_per_second is not None
-        },
-    )
 
 
 def _membership(settings: Settings, store: Store) -> Membership:

@@ -10,7 +10,7 @@ import typer
 
 from dosvoces.cli_options import AsJson, Config, as_json, operator, settings_of
 from dosvoces.errors import DosvocesError, NoRecordYet
-from dosvoces.keys import SECRET_BITS, ApiKey, Limits, Network, Scope, digest_of, id_of, is_key, make
+from dosvoces.keys import OWN_LIMITS, SECRET_BITS, ApiKey, Limits, Network, Scope, digest_of, id_of, is_key, make
 
 if TYPE_CHECKING:
     from dosvoces.settings import Settings
@@ -40,7 +40,8 @@ def create(
         str | None, typer.Option("--expires", help="When it ends: 90d, 12h, or a date such as 2027-01-31 (UTC).")
     ] = None,
     limit: Annotated[
-        list[str] | None, typer.Option("--limit", help="A limit of its own, NAME=NUMBER; may be repeated.")
+        list[str] | None,
+        typer.Option("--limit", help="A limit of its own: calls_per_day=100; may be repeated."),
     ] = None,
     test: Annotated[bool, typer.Option("--test", help="A key for trials, dv_test_….")] = False,
     config: Config = None,
@@ -243,11 +244,12 @@ def _network(text: str) -> Network:
 def _limits(texts: Sequence[str]) -> Limits:
     limits: dict[str, int | float | str] = {}
     for text in texts:
-        name, _, value = text.partition("=")
-        try:
-            limits[name.strip()] = int(value) if value.strip().isdecimal() else float(value)
-        except ValueError as error:
-            raise DosvocesError(f"{text!r} is no limit; write NAME=NUMBER") from error
+        name, _, value = (part.strip() for part in text.partition("="))
+        if name not in OWN_LIMITS:
+            raise DosvocesError(f"{text!r} is no limit of a key; there are {', '.join(OWN_LIMITS)}")
+        if not value.isdecimal():
+            raise DosvocesError(f"{text!r} is no limit; write {name}=NUMBER, a whole one")
+        limits[name] = int(value)
     return limits
 
 

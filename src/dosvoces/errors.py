@@ -21,6 +21,10 @@ class NotNow(DosvocesError):
         """Whether this process is about to end: the next try had better not come by the same connection."""
 
 
+class TooMany(NotNow):
+    """Not tried: a ceiling is reached, which is counted anew after `retry_after_s`."""
+
+
 class SettingsError(DosvocesError):
     """The configuration can't be used."""
 
@@ -70,6 +74,14 @@ class LimitReached(StoreError):
     def __init__(self, message: str, *, trunk: str = "") -> None:
         super().__init__(message)
         self.trunk = trunk
+
+
+class CeilingReached(LimitReached):
+    """Nothing was written: as much as a ceiling allows in its time was asked for; more is after `retry_after_s`."""
+
+    def __init__(self, message: str, *, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class NoRecordYet(StoreError):

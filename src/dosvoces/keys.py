@@ -28,7 +28,9 @@ _SHAPE = re.compile(rf"dv_(?:live|test)_[{_CROCKFORD}]{{26}}[{_CROCKFORD}]{{{CHE
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 Limits: TypeAlias = Mapping[str, int | float | str]
-"""A key's own limits by name; who enforces them gives the names their meaning."""
+"""A key's own limits by name."""
+OWN_LIMITS = ("calls_per_hour", "calls_per_day", "max_open")
+"""Their names. Each counts in the place of the one that `[limits]` has for every key."""
 
 
 class Scope(enum.StrEnum):
@@ -164,6 +166,13 @@ def address_of(text: str) -> Address | None:
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
         return address.ipv4_mapped
     return address
+
+
+def source_of(address: Address) -> str:
+    """What stands for whoever has `address`: it, or of IPv6 the /64 that a single host has to itself (RFC 6177)."""
+    if address.version == 4:
+        return str(address)
+    return f"{ipaddress.IPv6Address(int(address) >> 64 << 64)}/64"
 
 
 def _check(body: str) -> str:

@@ -132,6 +132,33 @@ class Repeats:
 
 
 @dataclass(frozen=True, slots=True)
+class Standing:
+    """How a client stands against one of its ceilings, after its request was counted or refused."""
+
+    name: str
+    """`key-hour`, `source-day` …"""
+    most: int
+    window_s: int
+    left: int
+    reset_s: int
+    """Seconds until it is counted anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """Who asked for a connection, as far as that is known."""
+
+    key: str = ""
+    """The API key's id; empty for whoever needs none."""
+    source: str = ""
+    """The network address that it came from; of IPv6 the /64, of which one host has as many addresses as it likes."""
+    limits: Mapping[str, int | float | str] = field(default_factory=dict)
+    """The key's own ceilings by name (`keys.OWN_LIMITS`)."""
+    standing: list[Standing] = field(default_factory=list, compare=False)
+    """Filled in by the record when it counts the request."""
+
+
+@dataclass(frozen=True, slots=True)
 class Order:
     """One accepted request: whom to connect, and when. Checked and normalised, not yet recorded."""
 
@@ -166,6 +193,8 @@ class Order:
     """The language of its mails; empty: what the settings say."""
     metadata: Texts = ()
     """The client's own; kept and given back."""
+    asker: Asker = field(default_factory=Asker)
+    """Whose ceilings it counts against."""
 
     def caller_id(self, side: Side) -> str:
         return self.caller_id_first if side is Side.A else self.caller_id_second

@@ -19,6 +19,7 @@ from dosvoces import __version__
 from dosvoces import settings_values as values
 from dosvoces.errors import SettingsError
 from dosvoces.settings_http import Http, ListenPort
+from dosvoces.settings_limits import Limits
 from dosvoces.settings_mail import Mail
 from dosvoces.settings_numbers import Numbers
 from dosvoces.settings_section import Section
@@ -377,6 +378,7 @@ class Settings(Section):
     media: Media = Media()
     dialing: Dialing = Dialing()
     numbers: Numbers = Numbers()
+    limits: Limits = Limits()
     node: Node = Node()
     log: Log = Log()
     trunks: tuple[Trunk, ...] = ()

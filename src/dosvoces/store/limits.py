@@ -16,12 +16,10 @@ from sqlalchemy.dialects import postgresql, sqlite
 from dosvoces.core import LegState
 from dosvoces.errors import LimitReached
 from dosvoces.model import Order, Side, mask_number
+from dosvoces.store.ceilings import LOCK, NO_CEILINGS, CeilingCounts, Ceilings, Tally
 from dosvoces.store.clock import database_now
 from dosvoces.store.prepared import Cursor, Prepared
 from dosvoces.store.tables import Moment, connection, dial_attempt, leg, trunk_pace
-
-LOCK = 0x44564F43_0002
-"""Key of the advisory lock on PostgreSQL: `DVOC`. SQLite has one writer at a time anyway."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +40,8 @@ class Quota:
     max_per_number: int | None = None
     trunks: Mapping[str, TrunkQuota] = field(default_factory=dict)
     """Of the trunks that allow only so much."""
+    ceilings: Ceilings = NO_CEILINGS
+    """What may be asked for in an hour and in a day."""
 
 
 NO_QUOTA = Quota()
@@ -64,18 +64,28 @@ class SharedLimits:
 
     def __init__(self, dialect: Dialect, quota: Quota) -> None:
         self._quota = quota
+        self._ceilings = CeilingCounts(dialect, quota.ceilings)
         self._locks = dialect.name == "postgresql"
         self._count_open = Prepared(_count_open(), dialect)
         self._count_calls = Prepared(_count_calls(), dialect)
         self._pace = Prepared(_pace(), dialect)
         self._set_pace = Prepared(_set_pace(dialect), dialect)
 
-    def admit(self, cursor: Cursor, order: Order, trunks: Mapping[Side, Sequence[str]]) -> None:
+    def admit(self, cursor: Cursor, order: Order, trunks: Mapping[Side, Sequence[str]]) -> Tally | None:
         """
-        Raise `LimitReached` if `order` may not be opened now.
+        Raise `LimitReached` if `order` may not be opened now; else what `charge` is to count once it is.
 
         `trunks` are those that could take each side: if all of one side's are full, it would only be mailed.
         """
+        if self._quota != NO_QUOTA:
+            self._admit_open(cursor, order, trunks)
+        return self._ceilings.admit(cursor, order)
+
+    def charge(self, cursor: Cursor, order: Order, tally: Tally | None) -> None:
+        """Count what `admit` let in; later in the same transaction."""
+        self._ceilings.charge(cursor, order, tally)
+
+    def _admit_open(self, cursor: Cursor, order: Order, trunks: Mapping[Side, Sequence[str]]) -> None:
         quota = self._quota
         self._lock(cursor, quota.max_open, quota.max_per_number, quota.trunks or None)
         if quota.max_open is not None or quota.max_per_number is not None:

@@ -7,9 +7,9 @@ from sqlalchemy import Connection, Row, Select, func, select
 from sqlalchemy.sql.elements import ColumnElement
 
 from dosvoces.core import LegState, MailState
-from dosvoces.model import ConnectionId, Lead, NodeId, Order, PhoneNumber, Side
+from dosvoces.model import Asker, ConnectionId, Lead, NodeId, Order, PhoneNumber, Side
 from dosvoces.store import ConnectionRecord, DialRecord, Entry, KeptMail, LegRecord
-from dosvoces.store.tables import LEAD_COLUMNS, capture, connection, dial_attempt, journal, leg, mail
+from dosvoces.store.tables import LEAD_COLUMNS, api_key, capture, connection, dial_attempt, journal, leg, mail
 
 ROWS_LIMIT = 1_000
 """The most that one question brings."""
@@ -24,7 +24,8 @@ def open_connections(db: Connection, owner: NodeId | None = None) -> list[Connec
 
 def order_of(db: Connection, connection_id: ConnectionId) -> Order | None:
     """What was asked for."""
-    row = db.execute(select(connection).where(connection.c.id == connection_id)).one_or_none()
+    asked = select(connection, api_key.c.limits).outerjoin(api_key, api_key.c.id == connection.c.asked_by)
+    row = db.execute(asked.where(connection.c.id == connection_id)).one_or_none()
     if row is None:
         return None
     return Order(
@@ -51,6 +52,7 @@ def order_of(db: Connection, connection_id: ConnectionId) -> Order | None:
         metadata=tuple((row.metadata or {}).items()),
         resumes=row.resumes,
         mailed=row.mail == MailState.SENT,
+        asker=Asker(row.asked_by, row.source, row.limits or {}),
     )
 
 

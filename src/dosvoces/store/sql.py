@@ -149,8 +149,7 @@ class SqlStore(Store):
             raise
         self._lanes.append((lane, partial(self._end_writing, engine)))
         self._writes = Writes(engine.dialect, self._node)
-        if self._quota != NO_QUOTA:
-            self._limits = SharedLimits(engine.dialect, self._quota)
+        self._limits = SharedLimits(engine.dialect, self._quota)
         self._writes.reported = self._reported
         self._report_writes = ReportWrites(engine.dialect, self._writes)
         self._writer = Writer(self._database, self._writes, lane)
@@ -215,9 +214,9 @@ class SqlStore(Store):
         writer, writes = self._opened()
 
         def record(cursor: Cursor) -> None:
-            if not waits:
-                self.admit(cursor, order, trunks)
+            tally = None if waits else self.limits.admit(cursor, order, trunks)
             writes.record(cursor, order)
+            self.limits.charge(cursor, order, tally)
 
         offer = self.waiting.offering(order.id) if waits else nullcontext()
         async with offer:
@@ -229,10 +228,11 @@ class SqlStore(Store):
                     writer.write_behind(partial(writes.withdraw, connection_id=order.id))
                 raise
 
-    def admit(self, cursor: Cursor, order: Order, trunks: Trunks) -> None:
-        """Within a transaction: raise `LimitReached` if one more may not be open."""
-        if self._limits is not None:
-            self._limits.admit(cursor, order, trunks)
+    @property
+    def limits(self) -> SharedLimits:
+        """What all nodes share; of a record that is open for writing."""
+        assert self._limits is not None
+        return self._limits
 
     async def intend_dial(
         self,
@@ -245,13 +245,12 @@ class SqlStore(Store):
         facts: Facts | None = None,
     ) -> float:
         writer, writes = self._opened()
-        limits, wait_s = self._limits, 0.0
+        limits, wait_s = self.limits, 0.0
 
         def intend(cursor: Cursor) -> None:
             nonlocal wait_s
             writes.hold(cursor, order.id)
-            if limits is not None:
-                wait_s = limits.take_turn(cursor, order, side, trunk)
+            wait_s = limits.take_turn(cursor, order, side, trunk)
             writes.intend_dial(cursor, order, side, attempt, at, trunk, facts)
 
         await writer.write(intend)

@@ -13,6 +13,7 @@ from sqlalchemy import Row, and_, func, literal_column, select
 
 from dosvoces.errors import StoreError
 from dosvoces.model import NO_TRUNKS, ConnectionId, Order, Outcome, Side, Trunks
+from dosvoces.store.limits import SharedLimits
 from dosvoces.store.prepared import Cursor
 from dosvoces.store.report_writes import ReportWrites
 from dosvoces.store.reports import Delivery, DeliveryState, Report, Reports, Waiting, WaitingConnection
@@ -32,8 +33,9 @@ class Lanes(Protocol):
 
     def ask(self, question: Callable[[Database], T]) -> Awaitable[T]: ...
     def change(self, write: Callable[[Cursor, ReportWrites], T]) -> Awaitable[T]: ...
-    def admit(self, cursor: Cursor, order: Order, trunks: Trunks) -> None:
-        """Raise `LimitReached` if there are as many as there may be."""
+    @property
+    def limits(self) -> SharedLimits:
+        """What all nodes share."""
 
 
 class SqlReports(Reports):
@@ -103,8 +105,11 @@ class SqlWaiting(Waiting):
             raise StoreError(f"connection {order.id} was claimed or is offered, and which of them is not known yet")
 
         def claim(cursor: Cursor, writes: ReportWrites) -> bool:
-            self._lanes.admit(cursor, order, trunks)
-            return writes.claim(cursor, order.id)
+            tally = self._lanes.limits.admit(cursor, order, trunks)
+            if not writes.claim(cursor, order.id):
+                return False
+            self._lanes.limits.charge(cursor, order, tally)
+            return True
 
         try:
             return await self._lanes.change(claim)

@@ -30,7 +30,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeEngine
 
-REVISION = "0007"
+REVISION = "0008"
 """The newest migration: what a database must be at. A test holds it equal to the head of `migrations/versions`."""
 
 
@@ -119,6 +119,8 @@ connection = Table(
     Column("talk_limit_s", Integer),
     Column("locale", String(8), nullable=False, server_default="", doc="Of the mails; empty: by the settings."),
     Column("metadata", JSON(none_as_null=True), doc="The client's own texts by name."),
+    Column("asked_by", String(8), nullable=False, server_default="", doc="`api_key.id`; empty where no key is needed."),
+    Column("source", String(43), nullable=False, server_default="", doc="The network address that asked."),
     Column("cancel_by", Text, doc="Who asked to end it, for its owner to read; NULL: nobody did."),
     Column("mail", String(8), nullable=False, server_default="pending", doc="`core.MailState`."),
     Column("phase", String(20), nullable=False),
@@ -212,6 +214,16 @@ trunk_pace = Table(
     Column("trunk", Text, primary_key=True),
     # GCRA's theoretical arrival time: one row reserves the moments of all nodes' dials.
     Column("next_at", Moment, nullable=False, doc="When the next dial may leave."),
+)
+
+spent = Table(
+    "spent",
+    metadata,
+    # One row for each counter, whatever its time: who comes in a new hour begins it anew.
+    Column("counter", Text, primary_key=True, doc="`store.ceilings`: `number/day +34600000011`."),
+    Column("since", Moment, nullable=False, doc="Since when this is counted: the beginning of an hour or a day, UTC."),
+    Column("used", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
 )
 
 journal = Table(

@@ -264,6 +264,8 @@ _CONNECTION_COLUMNS = (
     "talk_limit_s",
     "locale",
     "metadata",
+    "asked_by",
+    "source",
     "phase",
 )
 _ATTEMPT_COLUMNS = ("connection_id", "side", "attempt", "number", "at", "trunk", "facts")
@@ -382,6 +384,8 @@ def _connection_row(order: Order, node: NodeId) -> Row:
         "talk_limit_s": order.talk_limit_s,
         "locale": order.locale,
         "metadata": dict(order.metadata) or None,
+        "asked_by": order.asker.key,
+        "source": order.asker.source,
         "phase": Phase.RECORDED.value,
     }
 

@@ -25,7 +25,7 @@ from dosvoces.model import ConnectionId, Note, Order, Outcome, Side, Trunks
 from dosvoces.recovery import Leftovers
 from dosvoces.store import Earlier, Entry, Store
 from dosvoces.store.answers import answer_of
-from dosvoces.switchboard.admission import NOT_RECORDABLE, Admission, Limits
+from dosvoces.switchboard.admission import NOT_RECORDABLE, Admission, Limits, not_now
 from dosvoces.switchboard.live import LiveConnection, Parts
 from dosvoces.switchboard.shutdown import drain
 
@@ -104,7 +104,7 @@ class Switchboard:
                 if not await self._store.waiting.claim(order, trunks=self._trunks(order)):
                     return False
             except LimitReached as error:
-                raise NotNow(str(error)) from error
+                raise not_now(error) from error
             self._enter(order)
         return True
 
@@ -121,7 +121,7 @@ class Switchboard:
             except AlreadyRecorded:
                 raise
             except LimitReached as error:
-                raise NotNow(str(error)) from error
+                raise not_now(error) from error
             except StoreError as error:
                 log.error("request not recorded", connection=order.id, error=str(error))
                 raise NotNow(NOT_RECORDABLE) from error

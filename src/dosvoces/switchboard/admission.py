@@ -6,11 +6,18 @@ from dataclasses import dataclass
 
 from dosvoces.carriers import Carrier
 from dosvoces.core import Terms
-from dosvoces.errors import NotNow
+from dosvoces.errors import CeilingReached, LimitReached, NotNow, TooMany
 from dosvoces.model import ConnectionId, Order, Side
 from dosvoces.store import Store
 
 NOT_RECORDABLE = "the request can't be recorded now; nothing was done"
+
+
+def not_now(error: LimitReached) -> NotNow:
+    """What the record refused, as the door is told."""
+    if isinstance(error, CeilingReached):
+        return TooMany(str(error), retry_after_s=error.retry_after_s)
+    return NotNow(str(error))
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import structlog
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from dosvoces.keys import KEYLESS, Address, Network, Principal, Refused, address_of, within
+from dosvoces.keys import KEYLESS, Address, Network, Principal, Refused, address_of, source_of, within
 from dosvoces.keys import Scope as KeyScope
+from dosvoces.model import Asker
 from dosvoces.web.answers import Header, Reply, message
 from dosvoces.web.keyring import Keyring, KeysUnknown
 from dosvoces.web.origin import Origins
@@ -26,6 +27,8 @@ MACHINE = frozenset({"/metrics"})
 """What this machine itself may read without a key."""
 PRINCIPAL = "dosvoces.principal"
 """The key in the ASGI scope."""
+PEER = "dosvoces.peer"
+"""The address that the request comes from, in the ASGI scope."""
 
 _CHALLENGE = b'Bearer realm="dosvoces"'
 _NO_KEY = message(401, "An API key is needed: Authorization: Bearer dv_…", (b"www-authenticate", _CHALLENGE))
@@ -52,6 +55,13 @@ class Networks:
     """Empty: from everywhere."""
     trusted_proxies: tuple[Network, ...] = ()
     """Whose word on where a request comes from is believed."""
+
+
+def asker_of(scope: Scope) -> Asker:
+    """Who asks, as the record is told."""
+    principal = principal_of(scope) or KEYLESS
+    peer: Address | None = scope.get(PEER)
+    return Asker(principal.key_id, "" if peer is None else source_of(peer), principal.limits)
 
 
 def principal_of(scope: Scope) -> Principal | None:
@@ -88,7 +98,7 @@ class Guard:
         path = scope["path"]
         if path == "/healthz":
             return None
-        peer = _peer(scope, self._networks.trusted_proxies)
+        peer = scope[PEER] = _peer(scope, self._networks.trusted_proxies)
         if self._networks.allow and not within(peer, self._networks.allow):
             return _refused(_NETWORK, scope, why="network", peer=peer)
         shown = keys_shown(headers)

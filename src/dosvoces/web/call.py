@@ -16,14 +16,16 @@ import structlog
 from starlette.types import Receive, Scope, Send
 
 from dosvoces.dialplan import NumberRules
-from dosvoces.errors import AlreadyRecorded, NotAllowed, NotNow, StoreError
+from dosvoces.errors import AlreadyRecorded, NotAllowed, NotNow, StoreError, TooMany
 from dosvoces.model import ConnectionId, Order, Repeats, connection_id
 from dosvoces.store import Earlier
 from dosvoces.web import repeats
 from dosvoces.web.answers import INTERNAL_ERROR, Header, Problem, Reply, finish, message, quoted, refusal
+from dosvoces.web.auth import asker_of
 from dosvoces.web.body import BadBody, BodyTooLarge, BodyTooSlow, ClientGone, is_json, parse_object, read_body
 from dosvoces.web.fields import check_fields, missing_arguments
 from dosvoces.web.ports import Connector
+from dosvoces.web.rate_limit import rate_limit
 from dosvoces.web.recipient import ALL_DOMAINS, Domains
 
 MAX_TRIES = 3
@@ -103,9 +105,11 @@ class CallEndpoint:
             interval_s=fields.interval_s,
             idempotency_key=key,
             repeats=self._repeats,
+            asker=asker_of(scope),
         )
         order = replace(order, fingerprint=repeats.fingerprint("/call", order))
-        return await self._place(order, quoted(fields.email_as_received))
+        reply = await self._place(order, quoted(fields.email_as_received))
+        return reply.with_headers(*rate_limit(order.asker.standing)) if order.asker.standing else reply
 
     async def _place(self, order: Order, email: str) -> Reply:
         """
@@ -138,7 +142,9 @@ class CallEndpoint:
             except NotNow as error:
                 # Nothing new begins now, but a repeat begins nothing. Without a key that isn't worth a question to the
                 # record: to refuse must stay cheap, and the client may ask again.
-                earlier = None if order.idempotency_key is None else await self._repeated(order)
+                # But for one that reached a ceiling: it waits for long, and its first may have been the last to get in.
+                asks = order.idempotency_key is not None or isinstance(error, TooMany)
+                earlier = await self._repeated(order) if asks else None
                 if earlier is None or earlier.resumable:
                     return _not_now(error)
             except AlreadyRecorded:
@@ -188,7 +194,8 @@ class CallEndpoint:
 
 def _not_now(error: NotNow) -> Reply:
     closes: tuple[Header, ...] = ((b"connection", b"close"),) if error.leaving else ()
-    return message(503, str(error), (b"retry-after", str(error.retry_after_s).encode()), *closes)
+    status = 429 if isinstance(error, TooMany) else 503
+    return message(status, str(error), (b"retry-after", str(error.retry_after_s).encode()), *closes)
 
 
 async def _refuse_unread(reply: Reply, receive: Receive, send: Send) -> None:

@@ -19,10 +19,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from dosvoces.dialplan import NumberRules
-from dosvoces.errors import AlreadyRecorded, NotAllowed, NotNow, StoreError
-from dosvoces.model import ConnectionId, Order, Repeats, connection_id
+from dosvoces.errors import AlreadyRecorded, NotAllowed, NotNow, StoreError, TooMany
+from dosvoces.model import Asker, ConnectionId, Order, Repeats, connection_id
 from dosvoces.web import repeats
 from dosvoces.web.answers import REPLAYED, Header, Problem, Reply
+from dosvoces.web.auth import asker_of
 from dosvoces.web.body import BadBody, BodyTooLarge, BodyTooSlow, ClientGone, is_json, parse_object, read_body
 from dosvoces.web.fields import Names, check_fields
 from dosvoces.web.ports import Connector, Records, Scheduler
@@ -34,10 +35,12 @@ from dosvoces.web.problems import (
     NOT_NOW,
     NOT_RECORDED,
     TOO_LARGE,
+    TOO_MANY,
     TOO_SLOW,
     invalid,
     problem,
 )
+from dosvoces.web.rate_limit import rate_limit
 from dosvoces.web.recipient import ALL_DOMAINS, Domains
 from dosvoces.web.terms import LEAD_NAMES, check_terms, with_lead
 from dosvoces.web.views import ConnectionView, connection_view
@@ -108,16 +111,16 @@ class ConnectionsEndpoint:
             return problem(TOO_SLOW, str(error), _CLOSE)
         except BadBody as error:
             return invalid([error.problem])
-        order = self._order(members, key)
+        order = self._order(members, key, asker_of(request.scope))
         if isinstance(order, list):
             return invalid(order)
-        reply = await self._place(order)
+        reply = (await self._place(order)).with_headers(*rate_limit(order.asker.standing))
         wait_s = _wait_s(headers)
         if wait_s is None or reply.status != 202:
             return reply
         return await self._waited(ConnectionId(_id_in(reply)), reply, wait_s)
 
-    def _order(self, members: dict[str, object], key: str | None) -> Order | list[Problem]:
+    def _order(self, members: dict[str, object], key: str | None, asker: Asker) -> Order | list[Problem]:
         problems: list[Problem] = []
         lead = with_lead(members, problems.append)
         fields = check_fields(lead, self._rules, self._default_interval_s, NAMES, self._domains)
@@ -144,6 +147,7 @@ class ConnectionsEndpoint:
             talk_limit_s=terms.talk_limit_s,
             locale=terms.locale,
             metadata=terms.metadata,
+            asker=asker,
         )
         return replace(order, fingerprint=repeats.fingerprint(PATH, order))
 
@@ -161,7 +165,8 @@ class ConnectionsEndpoint:
             else:
                 await self._scheduler.schedule(order)
         except NotNow as error:
-            return problem(NOT_NOW, str(error), (b"retry-after", str(error.retry_after_s).encode()))
+            kind = TOO_MANY if isinstance(error, TooMany) else NOT_NOW
+            return problem(kind, str(error), (b"retry-after", str(error.retry_after_s).encode()))
         except NotAllowed as error:
             return invalid([Problem("caller_ids", "not_allowed", str(error))])
         except AlreadyRecorded:

@@ -14,6 +14,7 @@ from dosvoces.web.problems import (
     NO_SUCH_CONNECTION,
     NOT_NOW,
     TOO_LARGE,
+    TOO_MANY,
     TOO_SLOW,
     Kind,
     details,
@@ -129,8 +130,9 @@ def problems(*kinds: Kind) -> Responses:
         said.setdefault(kind.status, _problem(kind.title))
         content = said[kind.status]["content"][MEDIA_TYPE]
         content["examples"][kind.code] = {"summary": kind.title, "value": details(kind, "", errors)}
-        if kind.status == 503:
-            said[503]["headers"] = {"Retry-After": {"description": "Seconds", "schema": {"type": "integer"}}}
+        if kind.status in (429, 503):
+            retry = {"Retry-After": {"description": "Seconds", "schema": {"type": "integer"}}}
+            said[kind.status]["headers"] = retry
     return said
 
 
@@ -161,4 +163,4 @@ PROBLEM = _shown(
         "remedy": NO_SUCH_ADDRESS.remedy,
     },
 ) | problems(NO_SUCH_ADDRESS)
-ASKED = problems(INVALID, TOO_SLOW, TOO_LARGE, MEDIA, KEY_REUSED, NOT_NOW)
+ASKED = problems(INVALID, TOO_SLOW, TOO_LARGE, MEDIA, KEY_REUSED, TOO_MANY, NOT_NOW)

@@ -109,6 +109,11 @@ CALL_PATH: dict[str, Any] = {
             "413": {"description": "The body is larger than 64 KiB", "content": _MESSAGE},
             "415": {"description": "The body is not application/json", "content": _MESSAGE},
             "422": {"description": "The key was used for another request", "content": _MESSAGE},
+            "429": {
+                "description": "A ceiling is reached; nothing was done",
+                "headers": _RETRY_AFTER,
+                "content": _MESSAGE,
+            },
             "500": {
                 "description": "The e-mail or a call failed",
                 "headers": _LOCATION | _REPLAYED,

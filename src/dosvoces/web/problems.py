@@ -59,6 +59,14 @@ KEY_REUSED = Kind(
     "This Idempotency-Key was used for another request",
     "Nothing was done. A new request needs a new key; a repeat must ask for the same.",
 )
+TOO_MANY = Kind(
+    "too_many",
+    429,
+    "A ceiling is reached",
+    "Nothing was done: as much was asked for in this hour or day as the operator allows, or as many of this key's "
+    "connections are open; `detail` says which. Ask again after `Retry-After` seconds. `RateLimit` tells how the key "
+    "and the network address stand.",
+)
 FAILED = Kind(
     "internal_error",
     500,
@@ -92,6 +100,7 @@ KINDS = {
         TOO_LARGE,
         MEDIA,
         KEY_REUSED,
+        TOO_MANY,
         FAILED,
         NOT_NOW,
         NOT_RECORDED,
