@@ -3,6 +3,7 @@ Whether a trunk can send to us at all, by the addresses that we listen on. Asks 
 """
 
 import ipaddress
+from functools import lru_cache
 
 from dosvoces.sip.api import Hop
 from dosvoces.sip.transport import reachable_address
@@ -15,7 +16,7 @@ def why_cut_off(hop: Hop, *, signalling: str, media: str) -> str:
     `signalling` and `media` are where we take SIP and audio, literal addresses; empty: not known here. What is on
     loopback reaches this machine alone.
     """
-    ours = [each for each in (signalling, media) if each and ipaddress.ip_address(each).is_loopback]
+    ours = [each for each in (signalling, media) if each and _is_loopback(each)]
     if not ours or _is_here(hop.host):
         return ""
     if signalling in ours:
@@ -28,6 +29,11 @@ def why_cut_off(hop: Hop, *, signalling: str, media: str) -> str:
 
 def _is_here(host: str) -> bool:
     """Whether it is an address of this machine: packets to it leave from itself."""
-    if ipaddress.ip_address(host).is_loopback:
+    if _is_loopback(host):
         return True
     return reachable_address("::" if ":" in host else "0.0.0.0", host) == host
+
+
+@lru_cache(maxsize=1024)  # It is asked for every dial, of few addresses, and to read one costs 10 µs.
+def _is_loopback(host: str) -> bool:
+    return ipaddress.ip_address(host).is_loopback
