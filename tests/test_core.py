@@ -76,6 +76,12 @@ def test_nobody_is_dialed_when_the_mail_is_refused() -> None:
     assert Answer(AnswerKind.MAIL_FAILED) == answer(talk.connection)
 
 
+def test_what_is_let_go_before_anybody_is_dialled_may_be_asked_for_anew() -> None:
+    talk = Dialogue().play((0, Started()), (1, LostAtRestart("fence")), (2, MailSent()))
+    assert [SendMail(), Report(Outcome.INTERRUPTED)] == talk.commands
+    assert Answer(AnswerKind.NOT_TRIED) == answer(talk.connection)
+
+
 def test_a_connection_cancelled_while_it_is_mailed_made_no_call() -> None:
     talk = Dialogue().play((0, Started()), (1, Cancel("shutdown")))
     assert Answer(AnswerKind.MAIL_FAILED) == answer(talk.connection)

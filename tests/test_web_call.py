@@ -67,6 +67,19 @@ async def test_not_now_says_when() -> None:
     assert response.headers["retry-after"] == "7"
 
 
+async def test_what_was_let_go_before_anybody_was_dialled_is_begun_anew_by_its_key() -> None:
+    connector = FakeConnector(Answer(AnswerKind.NOT_TRIED))
+    response = await post(connector, key="k")
+    assert (response.status_code, response.headers["retry-after"]) == (503, "5")
+    assert connector.answers == {}
+
+
+async def test_what_was_let_go_before_anybody_was_dialled_failed_where_a_repeat_would_mail_again() -> None:
+    response = await post(FakeConnector(Answer(AnswerKind.NOT_TRIED)))
+    want = "Could not make call to +34 600 000 011: the service stopped before anybody was called"
+    assert (response.status_code, response.json()) == (500, {"Message": want})
+
+
 async def test_a_record_that_fails_is_not_now() -> None:
     response = await post(FakeConnector(StoreError("disk image is malformed: /var/lib/dosvoces.db")))
     assert response.status_code == 503

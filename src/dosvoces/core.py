@@ -424,6 +424,8 @@ class AnswerKind(enum.StrEnum):
     """Both calls were made: B rings or has answered."""
     MAIL_FAILED = "mail_failed"
     CALL_FAILED = "call_failed"
+    NOT_TRIED = "not_tried"
+    """The service had to let go before anybody was dialled: it may be asked for anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -441,6 +443,8 @@ def answer(c: Connection) -> Answer | None:
         return Answer(AnswerKind.MADE)
     if c.verdict is None:
         return None
+    if c.verdict is Outcome.INTERRUPTED and c.a.dialed_at is None:
+        return Answer(AnswerKind.NOT_TRIED)
     if c.mail is not MailState.SENT:
         # Cancelled meanwhile, or refused: in either case no call was tried.
         return Answer(AnswerKind.MAIL_FAILED)

@@ -137,7 +137,7 @@ async def test_a_key_goes_to_the_order_that_resumes(store: Store) -> None:
         None,
         None,
         outcome=Outcome.INTERRUPTED,
-        answer=Answer(AnswerKind.CALL_FAILED, A),
+        answer=Answer(AnswerKind.NOT_TRIED),
         mailed=True,
     )
     assert first.resumable

@@ -306,6 +306,8 @@ def _true_answer(view: _View) -> _Found:
         yield "I7", "200 was answered before both phones were rung"
     if answer.kind is AnswerKind.MAIL_FAILED and called:
         yield "I7", "the mail was said to have failed, and somebody was called"
+    if answer.kind is AnswerKind.NOT_TRIED and called:
+        yield "I7", "nobody was said to have been dialled, and somebody was called"
     if answer.kind is AnswerKind.CALL_FAILED and Side.B in request.rung_when_answered and not view.weather.loss:
         known = [ring for ring in view.rings[Side.B] if ring.answered_at is None and ring.ended_at is None]
         if known:

@@ -163,7 +163,7 @@ def _answer(row: Row[Any]) -> Answer | None:
     return answer(
         State(
             Terms(),
-            a=Leg(answered_at=at if row.first_answered else None),
+            a=Leg(dialed_at=at if row.dialled else None, answered_at=at if row.first_answered else None),
             b=Leg(rang=row.second_rang and outcome is not Outcome.INTERRUPTED),
             # Nobody is dialled before the mail is accepted; what a crash left in the record may be older than that.
             mail=MailState.SENT if row.dialled else MailState(row.mail),

@@ -166,6 +166,8 @@ class CallEndpoint:
 
     async def _connect(self, order: Order, email: str) -> Reply:
         reply = repeats.told(order, order.id, await self._connector.connect(order), email)
+        if reply.status == 503:
+            return reply  # It answers nothing for good: a repeat begins anew.
         if order.idempotency_key is None:
             return replace(reply, unrecorded=order.id)
         # Under a key the answer is kept before it is given: a repeat must not find the question open.

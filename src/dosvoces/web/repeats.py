@@ -8,7 +8,6 @@ included. We diverge for those who send it without quotes, who are most: `k` and
 import hashlib
 import json
 import re
-from dataclasses import replace
 
 from dosvoces.core import Answer, AnswerKind
 from dosvoces.model import ConnectionId, Order, Outcome, Side
@@ -19,6 +18,7 @@ MAX_IDEMPOTENCY_KEY = 255  # characters, quotes and backslashes before quotes no
 RETRY_AFTER: Header = (b"retry-after", b"5")
 
 KEY_REUSED = message(422, "This Idempotency-Key was used for another request")
+NOT_TRIED = message(503, "The service stopped before anybody was called", RETRY_AFTER)
 OPEN = message(409, "The first such request has no answer yet", RETRY_AFTER)
 
 _STRING = re.compile(r'"((?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\["\\])*)"')
@@ -79,7 +79,11 @@ def told(order: Order, connection: ConnectionId, answer: Answer, email: str) -> 
             reply = message(500, f"Could not send email to {email}")
         case AnswerKind.CALL_FAILED:
             reply = message(500, _call_failed(order, answer))
-    return replace(reply, headers=(_location(connection),))
+        case AnswerKind.NOT_TRIED if order.idempotency_key is not None:
+            reply = NOT_TRIED
+        case AnswerKind.NOT_TRIED:  # Its mail may have been sent: 503 would promise that it was not.
+            reply = message(500, f"{_call_failed(order, answer)}: the service stopped before anybody was called")
+    return reply.with_headers(_location(connection))
 
 
 def repeat(earlier: Earlier, order: Order, email: str) -> Reply:
@@ -92,7 +96,7 @@ def repeat(earlier: Earlier, order: Order, email: str) -> Reply:
         return OPEN.with_headers(_location(first))
     if earlier.resumable:
         # Who waited for it has no key by which it could be begun anew.
-        return message(503, "The service stopped before anybody was called", RETRY_AFTER, _location(first))
+        return NOT_TRIED.with_headers(_location(first))
     if earlier.outcome is Outcome.INTERRUPTED:
         words = f"{_call_failed(order, earlier.answer)}: the service stopped meanwhile, and nobody is called twice"
         return message(500, words, _location(first), REPLAYED)
