@@ -424,8 +424,7 @@ class AnswerKind(enum.StrEnum):
     """Both calls were made: B rings or has answered."""
     MAIL_FAILED = "mail_failed"
     CALL_FAILED = "call_failed"
-    NOT_TRIED = "not_tried"
-    """The service had to let go before anybody was dialled: it may be asked for anew."""
+    NOT_TRIED = "not_tried"  # The service let go before anybody was dialled: it may be asked for anew.
 
 
 @dataclass(frozen=True, slots=True)
@@ -445,8 +444,7 @@ def answer(c: Connection) -> Answer | None:
         return None
     if c.verdict is Outcome.INTERRUPTED and c.a.dialed_at is None:
         return Answer(AnswerKind.NOT_TRIED)
-    if c.mail is not MailState.SENT:
-        # Cancelled meanwhile, or refused: in either case no call was tried.
+    if c.mail is not MailState.SENT:  # Cancelled meanwhile, or refused: no call was tried.
         return Answer(AnswerKind.MAIL_FAILED)
     trying = Side.A if c.a.answered_at is None else Side.B
     return Answer(AnswerKind.CALL_FAILED, c.failed_side or trying)
