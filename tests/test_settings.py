@@ -266,7 +266,7 @@ def test_every_problem_is_listed_with_its_remedy(tmp_path: Path) -> None:
         "[[trunks]] name (the second): it is missing",
         "[[trunks]] carrier (the second) = \"twilio\": it should be 'sip' or 'fake'",
         "bogus: there is no such key; there are http, database, record, mail, sip, nat, media, dialing, "
-        "numbers, limits, node, log, trunks, webhooks",
+        "numbers, limits, node, log, widget, trunks, webhooks",
     ]
 
 

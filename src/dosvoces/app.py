@@ -22,6 +22,7 @@ from dosvoces import open_files, telemetry
 from dosvoces.app_deferred import make_dispatcher, reported
 from dosvoces.app_door import check_door, guarded
 from dosvoces.app_limits import quota
+from dosvoces.app_widget import add_widget
 from dosvoces.carriers import Carrier
 from dosvoces.carriers.caller_id import CallerIds, Identity
 from dosvoces.carriers.fake import FakeCarrier
@@ -163,23 +164,26 @@ class Service:
         await self.switchboard.drain(by="shutdown", limit_s=limit_s)
 
     async def _listen(self, stack: AsyncExitStack, keys: Keys) -> None:
+        connector = Overflow(
+            self.switchboard,
+            store=self.store,
+            schedule=self.dispatcher.schedule,
+            others_have_room=lambda: bool(self.membership.others_with_room()),
+        )
+        rules = number_rules(self.settings)
         app = build_app(
-            connector=Overflow(
-                self.switchboard,
-                store=self.store,
-                schedule=self.dispatcher.schedule,
-                others_have_room=lambda: bool(self.membership.others_with_room()),
-            ),
+            connector=connector,
             scheduler=self.dispatcher,
             records=self.store,
             canceller=self.membership,
             readiness=self,
-            rules=number_rules(self.settings),
+            rules=rules,
             clock=self.clock,
             default_interval_s=self.settings.dialing.default_interval_s,
             repeats=_repeats(self.settings),
             domains=Domains(self.settings.mail.recipient_domains),
         )
+        add_widget(app, self.settings, connector=connector, records=self.store, rules=rules, clock=self.clock)
         # Each open connection may have its client waiting; beside them there is room to be refused and to look.
         most = _max_connections(self.settings)
         max_clients = min(2 * most + 200, open_files.clients_within(open_files.raise_limit(), most))

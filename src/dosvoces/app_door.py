@@ -10,6 +10,7 @@ from dosvoces.store.keys import Keys
 from dosvoces.web.auth import Guard, Networks
 from dosvoces.web.keyring import Keyring
 from dosvoces.web.origin import Origins
+from dosvoces.web.widget import PATHS
 
 OPEN_DOOR = (
     "[http] host = {host!r} lets other machines in, and none of them needs a key: whoever reaches it can make calls at "
@@ -37,4 +38,5 @@ def guarded(settings: Settings, app: ASGIApp, keys: Keys, stack: AsyncExitStack)
     keyring = Keyring(keys, required=http.keys == "required")
     stack.push_async_callback(keyring.close)
     networks = Networks(http.allow, http.trusted_proxies)
-    return Guard(app, keyring=keyring, networks=networks, origins=Origins(http.origins))
+    public = PATHS if settings.widget.secrets else frozenset[str]()
+    return Guard(app, keyring=keyring, networks=networks, origins=Origins(http.origins), public=public)

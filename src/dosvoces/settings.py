@@ -33,6 +33,7 @@ from dosvoces.settings_values import (
     is_loopback,
 )
 from dosvoces.settings_webhooks import Webhook
+from dosvoces.settings_widget import Widget
 
 __all__ = [
     "PORTS_PER_CONNECTION",
@@ -381,6 +382,7 @@ class Settings(Section):
     limits: Limits = Limits()
     node: Node = Node()
     log: Log = Log()
+    widget: Widget = Widget()
     trunks: tuple[Trunk, ...] = ()
     webhooks: tuple[Webhook, ...] = ()
 

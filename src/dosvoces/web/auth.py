@@ -70,18 +70,36 @@ def principal_of(scope: Scope) -> Principal | None:
     return principal
 
 
+def peer_of(scope: Scope) -> Address | None:
+    """Where a request comes from; `None` where that isn't known."""
+    peer: Address | None = scope.get(PEER)
+    return peer
+
+
 class Guard:
     """The ASGI application that lets requests through to `app`, or refuses them."""
 
-    def __init__(self, app: ASGIApp, *, keyring: Keyring, networks: Networks, origins: Origins) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        keyring: Keyring,
+        networks: Networks,
+        origins: Origins,
+        public: frozenset[str] = frozenset(),
+    ) -> None:
+        """`public`: paths that judge for themselves who may come, from which page and with what key."""
         self._app = app
         self._keyring = keyring
         self._networks = networks
         self._origins = origins
+        self._public = public
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
+        if scope["path"] in self._public:
+            return await self._pass(scope, receive, send)
         refusal = self._origins.refuse(scope)
         if refusal is not None:
             return await refusal.send(send)
@@ -90,6 +108,13 @@ class Guard:
         if isinstance(decided, Reply):
             return await decided.send(send)
         scope[PRINCIPAL] = decided
+        await self._app(scope, receive, send)
+
+    async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let everybody of the networks through."""
+        scope[PEER] = peer = _peer(scope, self._networks.trusted_proxies)
+        if self._networks.allow and not within(peer, self._networks.allow):
+            return await _refused(_NETWORK, scope, why="network", peer=peer).send(send)
         await self._app(scope, receive, send)
 
     async def _decide(self, scope: Scope) -> Principal | Reply | None:
