@@ -270,7 +270,7 @@ async def test_the_description_covers_every_address() -> None:
     }
     assert set(description["paths"]["/v1/connections"]) == {"get", "post"}
     assert set(description["paths"]["/call"]["post"]["responses"]) == {
-        "200", "400", "408", "409", "413", "415", "422", "500", "503",
+        "200", "400", "408", "409", "413", "415", "422", "429", "500", "503",
     }  # fmt: skip
 
 
