@@ -59,6 +59,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "app_door",
             "app_limits",
             "app_widget",
+            "app_trial",
             "demo",
             "reference",
             "__main__",
@@ -89,7 +90,17 @@ CONCRETE = frozenset(
     }
 )
 """Adapters' insides that `app.py` alone puts together."""
-MAY_NAME_CONCRETE = {"app", "app_deferred", "cli", "cli_data", "cli_keys", "cli_nodes", "cli_webhooks", "testing"}
+MAY_NAME_CONCRETE = {
+    "app",
+    "app_deferred",
+    "app_trial",
+    "cli",
+    "cli_data",
+    "cli_keys",
+    "cli_nodes",
+    "cli_webhooks",
+    "testing",
+}
 
 
 def modules() -> list[str]:

@@ -12,6 +12,7 @@ from dosvoces.core import Connection, Leg, LegState, Terms
 from dosvoces.deferred import Again
 from dosvoces.deferred.outcome_mail import KIND, STEPS_S, OutcomeMail
 from dosvoces.mail import Mail
+from dosvoces.mail.inbox import Inbox
 from dosvoces.mail.outcome import compose_outcome
 from dosvoces.mail.smtp import SmtpMailbox
 from dosvoces.mail.smtp_url import parse_mail_url
@@ -32,7 +33,14 @@ class Trial:
     def __init__(self, store: SqlStore, mailbox: SmtpMailbox, when: Literal["never", "failed", "always"]) -> None:
         self.store = store
         self.now = T0
-        self.mails = OutcomeMail(when, store=store, mailbox=mailbox, compose=_compose, now=lambda: self.now)
+        self.mails = OutcomeMail(
+            when,
+            store=store,
+            mailbox=mailbox,
+            trial_mailbox=Inbox(store, lambda: self.now),
+            compose=_compose,
+            now=lambda: self.now,
+        )
 
     async def wanted(self) -> bool:
         (report,) = await self.store.reports.to_pass_on(limit=1)

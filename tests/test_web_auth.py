@@ -126,10 +126,27 @@ async def test_reading_takes_the_scope_read(door: Make, key: str, status: int) -
     assert await at.get("/v1/connections/01m8gcrrkzkq5pr8w64r5rrn30", key) == status
 
 
-async def test_a_test_key_looks_and_never_calls(door: Make) -> None:
+async def test_what_a_test_key_asks_for_is_a_trial_run_and_nothing_else_is(door: Make) -> None:
+    at = door(ALL)
+    assert [await at.post(TRIAL), await at.post(CALL), await at.post(ADMIN)] == [200, 200, 200]
+    assert [order.test for order in at.connector.orders] == [True, False, False]
+
+
+async def test_a_test_key_looks_and_changes_nothing_but_trial_runs(door: Make) -> None:
     at = door(ALL)
     path = "/v1/connections/01m8gcrrkzkq5pr8w64r5rrn30"
-    assert [await at.post(TRIAL), await at.get(path, TRIAL), at.connector.orders] == [403, 404, []]
+    shown = {"X-Api-Key": TRIAL}
+    for method, changed in (("POST", f"{path}/events"), ("DELETE", path), ("POST", "/v1/nodes/drain"), ("PUT", "/")):
+        assert (await at.client.request(method, changed, headers=shown)).status_code == 403, changed
+    assert [await at.get(path, TRIAL), at.connector.orders] == [404, []]
+
+
+@pytest.mark.parametrize("shown", [{"X-Api-Key": TRIAL}, {"Authorization": f"Bearer {TRIAL}"}])
+async def test_where_no_key_is_needed_a_test_key_of_elsewhere_makes_no_real_call(
+    door: Make, shown: dict[str, str]
+) -> None:
+    at = door([])
+    assert [await at.post(**shown), at.connector.orders] == [401, []]
 
 
 async def test_ending_a_connection_takes_the_scope_call(door: Make) -> None:

@@ -22,6 +22,7 @@ from dosvoces import open_files, telemetry
 from dosvoces.app_deferred import make_dispatcher, reported
 from dosvoces.app_door import check_door, guarded
 from dosvoces.app_limits import quota
+from dosvoces.app_trial import make_trial
 from dosvoces.app_widget import add_widget
 from dosvoces.carriers import Carrier
 from dosvoces.carriers.caller_id import CallerIds, Identity
@@ -120,8 +121,10 @@ class Service:
             stack.push_async_callback(mailbox.close)
             carrier = carrier or _carrier(settings)
             stack.push_async_callback(carrier.close)
+            trial = make_trial(settings, store)
+            stack.push_async_callback(trial.carrier.close)
             membership = _membership(settings, store)
-            clock = SteadyClock(lambda: switchboard.open_connections == 0, wall=wall)
+            clock = SteadyClock(lambda: not (switchboard.open_connections or switchboard.open_trials), wall=wall)
             switchboard = Switchboard(
                 store=store,
                 mailbox=mailbox,
@@ -130,13 +133,14 @@ class Service:
                 limits=_limits(settings),
                 now=clock,
                 holds_lease=membership.holds_lease,
+                trial=trial,
             )
             # Until the last outcome is written this node is on the roll: what it couldn't settle, others find.
             stack.push_async_callback(membership.close)
             stack.push_async_callback(switchboard.close)
             await switchboard.start()
             await membership.start(switchboard)
-            dispatcher, webhooks = make_dispatcher(settings, store, mailbox, switchboard, membership)
+            dispatcher, webhooks = make_dispatcher(settings, store, mailbox, trial.mailbox, switchboard, membership)
             stack.push_async_callback(webhooks.close)
             service = cls(
                 settings=settings,
@@ -149,6 +153,7 @@ class Service:
                 clock=clock,
             )
             telemetry.OPEN_CONNECTIONS.set_function(lambda: switchboard.open_connections)
+            telemetry.OPEN_TEST_CONNECTIONS.set_function(lambda: switchboard.open_trials)
             stack.callback(asyncio.create_task(telemetry.watch_loop(), name="loop lag").cancel)
             await service._listen(stack, keys)
             membership.url = service.http_url

@@ -48,14 +48,23 @@ def reported(settings: Settings) -> frozenset[str]:
 
 
 def make_dispatcher(
-    settings: Settings, store: Store, mailbox: Mailbox, switchboard: Switchboard, membership: Membership
+    settings: Settings,
+    store: Store,
+    mailbox: Mailbox,
+    trial_mailbox: Mailbox,
+    switchboard: Switchboard,
+    membership: Membership,
 ) -> tuple[Dispatcher, Webhooks]:
     url = settings.database.address
     endpoints = endpoints_of(settings)
     webhooks = Webhooks(endpoints, store.reports)
     begins = Waiting(store, switchboard)
     mails = OutcomeMail(
-        settings.mail.outcome, store=store, mailbox=mailbox, compose=partial(_compose_outcome, settings)
+        settings.mail.outcome,
+        store=store,
+        mailbox=mailbox,
+        trial_mailbox=trial_mailbox,
+        compose=partial(_compose_outcome, settings),
     )
     days = settings.record.keep_days
 

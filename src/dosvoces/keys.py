@@ -21,6 +21,7 @@ SECRET_BITS = 128
 ID_CHARS = 8
 """Of a key's hash: what names it to people and in the record, and says nothing of the key."""
 CHECK_CHARS = 4
+TEST_PREFIX = "dv_test_"
 
 _CROCKFORD = "0123456789abcdefghjkmnpqrstvwxyz"
 _SHAPE = re.compile(rf"dv_(?:live|test)_[{_CROCKFORD}]{{26}}[{_CROCKFORD}]{{{CHECK_CHARS}}}")

@@ -195,6 +195,8 @@ class Order:
     """The client's own; kept and given back."""
     asker: Asker = field(default_factory=Asker)
     """Whose ceilings it counts against."""
+    test: bool = False
+    """A trial run: everything is done but that nobody is rung and no mail leaves."""
 
     def caller_id(self, side: Side) -> str:
         return self.caller_id_first if side is Side.A else self.caller_id_second

@@ -41,11 +41,18 @@ class Leftovers:
     """What other processes left that is this node's to end."""
 
     def __init__(
-        self, store: Store, carrier: Carrier, now: Callable[[], datetime], under_way: Callable[[ConnectionId], bool]
+        self,
+        store: Store,
+        carrier_of: Callable[[ConnectionRecord], Carrier | None],
+        now: Callable[[], datetime],
+        under_way: Callable[[ConnectionId], bool],
     ) -> None:
-        """`under_way` says which of this node's open connections are its own doing."""
+        """
+        `carrier_of` gives what may have dialled for a connection, `None` if nothing can have. `under_way` says which of
+        this node's open connections are its own doing.
+        """
         self._store = store
-        self._carrier = carrier
+        self._carrier_of = carrier_of
         self._now = now
         self._under_way = under_way
         self._ending: dict[ConnectionId, asyncio.Task[None]] = {}
@@ -66,8 +73,9 @@ class Leftovers:
         for record, entries, leftovers in known:
             if not self._left(record):
                 continue  # It waited for a node when it was read, and was claimed here since.
-            take_back = self._carrier.take_back
-            releases = {side: asyncio.create_task(take_back(leftover)) for side, leftover in leftovers.items()}
+            releases = {}
+            if (carrier := self._carrier_of(record)) is not None:
+                releases = {side: asyncio.create_task(carrier.take_back(left)) for side, left in leftovers.items()}
             task = asyncio.create_task(_end(self._store, self._now, record, entries, releases))
             self._ending[record.id] = task
             task.add_done_callback(partial(self._forget, record.id))

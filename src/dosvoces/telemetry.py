@@ -24,6 +24,13 @@ from dosvoces.settings import Log
 REGISTRY = CollectorRegistry()
 CONNECTIONS = Counter("dosvoces_connections", "Connections that ended, by outcome.", ["outcome"], registry=REGISTRY)
 OPEN_CONNECTIONS = Gauge("dosvoces_open_connections", "Connections without an outcome.", registry=REGISTRY)
+TEST_CONNECTIONS = Counter(
+    "dosvoces_test_connections",
+    "Trial runs that ended, by outcome; in no other figure.",
+    ["outcome"],
+    registry=REGISTRY,
+)
+OPEN_TEST_CONNECTIONS = Gauge("dosvoces_open_test_connections", "Trial runs without an outcome.", registry=REGISTRY)
 LOOP_LAG = Gauge("dosvoces_loop_lag_seconds", "How late the event loop's timers are, last second.", registry=REGISTRY)
 
 

@@ -62,7 +62,7 @@ def render_mail(mail: KeptMail) -> str:
 def _list_lines(record: ConnectionRecord) -> Iterator[str]:
     created = f"{record.created_at:%Y-%m-%d %H:%M:%S}"
     talked = _talk_seconds(record)
-    end = _spoken(record.outcome or f"{record.phase} …")
+    end = ("test: " if record.test else "") + _spoken(record.outcome or f"{record.phase} …")
     yield f"{created}  {record.id}  {end}{'' if talked is None else f', {_clock(talked)}'}"
     yield _fit(f"{'':19}  {record.first} → {record.second}  {record.email}", WIDTH)
 
@@ -75,6 +75,8 @@ def _title(record: ConnectionRecord) -> str:
 
 
 def _facts(record: ConnectionRecord, rang_at: Mapping[Side, datetime]) -> Iterator[str]:
+    if record.test:
+        yield from _labelled("test", "a trial run: nobody is rung, no mail leaves")
     yield from _labelled("asked", f"{record.created_at:%Y-%m-%d %H:%M:%S.%f}"[:-3] + " UTC")
     yield from _labelled("interval", f"{record.interval_s} s")
     for name, number, side in (("A, first", record.first, Side.A), ("B, second", record.second, Side.B)):

@@ -66,6 +66,15 @@ async def test_of_a_thousand_at_once_exactly_ten_get_in(stores: Open) -> None:
     assert {order.id for order in let_in} == {record.id for record in await nodes[0].unfinished()}
 
 
+async def test_a_trial_run_counts_against_its_own_key_alone(stores: Open) -> None:
+    one = Most(per_day=1)
+    nodes = await stores(Ceilings(calls=one, key=Most(per_day=3), source=one, number=one, recipient=one, domain=one))
+    trials = [replace(order, test=True) for order in orders(5, key="test", source="192.0.2.9")]
+    assert 3 == len(await got_in(nodes, trials))
+    real = orders(2, start=1 + len(trials), key="live", source="192.0.2.9")
+    assert 1 == len(await got_in(nodes, real))
+
+
 @pytest.mark.parametrize(
     ("ceilings", "change"),
     [

@@ -29,6 +29,8 @@ class Call:
     """How long the far end may give no sign at all before the dial is given up; `None`: the protocol's own limit."""
     caller_id: str = ""
     """The number that this party sees, in E.164; empty: what the settings say."""
+    test: bool = False
+    """Of a trial run: a driver that reaches real phones refuses it."""
     may_leave: Callable[[], bool] = field(default=lambda: True, compare=False, repr=False)
     """Asked last of all: whether the call may still be placed by this process."""
 
@@ -111,6 +113,7 @@ class Carrier(Protocol):
     - *unjoined is told*: media lost after the join is one `Unjoined`; the legs stay up until they are hung up.
     - *leftovers are released*: `take_back` releases a leg that an earlier process left up, by the `dialog` note that
       was given before the leg's `Answered`; no event follows, and what can't be used does nothing.
+    - *a trial rings nobody*: a driver that reaches real phones raises `CarrierError` for a `Call.test`.
     - *caller ids are ours*: `check_caller_id` raises `NotAllowed` for a number that the way to a party may not show,
       and no call shows such a number.
     - *no policy*: no retry, no time-out but the protocol's and the one that the call brings; a leg without

@@ -9,7 +9,7 @@ import re
 from dosvoces.model import EndReason
 from dosvoces.sip.api import CallEnd, EndCause, Withheld
 
-_BY_STATUS: dict[int, EndReason] = {
+STATUS_REASONS: dict[int, EndReason] = {
     486: EndReason.BUSY,  # Busy Here
     600: EndReason.BUSY,  # Busy Everywhere
     408: EndReason.NO_ANSWER,  # Request Timeout
@@ -54,7 +54,7 @@ _CAUSE = re.compile(r";\s*cause\s*=\s*([0-9]{1,3})\s*(?:;|$)", re.IGNORECASE)
 def reason_of(end: CallEnd, *, answered: bool) -> EndReason:
     """Why the leg ended; `answered`: whether it was up before."""
     if end.cause is EndCause.REJECTED and end.status is not None:
-        plain = _BY_STATUS.get(end.status)
+        plain = STATUS_REASONS.get(end.status)
         if plain is None or end.status in _VAGUE:
             return callee_cause(end.detail) or plain or EndReason.FAILED
         return plain

@@ -35,6 +35,8 @@ class Script:
 
 ANSWERS = Script()
 TRUNK = "script"
+KEPT = 10_000
+"""Of what was dialled, the newest calls that are remembered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +60,16 @@ class FakeCarrier:
         script: Callable[[Call], Script] = lambda _call: ANSWERS,
         *,
         caller_ids: Collection[str] = (),
+        trunk: str = TRUNK,
         before: "FakeCarrier | None" = None,
     ) -> None:
         """
-        `caller_ids` are the numbers that a call may ask to show. `before` plays the process before this one, whose
-        calls this one can take back.
+        `caller_ids` are the numbers that a call may ask to show, `trunk` is the name that the record has. `before`
+        plays the process before this one, whose calls this one can take back.
         """
         self._script = script
         self._caller_ids = caller_ids
+        self._trunk = trunk
         self._before = before
         self._legs: dict[LegId, _FakeLeg] = {}
         self._joined: set[ConnectionId] = set()
@@ -86,9 +90,9 @@ class FakeCarrier:
         script = self._script(call)
         if script.unreachable:
             raise CarrierError(f"no route to {call.number.masked} in the script")
-        if TRUNK in call.avoid:
+        if self._trunk in call.avoid:
             raise CarrierError(f"no further way to {call.number.masked} in the script")
-        return _FakePlan(call, TRUNK, {"leg": call.id}, script)
+        return _FakePlan(call, self._trunk, {"leg": call.id}, script)
 
     async def dial(self, plan: DialPlan) -> None:
         assert isinstance(plan, _FakePlan), "a plan of this driver"
@@ -97,6 +101,7 @@ class FakeCarrier:
             raise NotOurs(f"leg {call.id} may no longer be dialled here")
         way = f"way {len(call.avoid) + 1}"
         self.dialed.append(call)
+        del self.dialed[:-KEPT]
         leg = self._legs[call.id] = _FakeLeg(call, script)
         self._tell(leg, Dialed(call.side, way))
         if len(call.avoid) < script.dead_ways:
@@ -147,7 +152,7 @@ class FakeCarrier:
         return []
 
     def trunks(self, number: PhoneNumber) -> list[str]:
-        return [TRUNK]
+        return [self._trunk]
 
     def capacity(self) -> int:
         return sys.maxsize

@@ -155,6 +155,8 @@ class SipCarrier:
         await self._upkeep.start(self._agent)
 
     def prepare(self, call: Call) -> DialPlan:
+        if call.test:
+            raise CarrierError("a trial run is never dialled by a trunk", permanent=True)
         way = self._trunks.way(call.number, self._now(), call.avoid, call.caller_id)
         trunk = way.trunk
         number = trunk.callers.number(call.side, call.caller_id)

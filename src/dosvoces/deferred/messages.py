@@ -28,6 +28,7 @@ def _data(report: Report, record: ConnectionRecord) -> dict[str, Any]:
         "created_at": _iso(record.created_at),
         "not_before": _iso(record.not_before),
         "expires_at": _iso(record.expires_at),
+        "test": record.test,
         "phase": record.phase,
         "outcome": record.outcome,
         "ended_by": record.ended_by,

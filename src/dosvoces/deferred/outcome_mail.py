@@ -40,12 +40,14 @@ class OutcomeMail:
         *,
         store: Store,
         mailbox: Mailbox,
+        trial_mailbox: Mailbox,
         compose: Compose,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._when = when
         self._store = store
         self._mailbox = mailbox
+        self._trial_mailbox = trial_mailbox
         self._compose = compose
         self._now = now
 
@@ -69,7 +71,8 @@ class OutcomeMail:
         if (seconds := early_s(delivery, self._now())) > 0:
             return Again(seconds)
         try:
-            await self._mailbox.deliver(self._compose(order, record))
+            mailbox = self._trial_mailbox if record.test else self._mailbox
+            await mailbox.deliver(self._compose(order, record))
         except MailError as error:
             return await self._failed(delivery, error)
         await self._store.reports.tried(delivery, DeliveryState.DELIVERED, "accepted", at=self._now(), next_at=None)

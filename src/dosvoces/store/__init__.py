@@ -123,6 +123,8 @@ class ConnectionRecord:
     talk_limit_s: int | None = None
     locale: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
+    test: bool = False
+    """A trial run, in which nobody is rung."""
 
     @property
     def waiting(self) -> bool:
@@ -150,6 +152,8 @@ class Wanted:
     created_before: datetime | None = None
     """Up to, and without, this moment."""
     metadata: Texts = ()
+    test: bool | None = None
+    """Trial runs alone, or none of them."""
 
 
 EVERY = Wanted()

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Dialect, Integer, bindparam, case, func, literal_column, select
+from sqlalchemy import ColumnElement, Dialect, Integer, bindparam, case, false, func, literal_column, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from dosvoces.core import LegState
@@ -75,9 +75,10 @@ class SharedLimits:
         """
         Raise `LimitReached` if `order` may not be opened now; else what `charge` is to count once it is.
 
-        `trunks` are those that could take each side: if all of one side's are full, it would only be mailed.
+        `trunks` are those that could take each side: if all of one side's are full, it would only be mailed. A trial
+        run takes no room, and needs none.
         """
-        if self._quota != NO_QUOTA:
+        if self._quota != NO_QUOTA and not order.test:
             self._admit_open(cursor, order, trunks)
         return self._ceilings.admit(cursor, order)
 
@@ -109,7 +110,7 @@ class SharedLimits:
     def take_turn(self, cursor: Cursor, order: Order, side: Side, trunk: str | None) -> float:
         """How many seconds the dial has to wait. Raises `LimitReached` if the trunk has no call or no turn left."""
         quota = self._quota.trunks.get(trunk or "")
-        if trunk is None or quota is None:
+        if trunk is None or quota is None or order.test:
             return 0.0
         self._lock(cursor, quota.max_calls, quota.calls_per_second)
         if self._full(trunk, self._calls(cursor, trunk, order, side)):
@@ -160,14 +161,14 @@ _ENDED: ColumnElement[str] = literal_column(f"'{LegState.ENDED.value}'")
 
 
 def _count_open() -> Any:
-    """All open connections that a node has begun, and those with each of two numbers."""
+    """All open connections that a node has begun, trial runs left out, and those with each of two numbers."""
 
     def with_number(name: str) -> Any:
         number = bindparam(name, type_=connection.c.first.type)
         return func.sum(case(((connection.c.first == number) | (connection.c.second == number), _ONE), else_=_ZERO))
 
     return select(func.count(), with_number("first_number"), with_number("second_number")).where(
-        connection.c.outcome.is_(None), connection.c.owner.is_not(None)
+        connection.c.outcome.is_(None), connection.c.owner.is_not(None), connection.c.test.is_(false())
     )
 
 

@@ -30,7 +30,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeEngine
 
-REVISION = "0008"
+REVISION = "0009"
 """The newest migration: what a database must be at. A test holds it equal to the head of `migrations/versions`."""
 
 
@@ -121,6 +121,7 @@ connection = Table(
     Column("metadata", JSON(none_as_null=True), doc="The client's own texts by name."),
     Column("asked_by", String(8), nullable=False, server_default="", doc="`api_key.id`; empty where no key is needed."),
     Column("source", String(43), nullable=False, server_default="", doc="The network address that asked."),
+    Column("test", Boolean, nullable=False, server_default=false(), doc="A trial run: nobody is ever rung for it."),
     Column("cancel_by", Text, doc="Who asked to end it, for its owner to read; NULL: nobody did."),
     Column("mail", String(8), nullable=False, server_default="pending", doc="`core.MailState`."),
     Column("phase", String(20), nullable=False),

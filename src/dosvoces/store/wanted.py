@@ -29,6 +29,8 @@ def _clauses(wanted: Wanted, now: datetime | None) -> Iterator[ColumnElement[boo
         yield c.id >= connection_id(wanted.created_after, 0)
     if wanted.created_before is not None:
         yield c.id < connection_id(wanted.created_before, 0)
+    if wanted.test is not None:
+        yield c.test.is_(wanted.test)
     for name, value in wanted.metadata:
         yield c.metadata[name].as_string() == value
 

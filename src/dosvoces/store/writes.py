@@ -266,6 +266,7 @@ _CONNECTION_COLUMNS = (
     "metadata",
     "asked_by",
     "source",
+    "test",
     "phase",
 )
 _ATTEMPT_COLUMNS = ("connection_id", "side", "attempt", "number", "at", "trunk", "facts")
@@ -386,6 +387,7 @@ def _connection_row(order: Order, node: NodeId) -> Row:
         "metadata": dict(order.metadata) or None,
         "asked_by": order.asker.key,
         "source": order.asker.source,
+        "test": order.test,
         "phase": Phase.RECORDED.value,
     }
 

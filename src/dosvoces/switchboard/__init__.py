@@ -8,6 +8,7 @@ event is journalled, and what can't be taken back leaves only after its intent i
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,19 +18,20 @@ from dosvoces import telemetry
 from dosvoces.carriers import Carrier
 from dosvoces.core import Answer, Connection, Terms
 from dosvoces.crashpoints import reached
-from dosvoces.errors import AlreadyRecorded, LimitReached, NotNow, StoreError
+from dosvoces.errors import AlreadyRecorded, LimitReached, NotAllowed, NotNow, StoreError
 from dosvoces.events import Cancel, Event, LostAtRestart, Started
 from dosvoces.journal import entry_of
 from dosvoces.mail import Mail, Mailbox
 from dosvoces.model import ConnectionId, Note, Order, Outcome, Side, Trunks
 from dosvoces.recovery import Leftovers
-from dosvoces.store import Earlier, Entry, Store
+from dosvoces.store import ConnectionRecord, Earlier, Entry, Store
 from dosvoces.store.answers import answer_of
-from dosvoces.switchboard.admission import NOT_RECORDABLE, Admission, Limits, not_now
+from dosvoces.switchboard.admission import NOT_RECORDABLE, Admission, Limits, Shut, not_now
 from dosvoces.switchboard.live import LiveConnection, Parts
 from dosvoces.switchboard.shutdown import drain
+from dosvoces.switchboard.trial import MAX_TRIALS, MAX_TRIALS_WORDS, Trial, World
 
-__all__ = ["Limits", "Switchboard"]
+__all__ = ["Limits", "Switchboard", "Trial"]
 
 JOINED_LOOK_S = 0.5
 """From one look at another node's connection to the next."""
@@ -54,26 +56,40 @@ class Switchboard:
         limits: Limits,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         holds_lease: Callable[[], bool] = lambda: True,
+        trial: Trial | None = None,
     ) -> None:
+        """Without a `trial`, trial runs are refused: they never find their way to `carrier` or `mailbox`."""
         self._store = store
         self._carrier = carrier
         self._limits = limits
         self._now = now
         self._live: dict[ConnectionId, LiveConnection] = {}
         self._parts = Parts(store, mailbox, carrier, compose, limits, now, holds_lease)
-        self._admission = Admission(store, carrier, limits, lambda: len(self._live))
-        self._leftovers = Leftovers(store, carrier, now, self._knows)
+        self._shut = Shut()
+        self._admission = Admission(store, carrier, limits.max_connections, lambda: self.open_connections, self._shut)
+        self._trials: set[ConnectionId] = set()
+        self._real = World(self._parts, self._admission)
+        self._trial = None if trial is None else self._trial_world(trial)
+        self._worlds = [world for world in (self._real, self._trial) if world is not None]
+        self._leftovers = Leftovers(store, self._carrier_of, now, self._knows)
         self._drains: list[asyncio.Task[None]] = []
         self._closed = False
 
     @property
     def open_connections(self) -> int:
-        return len(self._live)
+        """Those that have or may get a call: trial runs are no such connections."""
+        return len(self._live) - len(self._trials)
+
+    @property
+    def open_trials(self) -> int:
+        return len(self._trials)
 
     async def start(self) -> None:
         """Get ready to dial. Raises `CarrierError`."""
         self._store.when_taken(self._taken)
         await self._carrier.start(self)
+        if self._trial is not None:
+            await self._trial.parts.carrier.start(self)
 
     async def settle_leftovers(self) -> None:
         """Hang up and settle what is this node's in the record and not under way here. Raises `StoreError`."""
@@ -99,7 +115,7 @@ class Switchboard:
 
         Raises `NotNow` if there is no room for it now, `NotAllowed` if it can't be begun at all, and `StoreError`.
         """
-        with self._admission.entering(order):
+        with self._world(order).admission.entering(order):
             try:
                 if not await self._store.waiting.claim(order, trunks=self._trunks(order)):
                     return False
@@ -110,10 +126,10 @@ class Switchboard:
 
     def check(self, order: Order) -> None:
         """Raises `NotAllowed` if a caller id is not ours to show: worth knowing long before it is to be shown."""
-        self._admission.check(order)
+        self._world(order).admission.check(order)
 
     async def _begin(self, order: Order) -> LiveConnection:
-        with self._admission.entering(order):
+        with self._world(order).admission.entering(order):
             reached("k01_request_read")
             try:
                 await self._store.record(order, trunks=self._trunks(order))
@@ -128,7 +144,9 @@ class Switchboard:
             return self._enter(order)
 
     def _enter(self, order: Order) -> LiveConnection:
-        live = self._live[order.id] = LiveConnection(order, self._parts, self._over)
+        live = self._live[order.id] = LiveConnection(order, self._world(order).parts, self._over)
+        if order.test:
+            self._trials.add(order.id)
         # While it was recorded this process may have been frozen, or cut off: then it isn't begun here.
         live.happened(Started() if self._parts.holds_lease() else LostAtRestart("fence"))
         return live
@@ -181,25 +199,25 @@ class Switchboard:
     @property
     def idle(self) -> bool:
         """Whether nothing is under way here, nor beginning."""
-        return not self._live and not self._admission.anybody
+        return not self._live and not any(world.admission.anybody for world in self._worlds)
 
     @property
     def draining(self) -> bool:
-        return bool(self._admission.leaving)
+        return bool(self._shut.leaving)
 
     @property
     def fenced(self) -> bool:
-        return bool(self._admission.fenced)
+        return bool(self._shut.fenced)
 
     def fence(self, why: str) -> None:
         """Let go of everything: hang up, and take nothing new until `unfence`; `why` is what `problems` says."""
-        self._admission.fenced = why
+        self._shut.fenced = why
         for live in list(self._live.values()):
             live.happened(LostAtRestart("fence"))
 
     def unfence(self) -> None:
         """Take requests again."""
-        self._admission.fenced = ""
+        self._shut.fenced = ""
 
     def drain(self, *, by: str, limit_s: float | None) -> asyncio.Task[None]:
         """
@@ -207,10 +225,10 @@ class Switchboard:
 
         The task is done when nothing is open any more. Asked again, each limit counts.
         """
-        self._admission.leaving = self._admission.leaving or "draining: no new calls are taken here"
+        self._shut.leaving = self._shut.leaving or "draining: no new calls are taken here"
         if self._live:
             log.info("draining", by=by, limit_s=limit_s, open_connections=self.open_connections)
-        task = asyncio.create_task(drain(self._live, self._carrier, by=by, limit_s=limit_s), name="drain")
+        task = asyncio.create_task(drain(self._live, by=by, limit_s=limit_s), name="drain")
         self._drains.append(task)
         return task
 
@@ -236,7 +254,7 @@ class Switchboard:
         if self._closed:
             return
         self._closed = True
-        self._admission.leaving = "shutting down"
+        self._shut.leaving = "shutting down"
         await self._leftovers.close()
         for task in self._drains:
             task.cancel()
@@ -275,11 +293,32 @@ class Switchboard:
 
     # --- its own ---
 
+    def _trial_world(self, trial: Trial) -> World:
+        parts = replace(self._parts, carrier=trial.carrier, mailbox=trial.mailbox)
+        door = Admission(
+            self._store, trial.carrier, MAX_TRIALS, lambda: self.open_trials, self._shut, most_words=MAX_TRIALS_WORDS
+        )
+        return World(parts, door)
+
+    def _world(self, order: Order) -> World:
+        """Where `order` is carried out. Raises `NotAllowed` for a trial run where there are none."""
+        if not order.test:
+            return self._real
+        if self._trial is None:
+            raise NotAllowed("trial runs are not made here")
+        return self._trial
+
+    def _carrier_of(self, record: ConnectionRecord) -> Carrier | None:
+        """What may have dialled for this connection."""
+        if not record.test:
+            return self._carrier
+        return None if self._trial is None else self._trial.parts.carrier
+
     def _trunks(self, order: Order) -> Trunks:
-        return {side: self._carrier.trunks(order.number(side)) for side in Side}
+        return {} if order.test else {side: self._carrier.trunks(order.number(side)) for side in Side}
 
     def _knows(self, connection_id: ConnectionId) -> bool:
-        mine = connection_id in self._live or self._admission.knows(connection_id)
+        mine = connection_id in self._live or any(world.admission.knows(connection_id) for world in self._worlds)
         return mine or self._store.waiting.offers(connection_id)
 
     def _taken(self, connection_id: ConnectionId) -> None:
@@ -289,7 +328,9 @@ class Switchboard:
 
     def _over(self, live: LiveConnection, outcome: Outcome) -> None:
         del self._live[live.order.id]
-        telemetry.CONNECTIONS.labels(outcome).inc()
+        self._trials.discard(live.order.id)
+        ended = telemetry.TEST_CONNECTIONS if live.order.test else telemetry.CONNECTIONS
+        ended.labels(outcome).inc()
 
     def _journal_late(self, connection_id: ConnectionId, event: Event) -> None:
         ended = Connection(Terms(), outcome=Outcome.INTERRUPTED)

@@ -47,19 +47,36 @@ def _at_most(limit_s: float, asked_s: float | None) -> float:
     return limit_s if asked_s is None else min(limit_s, asked_s)
 
 
+@dataclass(slots=True)
+class Shut:
+    """Why nobody is let in, through whichever door; empty texts while somebody may be."""
+
+    leaving: str = ""
+    """For good."""
+    fenced: str = ""
+    """For now."""
+
+
 class Admission:
     """The door of one switchboard: who came in and is not open yet counts like who is."""
 
-    def __init__(self, store: Store, carrier: Carrier, limits: Limits, open_connections: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        carrier: Carrier,
+        most: int,
+        open_connections: Callable[[], int],
+        shut: Shut,
+        most_words: str = "dialing.max_connections and the open files allow",
+    ) -> None:
+        """At most `most` connections may be open, as many as `most_words`."""
         self._store = store
         self._carrier = carrier
-        self._limits = limits
+        self._most = most
+        self._most_words = most_words
+        self._shut = shut
         self._open_connections = open_connections
         self._entering: set[ConnectionId] = set()
-        self.leaving = ""
-        """Why nobody is let in any more, for good; empty while somebody may be."""
-        self.fenced = ""
-        """Why nobody is let in for now."""
 
     @property
     def anybody(self) -> bool:
@@ -89,12 +106,12 @@ class Admission:
             self._entering.discard(order.id)
 
     def _admit(self, order: Order) -> None:
-        if self._store.problems() and not self.leaving:
+        if self._store.problems() and not self._shut.leaving:
             # The store's words name files; they are for the operator, who has them in the log and in `problems`.
             raise NotNow(NOT_RECORDABLE)
         if problems := self._problems(self._carrier.problems(order.first, order.second)):
             full = self.full and len(problems) == 1
-            raise NotNow("; ".join(problems), leaving=bool(self.leaving), full=full)
+            raise NotNow("; ".join(problems), leaving=bool(self._shut.leaving), full=full)
         self.check(order)
 
     def check(self, order: Order) -> None:
@@ -105,7 +122,7 @@ class Admission:
 
     def _problems(self, of_carrier: list[str]) -> list[str]:
         problems = [*self._store.problems(), *of_carrier]
-        problems += [why for why in (self.leaving, self.fenced) if why]
+        problems += [why for why in (self._shut.leaving, self._shut.fenced) if why]
         if self.full:
             problems.append(self._fullness())
         return problems
@@ -114,10 +131,9 @@ class Admission:
     def full(self) -> bool:
         """Whether as many are open as may be, or as there are media ports for."""
         inside = self._open_connections() + len(self._entering)
-        return inside >= self._limits.max_connections or inside >= self._carrier.capacity()
+        return inside >= self._most or inside >= self._carrier.capacity()
 
     def _fullness(self) -> str:
-        most = self._limits.max_connections
-        if self._open_connections() + len(self._entering) >= most:
-            return f"{most} connections are open, as many as dialing.max_connections and the open files allow"
+        if self._open_connections() + len(self._entering) >= self._most:
+            return f"{self._most} connections are open, as many as {self._most_words}"
         return "no media port is free: those of the last calls rest for a while; widen media.ports"

@@ -145,6 +145,13 @@ class LiveConnection:
         if self._timer is None:
             self._schedule(self._parts.now())
 
+    def warn(self) -> int:
+        """Let whoever is on a line hear that it will be cut; how many that are."""
+        heard = [side for side in Side if self.state.leg(side).state is LegState.ANSWERED]
+        for side in heard:
+            self._parts.carrier.play_warning(leg_id(self.order.id, side))
+        return len(heard)
+
     # --- commands ---
 
     def _do(self, command: Command) -> None:
@@ -216,6 +223,7 @@ class LiveConnection:
             avoid=self.state.leg(side).tried,
             silence_limit_s=self._parts.limits.trunk_timeout_s,
             caller_id=self.order.caller_id(side),
+            test=self.order.test,
             # This process may be frozen at any moment before: then another node has settled the connection since.
             may_leave=self._parts.holds_lease,
         )

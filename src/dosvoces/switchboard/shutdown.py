@@ -5,10 +5,8 @@ from collections.abc import Mapping
 
 import structlog
 
-from dosvoces.carriers import Carrier
-from dosvoces.core import LegState
 from dosvoces.events import Cancel
-from dosvoces.model import ConnectionId, Side, leg_id
+from dosvoces.model import ConnectionId
 from dosvoces.switchboard.live import LiveConnection
 
 log = structlog.get_logger(__name__)
@@ -17,9 +15,7 @@ WARNING_S = 1.5
 """How long the warning tone is heard before the hang-up: one round of it, see `media/tones.py`."""
 
 
-async def drain(
-    live: Mapping[ConnectionId, LiveConnection], carrier: Carrier, *, by: str, limit_s: float | None
-) -> None:
+async def drain(live: Mapping[ConnectionId, LiveConnection], *, by: str, limit_s: float | None) -> None:
     """Return when nothing is open any more; what still is after `limit_s` hears the warning tone and is hung up."""
     try:
         async with asyncio.timeout(limit_s):
@@ -27,7 +23,7 @@ async def drain(
             return
     except TimeoutError:
         pass
-    await _announce(live, carrier)
+    await _announce(live)
     for each in list(live.values()):
         each.happened(Cancel(by))
     await _over(live)
@@ -38,16 +34,8 @@ async def _over(live: Mapping[ConnectionId, LiveConnection]) -> None:
         await asyncio.wait([each.over for each in live.values()], return_when=asyncio.FIRST_COMPLETED)
 
 
-async def _announce(live: Mapping[ConnectionId, LiveConnection], carrier: Carrier) -> None:
+async def _announce(live: Mapping[ConnectionId, LiveConnection]) -> None:
     """Let everybody who is on a line hear that it will be cut."""
-    heard = [
-        leg_id(each.order.id, side)
-        for each in live.values()
-        for side in Side
-        if each.state.leg(side).state is LegState.ANSWERED
-    ]
-    for leg in heard:
-        carrier.play_warning(leg)
-    if heard:
-        log.info("telling parties that their calls are cut", legs=len(heard))
+    if heard := sum(each.warn() for each in live.values()):
+        log.info("telling parties that their calls are cut", legs=heard)
         await asyncio.sleep(WARNING_S)

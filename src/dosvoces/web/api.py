@@ -15,9 +15,10 @@ from dosvoces.core import Phase
 from dosvoces.model import ConnectionId, Outcome
 from dosvoces.store import ConnectionRecord, Wanted
 from dosvoces.web.answers import Problem
+from dosvoces.web.auth import caller_of
 from dosvoces.web.described import CANCELLATION, CONNECTION, EVENTS, LIST, MAIL, PROBLEM
 from dosvoces.web.ports import Canceller, Records
-from dosvoces.web.problems import INVALID, KINDS, NO_SUCH_ADDRESS, NO_SUCH_CONNECTION, ProblemError
+from dosvoces.web.problems import INVALID, KINDS, NO_SUCH_ADDRESS, NO_SUCH_CONNECTION, NOT_A_TRIAL, ProblemError
 from dosvoces.web.views import (
     ConnectionsView,
     ConnectionView,
@@ -102,6 +103,7 @@ class _Resources:
         number: Annotated[str | None, Query(pattern=f"^{_E164.pattern}$", description="Either party's, E.164")] = None,
         created_after: Annotated[str | None, _moment_query("From this moment on, RFC 3339")] = None,
         created_before: Annotated[str | None, _moment_query("Before this moment, RFC 3339")] = None,
+        test: Annotated[Literal["true", "false"] | None, Query(description="Trial runs alone, or none")] = None,
         limit: Limit = PAGE,
         cursor: Cursor = None,
     ) -> ConnectionsView:
@@ -114,6 +116,7 @@ class _Resources:
             created_after=_moment("created_after", created_after),
             created_before=_moment("created_before", created_before),
             metadata=_metadata(request),
+            test=None if test is None else test == "true",
         )
         before = None if cursor is None else ConnectionId(cursor)
         # One more than asked for tells whether there is a next page.
@@ -129,7 +132,9 @@ class _Resources:
         record = await self._existing(id)
         return connection_view(record, await self._records.statistics([record.id]), self._clock())
 
-    async def cancel(self, id: Id, response: Response) -> ConnectionView:
+    async def cancel(self, id: Id, request: Request, response: Response) -> ConnectionView:
+        if caller_of(request.scope).test and not (await self._existing(id)).test:
+            raise ProblemError(NOT_A_TRIAL)
         asked = await self._canceller.cancel(ConnectionId(id), by="api")
         if asked is None:
             raise ProblemError(NO_SUCH_CONNECTION)

@@ -8,13 +8,24 @@ there is no room for anybody: that says nothing and begins nothing.
 
 import base64
 import binascii
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import structlog
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from dosvoces.keys import KEYLESS, Address, Network, Principal, Refused, address_of, source_of, within
+from dosvoces.keys import (
+    KEYLESS,
+    TEST_PREFIX,
+    Address,
+    Network,
+    Principal,
+    Refused,
+    address_of,
+    source_of,
+    within,
+)
 from dosvoces.keys import Scope as KeyScope
 from dosvoces.model import Asker
 from dosvoces.web.answers import Header, Reply, message
@@ -41,7 +52,10 @@ _REFUSALS = {
 }
 _SEVERAL_KEYS = message(401, "The request shows different API keys; show one", _WRONG_KEY)
 _NETWORK = message(403, "Requests from this network are not taken")
-_TEST_KEY = message(403, "A test key makes no calls, and there is no trial run for it yet: use a live key")
+_TEST_KEY = message(403, "A test key asks for connections, ends its own and looks at all: for this, use a live key")
+_STRAY_KEY = message(401, "There is no such test key here, and without a key the calls are real", _WRONG_KEY)
+_TRIED = re.compile(r"/call|/v1/connections|/v1/connections/[^/]+/cancellation")
+"""What a test key may ask for beside looking: there it is seen to that nothing real is touched."""
 _KEYS_UNKNOWN = message(503, "The API keys can't be checked now; nothing was done", (b"retry-after", b"5"))
 
 log = structlog.get_logger(__name__)
@@ -74,6 +88,13 @@ def peer_of(scope: Scope) -> Address | None:
     """Where a request comes from; `None` where that isn't known."""
     peer: Address | None = scope.get(PEER)
     return peer
+
+
+def caller_of(scope: Scope) -> Principal:
+    """Who asks at an address that isn't open: there is always somebody."""
+    principal = principal_of(scope)
+    assert principal is not None, "the guard lets nobody through without a principal"
+    return principal
 
 
 class Guard:
@@ -129,7 +150,8 @@ class Guard:
         shown = keys_shown(headers)
         try:
             if not await self._keyring.needed():
-                return KEYLESS
+                # Whoever shows a test key expects that nobody is rung, also where it is a key of another service.
+                return _refused(_STRAY_KEY, scope, why="stray test key", peer=peer) if _any_test(shown) else KEYLESS
             if not shown and (path in OPEN or (path in MACHINE and _here(peer, headers))):
                 return None
             if len(shown) != 1:
@@ -142,8 +164,7 @@ class Guard:
         wanted = KeyScope.READ if scope["method"] in ("GET", "HEAD", "OPTIONS") else KeyScope.CALL
         if path not in OPEN and not found.may(wanted):
             return _refused(_lacks(wanted), scope, why="scope", peer=peer, key=found.key_id)
-        if found.test and wanted is KeyScope.CALL:
-            # Whoever shows it expects that nobody is rung, and here are only real trunks.
+        if found.test and wanted is KeyScope.CALL and _TRIED.fullmatch(path) is None:
             return _refused(_TEST_KEY, scope, why="test key", peer=peer, key=found.key_id)
         return found
 
@@ -156,6 +177,10 @@ def _lacks(scope: KeyScope) -> Reply:
 def _refused(reply: Reply, scope: Scope, *, why: str, peer: Address | None, key: str = "") -> Reply:
     log.info("request_refused", status=reply.status, why=why, path=scope["path"][:64], peer=str(peer), key=key)
     return reply
+
+
+def _any_test(shown: Collection[str]) -> bool:
+    return any(key.startswith(TEST_PREFIX) for key in shown)
 
 
 # --- what a request shows ---

@@ -21,7 +21,7 @@ from dosvoces.model import ConnectionId, Order, Repeats, connection_id
 from dosvoces.store import Earlier
 from dosvoces.web import repeats
 from dosvoces.web.answers import INTERNAL_ERROR, Header, Problem, Reply, finish, message, quoted, refusal
-from dosvoces.web.auth import asker_of
+from dosvoces.web.auth import asker_of, caller_of
 from dosvoces.web.body import BadBody, BodyTooLarge, BodyTooSlow, ClientGone, is_json, parse_object, read_body
 from dosvoces.web.fields import check_fields, missing_arguments
 from dosvoces.web.ports import Connector
@@ -106,6 +106,7 @@ class CallEndpoint:
             idempotency_key=key,
             repeats=self._repeats,
             asker=asker_of(scope),
+            test=caller_of(scope).test,
         )
         order = replace(order, fingerprint=repeats.fingerprint("/call", order))
         reply = await self._place(order, quoted(fields.email_as_received))

@@ -17,13 +17,14 @@ import structlog
 from pydantic import TypeAdapter
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Scope
 
 from dosvoces.dialplan import NumberRules
 from dosvoces.errors import AlreadyRecorded, NotAllowed, NotNow, StoreError, TooMany
-from dosvoces.model import Asker, ConnectionId, Order, Repeats, connection_id
+from dosvoces.model import ConnectionId, Order, Repeats, connection_id
 from dosvoces.web import repeats
 from dosvoces.web.answers import REPLAYED, Header, Problem, Reply
-from dosvoces.web.auth import asker_of
+from dosvoces.web.auth import asker_of, caller_of
 from dosvoces.web.body import BadBody, BodyTooLarge, BodyTooSlow, ClientGone, is_json, parse_object, read_body
 from dosvoces.web.fields import Names, check_fields
 from dosvoces.web.ports import Connector, Records, Scheduler
@@ -111,7 +112,7 @@ class ConnectionsEndpoint:
             return problem(TOO_SLOW, str(error), _CLOSE)
         except BadBody as error:
             return invalid([error.problem])
-        order = self._order(members, key, asker_of(request.scope))
+        order = self._order(members, key, request.scope)
         if isinstance(order, list):
             return invalid(order)
         reply = (await self._place(order)).with_headers(*rate_limit(order.asker.standing))
@@ -120,7 +121,7 @@ class ConnectionsEndpoint:
             return reply
         return await self._waited(ConnectionId(_id_in(reply)), reply, wait_s)
 
-    def _order(self, members: dict[str, object], key: str | None, asker: Asker) -> Order | list[Problem]:
+    def _order(self, members: dict[str, object], key: str | None, scope: Scope) -> Order | list[Problem]:
         problems: list[Problem] = []
         lead = with_lead(members, problems.append)
         fields = check_fields(lead, self._rules, self._default_interval_s, NAMES, self._domains)
@@ -147,7 +148,8 @@ class ConnectionsEndpoint:
             talk_limit_s=terms.talk_limit_s,
             locale=terms.locale,
             metadata=terms.metadata,
-            asker=asker,
+            asker=asker_of(scope),
+            test=caller_of(scope).test,
         )
         return replace(order, fingerprint=repeats.fingerprint(PATH, order))
 
@@ -232,6 +234,7 @@ def _as_asked(order: Order) -> ConnectionView:
         talk_limit_s=order.talk_limit_s,
         locale=order.locale,
         metadata=dict(order.metadata),
+        test=order.test,
         joined_at=None,
         ended_at=None,
         legs=[],

@@ -12,6 +12,7 @@ from dosvoces.web.problems import (
     NO_RECORD,
     NO_SUCH_ADDRESS,
     NO_SUCH_CONNECTION,
+    NOT_A_TRIAL,
     NOT_NOW,
     TOO_LARGE,
     TOO_MANY,
@@ -59,6 +60,7 @@ CONNECTION_EXAMPLE: dict[str, Any] = {
     "talk_limit_s": None,
     "locale": "es",
     "metadata": {"lead_id": "4711"},
+    "test": False,
     "joined_at": "2026-05-09T07:35:33.020000Z",
     "ended_at": "2026-05-09T07:37:02.950000Z",
     "legs": [_LEG, _LEG | {"side": "b", "number": "+34960•••022", "reason": "cancelled"}],
@@ -150,7 +152,7 @@ _OVER[200]["content"]["application/json"]["schema"] = {"$ref": "#/components/sch
 
 LIST = _shown(200, {"data": [CONNECTION_EXAMPLE], "next_cursor": None}) | problems(INVALID)
 CONNECTION = _shown(200, CONNECTION_EXAMPLE) | problems(NO_SUCH_CONNECTION)
-CANCELLATION = _shown(202, OPEN_EXAMPLE, "It is being hung up") | _OVER | problems(NO_SUCH_CONNECTION)
+CANCELLATION = _shown(202, OPEN_EXAMPLE, "It is being hung up") | _OVER | problems(NOT_A_TRIAL, NO_SUCH_CONNECTION)
 EVENTS = _shown(200, {"data": [_EVENT], "next_cursor": None}) | problems(INVALID, NO_SUCH_CONNECTION)
 MAIL = _shown(200, _MAIL) | problems(NO_SUCH_CONNECTION)
 PROBLEM = _shown(

@@ -45,6 +45,12 @@ NO_SUCH_CONNECTION = Kind(
     "There is no such connection",
     "It never was, or the time for which connections are kept is over. Ids are 26 characters, in lower case.",
 )
+NOT_A_TRIAL = Kind(
+    "not_a_trial_run",
+    403,
+    "A test key ends trial runs alone",
+    "Nothing was done: this is a real connection. Use a live key.",
+)
 METHOD = Kind("method_not_allowed", 405, "This address does not take this method", "`Allow` names those that it takes.")
 TOO_SLOW = Kind(
     "body_too_slow", 408, "The body took too long", "Nothing was done. Ask again, and send the body at once."
@@ -95,6 +101,7 @@ KINDS = {
         BROKEN_OFF,
         NO_SUCH_ADDRESS,
         NO_SUCH_CONNECTION,
+        NOT_A_TRIAL,
         METHOD,
         TOO_SLOW,
         TOO_LARGE,

@@ -105,6 +105,8 @@ class ConnectionView:
     talk_limit_s: int | None
     locale: str
     metadata: dict[str, str]
+    test: bool
+    """A trial run: nobody was rung, no mail left."""
     joined_at: datetime | None
     ended_at: datetime | None
     legs: list[LegView]
@@ -162,6 +164,7 @@ def connection_view(record: ConnectionRecord, entries: Iterable[Entry], now: dat
         talk_limit_s=record.talk_limit_s,
         locale=record.locale,
         metadata=dict(record.metadata),
+        test=record.test,
         joined_at=record.joined_at,
         ended_at=record.ended_at,
         legs=[_leg_view(leg, quality.get(leg.side)) for leg in record.legs],
