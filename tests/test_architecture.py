@@ -49,6 +49,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "cli_nodes",
             "cli_numbers",
             "cli_options",
+            "cli_people",
             "cli_webhooks",
             "cli_widget",
             "doctor",
@@ -93,11 +94,17 @@ CONCRETE = frozenset(
 MAY_NAME_CONCRETE = {
     "app",
     "app_deferred",
+MAY_NAME_CONCRETE = {
     "app_trial",
+}
     "cli",
     "cli_data",
     "cli_keys",
     "cli_nodes",
+<<<<<<< HEAD
+=======
+    "cli_people",
+>>>>>>> 9c7df1a (Forget people, and show what is known of them)
     "cli_webhooks",
     "testing",
 }

@@ -22,6 +22,7 @@ from dosvoces.cli_keys import audit_app, keys_app
 from dosvoces.cli_nodes import nodes_app
 from dosvoces.cli_numbers import numbers_app
 from dosvoces.cli_options import AsJson, Config, as_json, settings_of
+from dosvoces.cli_people import people_app
 from dosvoces.cli_webhooks import webhooks_app
 from dosvoces.cli_widget import widget_app
 from dosvoces.errors import DosvocesError, SettingsError
@@ -47,6 +48,7 @@ app.add_typer(data_app)
 app.add_typer(numbers_app)
 app.add_typer(keys_app, name="keys")
 app.add_typer(audit_app)
+app.add_typer(people_app)
 app.add_typer(webhooks_app, name="webhooks")
 app.add_typer(widget_app, name="widget")
 

@@ -1,0 +1,303 @@
+"""
+What the record knows of a person, by number or e-mail address: shown, or forgotten for good.
+
+Every column of every table is here, either with what takes its place or among those that say nothing of anybody; a test
+holds that complete. A person who is forgotten leaves the facts of a call (when, how long, how it ended), under one
+made-up name so that calls can still be counted, and none of the texts that came with it.
+"""
+
+import hashlib
+import re
+import secrets
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy.exc
+from sqlalchemy import ColumnElement, Connection, LargeBinary, Table, Text, cast, delete, or_, select, update
+
+from dosvoces.errors import NotAllowed, StoreError
+from dosvoces.store.audit import newest_acts, write_act
+from dosvoces.store.database import Database
+from dosvoces.store.keys import Act
+from dosvoces.store.tables import connection, delivery, dial_attempt, journal, leg, mail, metadata, report, spent
+
+IDENTIFIERS: dict[Table, tuple[str, ...]] = {
+    connection: ("first", "second", "email"),
+    leg: ("number",),
+    dial_attempt: ("number",),
+}
+"""Whose call it was: the made-up name takes their place, where they are that person's."""
+
+ERASED: dict[Table, dict[str, Any]] = {
+    connection: {
+        "first_received": "",
+        "second_received": "",
+        **dict.fromkeys(("property_name", "agent_name", "url", "city", "area_m2", "price", "lead_more", "metadata")),
+        "idempotency_key": None,
+        "fingerprint": "",
+        "source": "",
+        "answer_body": None,
+    },
+    leg: {"dialog": None},
+    dial_attempt: {"facts": None},
+    report: {"body": None},
+    delivery: {"answer": ""},
+}
+"""What takes the place of what may say something of somebody."""
+
+REWRITTEN: dict[Table, tuple[str, ...]] = {leg: ("detail",), journal: ("facts",)}
+"""Of which what is no text about anybody stays: a SIP status, figures."""
+
+DELETED = {"capture": ("packed",), "mail": ("recipient", "subject", "content"), "spent": ("counter",)}
+"""Tables whose rows go whole."""
+
+IMPERSONAL: dict[str, frozenset[str]] = {
+    "connection": frozenset(
+        "id created_at caller_id_first caller_id_second interval_s resumes owner not_before expires_at ring_timeout_s "
+        "talk_limit_s locale asked_by cancel_by mail phase outcome ended_by failed_side started_at joined_at ended_at "
+        "deadline answer_status version test".split()
+    ),
+    "leg": frozenset("connection_id side state dialed_at answered_at released_at ended_at reason".split()),
+    "dial_attempt": frozenset("connection_id side attempt at trunk".split()),
+    "journal": frozenset("connection_id seq at event side before after".split()),
+    "report": frozenset("connection_id number event side at passed_on".split()),
+    "delivery": frozenset("connection_id number target state tries tried_at next_at".split()),
+    "capture": frozenset({"connection_id"}),
+    "mail": frozenset({"number", "message_id", "kept_at"}),
+    "spent": frozenset({"since", "used"}),
+    # What operators did and run: an act has no numbers of people, by `store.keys.Act`.
+    "audit": frozenset("id at who what subject facts".split()),
+    "api_key": frozenset(
+        "id digest name test scopes networks limits created_at expires_at revoked_at last_used_at replaces".split()
+    ),
+    "node": frozenset(
+        "id name host pid born place url version started_at beat_at capacity open_connections draining drain_by "
+        "drain_until heir".split()
+    ),
+    "trunk_pace": frozenset({"trunk", "next_at"}),
+}
+"""Columns that say nothing of those who were called or mailed to."""
+
+SCRUB_LIMIT_S = 10.0
+
+_E164 = re.compile(r"\+[1-9]\d{6,14}", re.ASCII)
+_STATUS = re.compile(r"[1-6]\d\d(?!\d)", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """Somebody, by what the record knows them by."""
+
+    value: str
+    """A number in E.164, or an e-mail address in small letters."""
+
+    @property
+    def needle(self) -> str:
+        """What is looked for in texts."""
+        return self.value.removeprefix("+")
+
+    @property
+    def is_number(self) -> bool:
+        return self.value.startswith("+")
+
+
+def person_of(text: str) -> Person:
+    """Raises `NotAllowed` for what is neither a number nor an e-mail address."""
+    compact = text.strip()
+    if "@" in compact:
+        local, _, domain = compact.rpartition("@")
+        if local and "." in domain and not any(char.isspace() for char in compact):
+            return Person(compact.lower())
+    else:
+        number = re.sub(r"[ .()-]", "", compact)
+        number = f"+{number[2:]}" if number.startswith("00") else number
+        if _E164.fullmatch(number):
+            return Person(number)
+    raise NotAllowed(f"{text!r} is no number with its country's code, +34600000011, and no e-mail address")
+
+
+def known_of(database: Database, person: Person, *, by: str) -> dict[str, list[dict[str, Any]]]:
+    """
+    Every row about `person`, by table, as the record has it; that it was asked for is written down.
+
+    Raises `StoreError`.
+    """
+    with _transaction(database) as db:
+        found = {table.name: rows for table, rows in _rows(db, person) if rows}
+        write_act(db, Act(by, "person.export", *_unnamed(person, sum(map(len, found.values())))))
+        return found
+
+
+def forget(database: Database, person: Person, *, by: str) -> int:
+    """
+    Take `person` out of the record, all or nothing; returns of how many connections.
+
+    Raises `NotAllowed` while one of them is not over, and `StoreError`.
+    """
+    with _transaction(database) as db:
+        ids = _connections_of(db, person)
+        live = db.scalars(select(connection.c.id).where(connection.c.id.in_(ids), connection.c.outcome.is_(None)))
+        if still := sorted(live):
+            raise NotAllowed(
+                f"{len(still)} of these connections are not over ({', '.join(still[:5])}): end them with "
+                "`dosvoces hangup ID`, then try again"
+            )
+        for table in metadata.sorted_tables:
+            _erase(db, table, ids)
+        _rename(db, person)
+        db.execute(delete(mail).where(or_(*_mails_of(ids), _holds(mail.c.recipient, person))))
+        db.execute(delete(spent).where(_holds(spent.c.counter, person)))
+        if left := [table.name for table, rows in _rows(db, person) if rows]:
+            raise StoreError(f"it is still in {', '.join(left)}; nothing was changed", permanent=True)
+        write_act(db, Act(by, "person.forget", *_unnamed(person, len(ids))))
+        return len(ids)
+
+
+def scrub(database: Database) -> bool:
+    """
+    Have the database overwrite what was deleted; `False` if somebody reads an old state of it for longer than that.
+
+    What lies outside of it (copies, a PostgreSQL server's archived log, a disk's own blocks) is beyond our reach.
+    Writers wait meanwhile: about a second for 100 MB.
+    """
+    engine = database.beside().execution_options(isolation_level="AUTOCOMMIT")
+    try:
+        with engine.connect() as db:
+            if db.dialect.name == "postgresql":
+                db.exec_driver_sql("SET statement_timeout = 0")
+                for table in metadata.sorted_tables:
+                    db.exec_driver_sql(f"VACUUM {db.dialect.identifier_preparer.format_table(table)}")
+                return True
+            db.exec_driver_sql("VACUUM")
+            limit = time.monotonic() + SCRUB_LIMIT_S
+            # The old pages are in the write-ahead log until it begins anew.
+            while db.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()[0]:
+                if time.monotonic() > limit:
+                    return False
+                time.sleep(0.05)
+            return True
+    except sqlalchemy.exc.SQLAlchemyError as error:
+        raise database.explain(error) from error
+    finally:
+        engine.dispose()
+
+
+def was_forgotten(db: Connection, person: Person, *, acts: int = 10_000) -> bool:
+    """Whether the audit has an act that forgot `person`: for whoever restores a copy that is older."""
+    done = (act for act in newest_acts(db, acts) if act.what == "person.forget")
+    return any(act.subject == _hash(person, str(act.facts.get("salt"))) for act in done)
+
+
+def _unnamed(person: Person, rows: int) -> tuple[str, dict[str, str | int | float | None]]:
+    """For the audit: what tells who knows the person already that it was they, and nothing to others at a glance."""
+    salt = secrets.token_hex(8)
+    return _hash(person, salt), {"salt": salt, "kind": "number" if person.is_number else "email", "found": rows}
+
+
+def _hash(person: Person, salt: str) -> str:
+    return hashlib.sha256(f"{salt} {person.value}".encode()).hexdigest()[:26]
+
+
+@contextmanager
+def _transaction(database: Database) -> Iterator[Connection]:
+    """One that may take its time, beside a running service. Raises `StoreError`."""
+    engine = database.beside()
+    try:
+        with engine.connect() as db, db.begin():
+            db.exec_driver_sql(database.begin)
+            if db.dialect.name == "postgresql":
+                db.exec_driver_sql("SET LOCAL statement_timeout = 0")
+            yield db
+    except sqlalchemy.exc.SQLAlchemyError as error:
+        raise database.explain(error) from error
+    finally:
+        engine.dispose()
+
+
+# --- looking ---
+
+
+def _holds(column: ColumnElement[Any], person: Person) -> ColumnElement[bool]:
+    return cast(column, Text).icontains(person.needle, autoescape=True)
+
+
+def _connections_of(db: Connection, person: Person) -> list[str]:
+    """Those in which it is a party or the recipient, and those whose texts name it."""
+    ids: set[str] = set()
+    for table in metadata.sorted_tables:
+        columns = [column for column in table.columns if column.name in _personal(table) and _is_text(column)]
+        key = connection.c.id if table is connection else table.c.get("connection_id")
+        if key is not None and columns:
+            ids |= set(db.scalars(select(key).where(or_(*(_holds(column, person) for column in columns)))))
+    return sorted(ids)
+
+
+def _rows(db: Connection, person: Person) -> Iterator[tuple[Table, list[dict[str, Any]]]]:
+    ids = _connections_of(db, person)
+    for table in metadata.sorted_tables:
+        if table is mail:
+            which = or_(*_mails_of(ids), _holds(mail.c.recipient, person))
+        elif table is spent:
+            which = _holds(spent.c.counter, person)
+        elif table is connection or "connection_id" in table.c:
+            which = (table.c.id if table is connection else table.c.connection_id).in_(ids)
+        else:
+            continue
+        yield table, [dict(row._mapping) for row in db.execute(select(table).where(which))]
+
+
+def _mails_of(ids: Sequence[str]) -> list[ColumnElement[bool]]:
+    """A mail's Message-ID begins with its connection's id."""
+    return [mail.c.message_id.startswith(f"<{each}", autoescape=True) for each in ids]
+
+
+def _personal(table: Table) -> set[str]:
+    return {
+        *IDENTIFIERS.get(table, ()),
+        *ERASED.get(table, {}),
+        *REWRITTEN.get(table, ()),
+        *DELETED.get(table.name, ()),
+    }
+
+
+def _is_text(column: ColumnElement[Any]) -> bool:
+    return not isinstance(column.type, LargeBinary)
+
+
+# --- forgetting ---
+
+
+def _erase(db: Connection, table: Table, ids: Sequence[str]) -> None:
+    """Take the texts out of these connections' rows."""
+    key = table.c.id if table is connection else table.c.get("connection_id")
+    if key is None:
+        return
+    if table.name in DELETED:
+        db.execute(delete(table).where(key.in_(ids)))
+    if table in ERASED:
+        db.execute(update(table).where(key.in_(ids)).values(ERASED[table]))
+    if table is leg:
+        for row in db.execute(select(leg.c.connection_id, leg.c.side, leg.c.detail).where(key.in_(ids))).all():
+            status = _STATUS.match(row.detail)
+            one = leg.c.connection_id == row.connection_id, leg.c.side == row.side
+            db.execute(update(leg).where(*one).values(detail=status[0] if status else ""))
+    if table is journal:
+        for entry in db.execute(
+            select(journal.c.connection_id, journal.c.seq, journal.c.facts).where(key.in_(ids))
+        ).all():
+            figures = {name: fact for name, fact in (entry.facts or {}).items() if not isinstance(fact, str)}
+            one = journal.c.connection_id == entry.connection_id, journal.c.seq == entry.seq
+            db.execute(update(journal).where(*one).values(facts=figures or None))
+
+
+def _rename(db: Connection, person: Person) -> None:
+    """One made-up name for this person, in all of their calls; made by chance, so that nothing leads back."""
+    name = f"forgotten-{secrets.token_hex(3)}"
+    for table, columns in IDENTIFIERS.items():
+        for column in columns:
+            if (column == "email") != person.is_number:
+                new = name if person.is_number else f"{name}@invalid"
+                db.execute(update(table).where(_holds(table.c[column], person)).values({column: new}))
