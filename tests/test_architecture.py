@@ -94,17 +94,12 @@ CONCRETE = frozenset(
 MAY_NAME_CONCRETE = {
     "app",
     "app_deferred",
-MAY_NAME_CONCRETE = {
     "app_trial",
-}
     "cli",
     "cli_data",
     "cli_keys",
     "cli_nodes",
-<<<<<<< HEAD
-=======
     "cli_people",
->>>>>>> 9c7df1a (Forget people, and show what is known of them)
     "cli_webhooks",
     "testing",
 }
