@@ -29,6 +29,7 @@ from dosvoces.store.sql import SqlStore, open_store
 from dosvoces.switchboard import Limits, Switchboard
 from dosvoces.testing import until
 from dosvoces.web import build_app
+from dosvoces.web.feed import Listeners
 from tests.web_fakes import FakeCanceller, FakeReadiness, FakeRecords, FakeScheduler
 
 SECOND = "+34960000022"
@@ -141,6 +142,8 @@ class World:
             connector=board,
             scheduler=FakeScheduler(),
             records=FakeRecords(),
+            feed=inner.feed,
+            listeners=Listeners(inner.feed, most=0),
             canceller=FakeCanceller(),
             readiness=FakeReadiness(),
             rules=NumberRules(),

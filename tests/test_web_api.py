@@ -267,6 +267,7 @@ async def test_the_description_covers_every_address() -> None:
         "/v1/connections/{id}/cancellation",
         "/v1/connections/{id}/events",
         "/v1/connections/{id}/mail",
+        "/v1/events",
         "/v1/problems/{code}",
     }
     assert set(description["paths"]["/v1/connections"]) == {"get", "post"}

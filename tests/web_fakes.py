@@ -14,6 +14,7 @@ from dosvoces.errors import AlreadyRecorded, NotAllowed
 from dosvoces.model import ConnectionId, Order, Repeats
 from dosvoces.store import EVERY, ConnectionRecord, Earlier, Entry, KeptMail, Wanted
 from dosvoces.web import build_app
+from dosvoces.web.feed import Listeners
 
 NOW = datetime(2026, 3, 2, 10, 30, tzinfo=UTC)
 RULES = NumberRules(own_numbers=frozenset({"+34960000000"}))
@@ -163,7 +164,10 @@ def app_with(
     scheduler: FakeScheduler | None = None,
     repeats: Repeats = Repeats(),  # noqa: B008  # It is frozen.
 ) -> FastAPI:
+    feed: Any = None  # Streams are tried with a whole service.
     return build_app(
+        feed=feed,
+        listeners=Listeners(feed, most=0),
         connector=connector,
         scheduler=scheduler or FakeScheduler(),
         records=records or FakeRecords(),

@@ -58,6 +58,7 @@ from dosvoces.store.keys import Keys
 from dosvoces.store.sql import open_keys, open_roll, open_store
 from dosvoces.switchboard import Limits, Switchboard
 from dosvoces.web import build_app
+from dosvoces.web.feed import Listeners
 from dosvoces.web.recipient import Domains
 from dosvoces.web.server import HttpServer
 
@@ -96,6 +97,7 @@ class Service:
         self.membership = membership
         self.dispatcher = dispatcher
         self.clock = clock
+        self.listeners = Listeners(store.feed, most=settings.http.max_streams)
         self.http: HttpServer
         """Set last, when everything behind it is ready."""
 
@@ -161,11 +163,13 @@ class Service:
             # Last, and in the background: neither hanging up what a crash left nor the door waits for it.
             dispatcher.start()
             yield service
+            service.listeners.close()
             # Requests that wait for their call are answered while the door is still open; new ones get 503.
             await switchboard.close()
 
     async def drain(self, limit_s: float) -> None:
         """Take no more requests; return when no call is open any more, which those after `limit_s` are told."""
+        self.listeners.close()
         await self.switchboard.drain(by="shutdown", limit_s=limit_s)
 
     async def _listen(self, stack: AsyncExitStack, keys: Keys) -> None:
@@ -180,6 +184,8 @@ class Service:
             connector=connector,
             scheduler=self.dispatcher,
             records=self.store,
+            feed=self.store.feed,
+            listeners=self.listeners,
             canceller=self.membership,
             readiness=self,
             rules=rules,
@@ -191,7 +197,9 @@ class Service:
         add_widget(app, self.settings, connector=connector, records=self.store, rules=rules, clock=self.clock)
         # Each open connection may have its client waiting; beside them there is room to be refused and to look.
         most = _max_connections(self.settings)
-        max_clients = min(2 * most + 200, open_files.clients_within(open_files.raise_limit(), most))
+        max_clients = min(
+            2 * most + 200 + self.settings.http.max_streams, open_files.clients_within(open_files.raise_limit(), most)
+        )
         self.http = HttpServer(
             guarded(self.settings, app, keys, stack),
             host=self.settings.http.host,

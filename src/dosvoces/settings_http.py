@@ -65,6 +65,8 @@ class Http(Section):
     origins: OriginList = ()
     """Web pages that may send requests from a browser, such as `["https://www.example.com"]`; those of others get 403.
     Only these are answered with CORS headers."""
+    max_streams: Annotated[int, Field(ge=0, le=10_000)] = 100
+    """Event streams that may be open at once; more get 503. See [events](../howto/events.md)."""
     i_accept_toll_fraud: bool = False
     """Start on a public address although whoever reaches it can make calls at your expense."""
 

@@ -8,12 +8,15 @@ disk. `journal` alone is written behind. One writer gathers what waits across al
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from dosvoces.core import Answer, Connection
 from dosvoces.mail import Mail
 from dosvoces.model import NO_TRUNKS, ConnectionId, Facts, NodeId, Order, Outcome, Side, Texts, Trunks
 from dosvoces.store.reports import Reports, Waiting
+
+if TYPE_CHECKING:
+    from dosvoces.store.feed import Feed
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +205,8 @@ class Store(Protocol):
 
     node: NodeId
     """Whose the connections are that are recorded here. It changes when this process begins anew as another node."""
+    feed: "Feed"
+    """All journals as one."""
     reports: Reports
     """What is to be told."""
     waiting: Waiting

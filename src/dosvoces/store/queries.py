@@ -77,14 +77,14 @@ def newest_connections(
 def journal_of(db: Connection, connection_id: ConnectionId) -> list[Entry]:
     """A connection's journal, oldest first."""
     rows = db.execute(select(journal).where(journal.c.connection_id == connection_id).order_by(journal.c.seq))
-    return [_entry(row) for row in rows]
+    return [entry_in(row) for row in rows]
 
 
 def statistics_of(db: Connection, connections: Sequence[ConnectionId]) -> list[Entry]:
     """What these connections' journals have of their legs' audio."""
     c = journal.c
     which = c.connection_id.in_(connections) & (c.event == "statistics")
-    return [_entry(row) for row in db.execute(select(journal).where(which).order_by(c.connection_id, c.seq))]
+    return [entry_in(row) for row in db.execute(select(journal).where(which).order_by(c.connection_id, c.seq))]
 
 
 def dials_of(db: Connection, connection_id: ConnectionId) -> list[DialRecord]:
@@ -169,7 +169,8 @@ def _connection_record(row: Row[Any], legs: Sequence[LegRecord]) -> ConnectionRe
     )
 
 
-def _entry(row: Row[Any]) -> Entry:
+def entry_in(row: Row[Any]) -> Entry:
+    """The line of a journal that `row` has."""
     return Entry(
         connection_id=ConnectionId(row.connection_id),
         at=row.at,

@@ -37,6 +37,7 @@ from dosvoces.store import (
 )
 from dosvoces.store.address import SqliteAddress, parse_database_url
 from dosvoces.store.database import Database
+from dosvoces.store.feed import SqlFeed
 from dosvoces.store.lane import Lane
 from dosvoces.store.limits import NO_QUOTA, Quota, SharedLimits
 from dosvoces.store.prepared import Cursor
@@ -119,6 +120,8 @@ class SqlStore(Store):
         self._quota = quota
         self._limits: SharedLimits | None = None
         self._is_reader = reader
+        self.feed = SqlFeed(self)
+        """All journals as one."""
         self.reports = SqlReports(self)
         """What is to be told."""
         self.waiting = SqlWaiting(self, self.reports)
@@ -274,6 +277,7 @@ class SqlStore(Store):
             log.error("record_closed_entry_lost", connection=entry.connection_id, entry=entry.event)
         else:
             self._writer.journal(entry, kept)
+            self.feed.news.set()
             self._report(entry)
 
     def _report(self, entry: Entry) -> None:

@@ -29,6 +29,7 @@ from dosvoces.errors import AlreadyRecorded, NotOurs, StoreError
 from dosvoces.mail import Mail
 from dosvoces.model import ConnectionId, Facts, NodeId, Order, Outcome, Side
 from dosvoces.store import Entry, repeats
+from dosvoces.store.feed import position_in
 from dosvoces.store.prepared import Cursor, Prepared, Row, Statement, insert_new
 from dosvoces.store.reports import ENDED
 from dosvoces.store.tables import (
@@ -64,7 +65,7 @@ class Writes:
         self._insert_attempt = insert_new(dial_attempt, dialect, _ATTEMPT_COLUMNS)
         self._insert_mail = insert_new(mail, dialect, [column.name for column in mail.c if column.name != "number"])
         self._insert_capture = insert_new(capture, dialect, [column.name for column in capture.c])
-        self._insert_entry = Prepared(_insert_entry(), dialect)
+        self._insert_entry = Prepared(_insert_entry(dialect), dialect)
         self._insert_report = Prepared(_insert_report(), dialect)
         self._update_connection = Prepared(_update_open(_STATE_COLUMNS), dialect)
         self._settle_connection = Prepared(_update_open((*_STATE_COLUMNS, "outcome", "ended_at")), dialect)
@@ -341,14 +342,15 @@ def _remember_answer() -> Statement:
     )
 
 
-def _insert_entry() -> Statement:
+def _insert_entry(dialect: Dialect) -> Statement:
     """Its number is one more than its journal's last: right after any restart, with nothing to remember."""
     earlier = journal.alias("earlier")
     last = select(func.coalesce(func.max(earlier.c.seq), _ZERO)).where(earlier.c.connection_id == bindparam("of"))
     names = ("at", "event", "side", "before", "after", "facts")
     values: dict[str, Any] = {name: bindparam(name, type_=journal.c[name].type) for name in names}
     # Inline: nobody asks for the number, and RETURNING it would forbid many rows in one call.
-    return insert(journal).inline().values(connection_id=bindparam("of"), seq=last.scalar_subquery() + _ONE, **values)
+    values |= {"connection_id": bindparam("of"), "seq": last.scalar_subquery() + _ONE, "position": position_in(dialect)}
+    return insert(journal).inline().values(**values)
 
 
 def _insert_report() -> Statement:

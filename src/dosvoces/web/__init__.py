@@ -20,11 +20,13 @@ from dosvoces.dialplan import NumberRules
 from dosvoces.errors import StoreError
 from dosvoces.mail.messages import locales
 from dosvoces.model import Repeats
+from dosvoces.store.feed import Feed
 from dosvoces.web.answers import Problem, Reply
 from dosvoces.web.api import api_routes
 from dosvoces.web.call import CallEndpoint
 from dosvoces.web.connections import PATH as CONNECTIONS_PATH
 from dosvoces.web.connections import ConnectionsEndpoint
+from dosvoces.web.feed import Listeners
 from dosvoces.web.health import healthz, metrics, readyz
 from dosvoces.web.openapi import completed
 from dosvoces.web.ports import Canceller, Connector, Readiness, Records, Scheduler
@@ -40,6 +42,7 @@ from dosvoces.web.problems import (
 )
 from dosvoces.web.problems import PATH as PROBLEMS_PATH
 from dosvoces.web.recipient import ALL_DOMAINS, Domains
+from dosvoces.web.streams import Streams
 
 _log = structlog.get_logger(__name__)
 
@@ -49,6 +52,8 @@ def build_app(
     connector: Connector,
     scheduler: Scheduler,
     records: Records,
+    feed: Feed,
+    listeners: Listeners,
     canceller: Canceller,
     readiness: Readiness,
     rules: NumberRules,
@@ -84,7 +89,8 @@ def build_app(
         domains=domains,
     )
     app.router.routes.append(Route(CONNECTIONS_PATH, ask.__call__, methods=["POST"]))
-    app.include_router(api_routes(records, canceller, clock))
+    streams = Streams(feed=feed, listeners=listeners, records=records, clock=clock)
+    app.include_router(api_routes(records, canceller, clock, streams))
 
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(ProblemError, _problem)
@@ -99,7 +105,7 @@ def description() -> dict[str, Any]:
     """What `/openapi.json` says, without a service."""
     app = _door()
     nothing: Any = None  # Nobody asks.
-    app.include_router(api_routes(nothing, nothing, nothing))
+    app.include_router(api_routes(nothing, nothing, nothing, nothing))
     return completed(app.openapi())
 
 

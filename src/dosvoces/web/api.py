@@ -9,16 +9,17 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import APIRouter, Header, Path, Query, Request, Response
 
 from dosvoces.core import Phase
 from dosvoces.model import ConnectionId, Outcome
 from dosvoces.store import ConnectionRecord, Wanted
 from dosvoces.web.answers import Problem
 from dosvoces.web.auth import caller_of
-from dosvoces.web.described import CANCELLATION, CONNECTION, EVENTS, LIST, MAIL, PROBLEM
+from dosvoces.web.described import CANCELLATION, CONNECTION, EVENTS, LIST, MAIL, PROBLEM, STREAM
 from dosvoces.web.ports import Canceller, Records
 from dosvoces.web.problems import INVALID, KINDS, NO_SUCH_ADDRESS, NO_SUCH_CONNECTION, NOT_A_TRIAL, ProblemError
+from dosvoces.web.streams import Streams, wants_stream
 from dosvoces.web.views import (
     ConnectionsView,
     ConnectionView,
@@ -43,6 +44,13 @@ Limit = Annotated[int, Query(ge=1, le=MAX_PAGE, description="Most on one page")]
 _CURSOR = "`next_cursor` of the page before; opaque"
 Cursor = Annotated[str | None, Query(pattern=f"^{_ID.pattern}$", description=_CURSOR)]
 EventCursor = Annotated[str | None, Query(pattern="^[0-9]{1,9}$", description=_CURSOR)]
+Types = Annotated[
+    str | None,
+    Query(pattern=r"^[a-z_]{1,40}(,[a-z_]{1,40}){0,29}$", description="In streams: only these, with commas between"),
+]
+LastEventId = Annotated[
+    str | None, Header(description="In streams: the id of the last event that was seen", max_length=40)
+]
 PhaseName = Literal[
     "scheduled", "queued", "recorded", "mailing", "dialing_first", "ringing_first", "waiting",
     "dialing_second", "ringing_second", "joining", "joined", "releasing", "ended",
@@ -67,9 +75,9 @@ class ProblemKindView:
     remedy: str
 
 
-def api_routes(records: Records, canceller: Canceller, clock: Callable[[], datetime]) -> APIRouter:
+def api_routes(records: Records, canceller: Canceller, clock: Callable[[], datetime], streams: Streams) -> APIRouter:
     routes = APIRouter(prefix="/v1", tags=["connections"])
-    shown = _Resources(records, canceller, clock)
+    shown = _Resources(records, canceller, clock, streams)
     one = "/connections/{id}"
     routes.get("/connections", summary="The connections, newest first", responses=LIST)(shown.connections)
     routes.get(one, summary="One connection", responses=CONNECTION)(shown.connection)
@@ -81,7 +89,22 @@ def api_routes(records: Records, canceller: Canceller, clock: Callable[[], datet
         status_code=202,
         responses=CANCELLATION,
     )(shown.cancel)
-    routes.get(f"{one}/events", summary="What happened to a connection, oldest first", responses=EVENTS)(shown.events)
+    routes.get(
+        f"{one}/events",
+        summary="What happened to a connection, oldest first",
+        description="With `Accept: text/event-stream`, a stream of server-sent events: those there are, then each as "
+        "it happens, and as the last one the connection itself (`event: connection`). 204: that was seen already.",
+        response_model=EventsView,
+        responses=EVENTS,
+    )(shown.events)
+    routes.get(
+        "/events",
+        summary="What happens to all connections, as it happens",
+        description="Server-sent events. Without `Last-Event-ID` those from now on, with it exactly those that "
+        "followed that one.",
+        response_class=Response,
+        responses=STREAM,
+    )(shown.all_events)
     routes.get(f"{one}/mail", summary="What became of a connection's mail", responses=MAIL)(shown.mail)
     routes.get("/problems/{code}", summary="What a problem's code means", responses=PROBLEM)(read_problem)
     return routes
@@ -90,7 +113,8 @@ def api_routes(records: Records, canceller: Canceller, clock: Callable[[], datet
 class _Resources:
     """What is answered at each address."""
 
-    def __init__(self, records: Records, canceller: Canceller, clock: Callable[[], datetime]) -> None:
+    def __init__(self, records: Records, canceller: Canceller, clock: Callable[[], datetime], streams: Streams) -> None:
+        self._streams = streams
         self._records = records
         self._canceller = canceller
         self._clock = clock
@@ -141,12 +165,25 @@ class _Resources:
         response.status_code = 202 if asked else 200
         return await self.connection(id)
 
-    async def events(self, id: Id, limit: Limit = MAX_PAGE, cursor: EventCursor = None) -> EventsView:
+    async def events(
+        self,
+        request: Request,
+        id: Id,
+        limit: Limit = MAX_PAGE,
+        cursor: EventCursor = None,
+        types: Types = None,
+        last_event_id: LastEventId = None,
+    ) -> EventsView | Response:
         after = int(cursor or 0)
         record = await self._existing(id)
+        if wants_stream(request):
+            return await self._streams.of_one(request, record, _types(types))
         left = [entry for entry in await self._records.entries(record.id) if entry.number > after]
         shown = left[:limit]
         return EventsView(event_views(shown), str(shown[-1].number) if len(left) > limit else None)
+
+    async def all_events(self, request: Request, types: Types = None, last_event_id: LastEventId = None) -> Response:
+        return await self._streams.of_all(request, _types(types))
 
     async def mail(self, id: Id) -> MailView:
         record = await self._existing(id)
@@ -165,6 +202,10 @@ async def read_problem(code: Annotated[str, Path(max_length=40)]) -> ProblemKind
     if kind is None:
         raise ProblemError(NO_SUCH_ADDRESS, "There is no such code")
     return ProblemKindView(kind.type, kind.code, kind.status, kind.title, kind.remedy)
+
+
+def _types(text: str | None) -> frozenset[str]:
+    return frozenset(() if text is None else text.split(","))
 
 
 def _wrong(name: str, what: str, code: str = "format") -> ProblemError:

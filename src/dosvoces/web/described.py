@@ -1,5 +1,6 @@
 """What `/openapi.json` says of the answers of `/v1`: an example of each. Pure; a test keeps it true."""
 
+import json
 from typing import Any
 
 from dosvoces.web.answers import Problem
@@ -9,9 +10,11 @@ from dosvoces.web.problems import (
     KEY_REUSED,
     MEDIA,
     MEDIA_TYPE,
+    NO_MORE_STREAMS,
     NO_RECORD,
     NO_SUCH_ADDRESS,
     NO_SUCH_CONNECTION,
+    NO_SUCH_EVENT,
     NOT_A_TRIAL,
     NOT_NOW,
     TOO_LARGE,
@@ -88,6 +91,11 @@ _EVENT = {
     "after": "waiting",
     "facts": {},
 }
+_SSE = "text/event-stream"
+_STREAMED: dict[str, Any] = {
+    "schema": {"type": "string"},
+    "example": f"id: {_EVENT['id']}\nevent: {_EVENT['event']}\ndata: {json.dumps(_EVENT)}\n\n",
+}
 _MAIL = {
     "state": "sent",
     "recipient": "a•••@example.com",
@@ -153,7 +161,15 @@ _OVER[200]["content"]["application/json"]["schema"] = {"$ref": "#/components/sch
 LIST = _shown(200, {"data": [CONNECTION_EXAMPLE], "next_cursor": None}) | problems(INVALID)
 CONNECTION = _shown(200, CONNECTION_EXAMPLE) | problems(NO_SUCH_CONNECTION)
 CANCELLATION = _shown(202, OPEN_EXAMPLE, "It is being hung up") | _OVER | problems(NOT_A_TRIAL, NO_SUCH_CONNECTION)
-EVENTS = _shown(200, {"data": [_EVENT], "next_cursor": None}) | problems(INVALID, NO_SUCH_CONNECTION)
+_SEEN: Responses = {204: {"description": "In a stream: its end was seen already"}}
+EVENTS = (
+    _shown(200, {"data": [_EVENT], "next_cursor": None})
+    | _SEEN
+    | problems(INVALID, NO_SUCH_CONNECTION, NO_MORE_STREAMS)
+)
+EVENTS[200]["content"][_SSE] = _STREAMED
+_LIVE: Responses = {200: {"description": "Events as they happen", "content": {_SSE: _STREAMED}}}
+STREAM = _LIVE | problems(INVALID, NO_SUCH_EVENT, NO_MORE_STREAMS)
 MAIL = _shown(200, _MAIL) | problems(NO_SUCH_CONNECTION)
 PROBLEM = _shown(
     200,

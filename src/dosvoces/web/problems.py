@@ -55,6 +55,13 @@ METHOD = Kind("method_not_allowed", 405, "This address does not take this method
 TOO_SLOW = Kind(
     "body_too_slow", 408, "The body took too long", "Nothing was done. Ask again, and send the body at once."
 )
+NO_SUCH_EVENT = Kind(
+    "no_such_event",
+    410,
+    "There is no such event any more",
+    "What followed the event that `Last-Event-ID` names can't be told: it was forgotten, or never was. Read the list "
+    "of connections, and listen without `Last-Event-ID`.",
+)
 TOO_LARGE = Kind("body_too_large", 413, "The body is too large", "Nothing was done. A body has at most 64 KiB.")
 MEDIA = Kind(
     "unsupported_media_type", 415, "The body is not JSON", "Send it as `Content-Type: application/json`, in UTF-8."
@@ -90,6 +97,13 @@ NOT_RECORDED = Kind(
     "not_recorded", 503, "The request can't be recorded now", "Nothing was done. Ask again after `Retry-After` seconds."
 )
 NO_RECORD = Kind("record_unreachable", 503, "The record can't be reached now", "Ask again after `Retry-After` seconds.")
+NO_MORE_STREAMS = Kind(
+    "no_more_streams",
+    503,
+    "No more streams now",
+    "So many listen to this node already (`[http] max_streams`), or it is stopping. Ask again after `Retry-After` "
+    "seconds; with `Last-Event-ID`, nothing is missed.",
+)
 OVERLOADED = Kind(
     "overloaded", 503, "Too many requests at once", "Nothing was done. Ask again after `Retry-After` seconds."
 )
@@ -102,6 +116,7 @@ KINDS = {
         NO_SUCH_ADDRESS,
         NO_SUCH_CONNECTION,
         NOT_A_TRIAL,
+        NO_SUCH_EVENT,
         METHOD,
         TOO_SLOW,
         TOO_LARGE,
@@ -112,6 +127,7 @@ KINDS = {
         NOT_NOW,
         NOT_RECORDED,
         NO_RECORD,
+        NO_MORE_STREAMS,
         OVERLOADED,
     )
 }
@@ -134,9 +150,11 @@ FIELD_CODES = {
 class ProblemError(Exception):
     """Ends a request of `/v1` with a problem."""
 
-    def __init__(self, kind: Kind, detail: str = "", errors: Sequence[Problem] = ()) -> None:
+    def __init__(
+        self, kind: Kind, detail: str = "", errors: Sequence[Problem] = (), headers: Sequence[Header] = ()
+    ) -> None:
         super().__init__(detail or kind.title)
-        self.reply = problem(kind, detail, errors=errors)
+        self.reply = problem(kind, detail, *headers, errors=errors)
 
 
 def problem(kind: Kind, detail: str = "", *headers: Header, errors: Sequence[Problem] = ()) -> Reply:

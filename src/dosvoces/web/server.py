@@ -23,6 +23,7 @@ from dosvoces.errors import SettingsError
 from dosvoces.web.answers import message
 from dosvoces.web.pressure import Pressure
 from dosvoces.web.problems import OVERLOADED, problem
+from dosvoces.web.streams import TRANSPORT
 
 HEAD_TIMEOUT_S = 10.0
 """From the connection, or a request's first byte, to the end of its headers."""
@@ -272,6 +273,7 @@ class _Protocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         self._between = False
         super().on_message_begin()
+        self.scope[TRANSPORT] = self.transport  # type: ignore[literal-required]
         if self._head_timer is None:
             self._await_head()
 
