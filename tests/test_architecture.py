@@ -45,6 +45,7 @@ LAYERS: tuple[frozenset[str], ...] = (
         {
             "cli",
             "cli_data",
+            "cli_dnc",
             "cli_keys",
             "cli_nodes",
             "cli_numbers",
@@ -97,6 +98,7 @@ MAY_NAME_CONCRETE = {
     "app_trial",
     "cli",
     "cli_data",
+    "cli_dnc",
     "cli_keys",
     "cli_nodes",
     "cli_people",

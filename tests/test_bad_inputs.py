@@ -6,11 +6,12 @@ and once to the whole service, those of a broken environment to a service that h
 import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from email import message_from_bytes, policy
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -105,7 +106,9 @@ async def door_only() -> AsyncIterator[DoorOnly]:
 
 
 @asynccontextmanager
-async def whole(folder: Path, environment: "Environment", **sections: dict[str, object]) -> AsyncIterator[Whole]:
+async def whole(
+    folder: Path, environment: "Environment", wall: Callable[[], datetime] = utc_now, **sections: dict[str, object]
+) -> AsyncIterator[Whole]:
     carrier = FakeCarrier(lambda call: environment.first if call.side is Side.A else environment.second)
     async with FaultySmtp(environment.smtp) as server:
         mail: dict[str, object] = {
@@ -115,7 +118,7 @@ async def whole(folder: Path, environment: "Environment", **sections: dict[str, 
         }
         dialing: dict[str, object] = {"max_connections": environment.max_connections}
         sections = {"dialing": dialing, **sections, "mail": {**mail, **sections.get("mail", {})}}
-        async with house(folder, phone=None, carrier=carrier, trunks=[OWN], wall=utc_now, **sections) as running:
+        async with house(folder, phone=None, carrier=carrier, trunks=[OWN], wall=wall, **sections) as running:
             yield Whole(running, server, carrier)
 
 
@@ -310,6 +313,20 @@ PROFILES: dict[str, dict[str, dict[str, object]]] = {
 }
 
 
+async def test_nobody_is_called_at_a_quiet_hour(tmp_path: Path) -> None:
+    (line,) = [line for line in LINES if line.get("profile") == "quiet_hours_es"]
+    numbers: dict[str, object] = {"calling_hours": ["ES mon-fri 09:00-21:00"]}
+    wall = partial(datetime.fromisoformat, line["clock"])
+    async with (
+        whole(tmp_path, Environment(), wall=wall, numbers=numbers) as service,
+        httpx.AsyncClient(base_url=service.url, timeout=20) as client,
+    ):
+        response = await send(client, line)
+        assert_answered(response, line)
+        assert "2026-11-23T09:00+00:00" in response.text  # In Madrid 10:00: a mobile may be on the Canaries.
+        assert (service.dials(), service.mails()) == (line["want_dials"], line["want_mails"])
+
+
 def test_each_line_about_the_door_is_there() -> None:
     assert len(DOOR) == 8
 
@@ -333,7 +350,7 @@ async def keys_in(running: Whole) -> dict[str, str]:
 async def test_who_may_not_come_in_calls_nobody(tmp_path: Path, line: Line) -> None:
     sections: dict[str, dict[str, object]] = PROFILES[line["profile"]]
     async with (
-        whole(tmp_path, Environment(), **sections) as service,
+        whole(tmp_path, Environment(), utc_now, **sections) as service,
         httpx.AsyncClient(base_url=service.url, timeout=20) as client,
     ):
         text = json.dumps(line)

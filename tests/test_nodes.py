@@ -147,6 +147,8 @@ class Calls:
     fences: int = 0
     cancelled: list[tuple[ConnectionId, str]] = field(default_factory=list)
     drained: list[tuple[str, float | None]] = field(default_factory=list)
+    stopped: list[str] = field(default_factory=list)
+    """By whom; empty: resumed."""
     settled: int = 0
     settle: Callable[[], None] = lambda: None
 
@@ -160,6 +162,12 @@ class Calls:
     def cancel(self, connection_id: ConnectionId, *, by: str) -> bool:
         self.cancelled.append((connection_id, by))
         return True
+
+    def stop_calls(self, *, by: str) -> None:
+        self.stopped.append(by)
+
+    def resume_calls(self) -> None:
+        self.stopped.append("")
 
     def drain(self, *, by: str, limit_s: float | None) -> None:
         self.draining = True

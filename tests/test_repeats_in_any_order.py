@@ -30,7 +30,7 @@ from dosvoces.switchboard import Limits, Switchboard
 from dosvoces.testing import until
 from dosvoces.web import build_app
 from dosvoces.web.feed import Listeners
-from tests.web_fakes import FakeCanceller, FakeReadiness, FakeRecords, FakeScheduler
+from tests.web_fakes import FakeCanceller, FakeReadiness, FakeRecords, FakeScheduler, FakeSwitch
 
 SECOND = "+34960000022"
 LIMIT_S = 10.0
@@ -139,6 +139,7 @@ class World:
         await board.start()
         await board.settle_leftovers()
         app = build_app(
+            switch=FakeSwitch(),
             connector=board,
             scheduler=FakeScheduler(),
             records=FakeRecords(),

@@ -156,6 +156,21 @@ class FakeCanceller:
         return self.told
 
 
+@dataclass
+class FakeSwitch:
+    """Remembers who stopped all calls and, with a minus, who let them be made again."""
+
+    told: list[str] = field(default_factory=list)
+
+    async def stop_calls(self, *, by: str) -> bool:
+        self.told.append(by)
+        return True
+
+    async def resume_calls(self, *, by: str) -> bool:
+        self.told.append(f"-{by}")
+        return True
+
+
 def app_with(
     connector: FakeConnector,
     records: FakeRecords | None = None,
@@ -172,6 +187,7 @@ def app_with(
         scheduler=scheduler or FakeScheduler(),
         records=records or FakeRecords(),
         canceller=canceller or FakeCanceller(),
+        switch=FakeSwitch(),
         readiness=readiness or FakeReadiness(),
         rules=RULES,
         clock=lambda: NOW,

@@ -35,6 +35,7 @@ from dosvoces.clock import SteadyClock, utc_now
 from dosvoces.deferred.dispatcher import Dispatcher
 from dosvoces.deferred.overflow import Overflow
 from dosvoces.dialplan import NumberRules
+from dosvoces.dialplan.hours import CallingHours
 from dosvoces.errors import SettingsError
 from dosvoces.mail import Mailbox
 from dosvoces.mail.inbox import Inbox
@@ -142,7 +143,9 @@ class Service:
             stack.push_async_callback(switchboard.close)
             await switchboard.start()
             await membership.start(switchboard)
-            dispatcher, webhooks = make_dispatcher(settings, store, mailbox, trial.mailbox, switchboard, membership)
+            dispatcher, webhooks = make_dispatcher(
+                settings, store, mailbox, trial.mailbox, switchboard, membership, number_rules(settings).hours
+            )
             stack.push_async_callback(webhooks.close)
             service = cls(
                 settings=settings,
@@ -187,6 +190,7 @@ class Service:
             feed=self.store.feed,
             listeners=self.listeners,
             canceller=self.membership,
+            switch=self.membership,
             readiness=self,
             rules=rules,
             clock=self.clock,
@@ -250,6 +254,7 @@ def number_rules(settings: Settings) -> NumberRules:
         own_numbers=own,
         denied_prefixes=settings.numbers.deny_prefixes,
         allowed_prefixes=settings.numbers.allow_prefixes,
+        hours=CallingHours(settings.numbers.calling_hours, frozenset(settings.numbers.holidays)),
     )
 
 

@@ -18,6 +18,7 @@ from dosvoces.deferred.messages import message
 from dosvoces.deferred.outcome_mail import OutcomeMail
 from dosvoces.deferred.waiting import Waiting
 from dosvoces.deferred.webhooks import Endpoint, Webhooks
+from dosvoces.dialplan.hours import CallingHours
 from dosvoces.mail import Mail, Mailbox
 from dosvoces.mail.outcome import compose_outcome
 from dosvoces.model import Order, Outcome
@@ -54,11 +55,12 @@ def make_dispatcher(
     trial_mailbox: Mailbox,
     switchboard: Switchboard,
     membership: Membership,
+    hours: CallingHours,
 ) -> tuple[Dispatcher, Webhooks]:
     url = settings.database.address
     endpoints = endpoints_of(settings)
     webhooks = Webhooks(endpoints, store.reports)
-    begins = Waiting(store, switchboard)
+    begins = Waiting(store, switchboard, hours=hours)
     mails = OutcomeMail(
         settings.mail.outcome,
         store=store,

@@ -18,6 +18,7 @@ import typer
 
 from dosvoces import __version__
 from dosvoces.cli_data import data_app
+from dosvoces.cli_dnc import dnc_app
 from dosvoces.cli_keys import audit_app, keys_app
 from dosvoces.cli_nodes import nodes_app
 from dosvoces.cli_numbers import numbers_app
@@ -47,6 +48,7 @@ app.add_typer(nodes_app)
 app.add_typer(data_app)
 app.add_typer(numbers_app)
 app.add_typer(keys_app, name="keys")
+app.add_typer(dnc_app, name="dnc")
 app.add_typer(audit_app)
 app.add_typer(people_app)
 app.add_typer(webhooks_app, name="webhooks")

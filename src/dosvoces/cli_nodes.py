@@ -89,6 +89,20 @@ def choose(nodes: "Sequence[Node]", wanted: str | None) -> "Node":
     raise DosvocesError(f"{what}; the nodes are: {there_are}")
 
 
+@nodes_app.command("stop-calls")
+def stop_calls(context: typer.Context, config: Config = None) -> None:
+    """End all calls on all nodes, and let nobody be called until `resume-calls`. For emergencies."""
+    stopped = _ask(settings_of(context, config), lambda roll: roll.stop_calls(by=operator()))
+    typer.echo("all calls are being hung up, and no new ones are made" if stopped else "all calls are stopped already")
+
+
+@nodes_app.command("resume-calls")
+def resume_calls(context: typer.Context, config: Config = None) -> None:
+    """Let calls be made again after `stop-calls`."""
+    resumed = _ask(settings_of(context, config), lambda roll: roll.resume_calls(by=operator()))
+    typer.echo("calls are made again" if resumed else "calls were not stopped")
+
+
 @nodes_app.command()
 def hangup(
     context: typer.Context,

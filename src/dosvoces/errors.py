@@ -9,6 +9,17 @@ class NotAllowed(DosvocesError):
     """The caller asked for what can't be had: bad input, or a call in the wrong state."""
 
 
+class NumberRefused(NotAllowed):
+    """One of the two numbers is never called."""
+
+    def __init__(self, message: str, *, code: str, second: bool) -> None:
+        super().__init__(message)
+        self.code = code
+        """`do_not_call`: stable, for programs."""
+        self.second = second
+        """Whether it is the second party's."""
+
+
 class NotNow(DosvocesError):
     """Not tried, and safe to repeat later: draining, full, no trunk, record not writable."""
 
@@ -82,6 +93,14 @@ class CeilingReached(LimitReached):
     def __init__(self, message: str, *, retry_after_s: int) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class OnTheList(LimitReached):
+    """Nothing was written: a number is on the do-not-call list; `second` if it is the second party's."""
+
+    def __init__(self, message: str, *, second: bool) -> None:
+        super().__init__(message)
+        self.second = second
 
 
 class NoRecordYet(StoreError):

@@ -9,8 +9,9 @@ from typing import Protocol
 import structlog
 
 from dosvoces.deferred import Again, Work
+from dosvoces.dialplan.hours import ALWAYS, CallingHours
 from dosvoces.errors import NotAllowed, NotNow
-from dosvoces.model import ConnectionId, Order, Outcome
+from dosvoces.model import ConnectionId, Order, Outcome, Side
 from dosvoces.store import Store
 
 log = structlog.get_logger(__name__)
@@ -41,7 +42,15 @@ def work_of(connection_id: ConnectionId, not_before: datetime | None) -> Work:
 class Waiting:
     """Begins connections whose time has come, and refuses those whose time has passed."""
 
-    def __init__(self, store: Store, starter: Starter, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+    def __init__(
+        self,
+        store: Store,
+        starter: Starter,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        hours: CallingHours = ALWAYS,
+    ) -> None:
+        """`hours`: one that is late for them waits until they begin again."""
+        self._hours = hours
         self._store = store
         self._starter = starter
         self._now = now
@@ -57,6 +66,8 @@ class Waiting:
             return None
         if order.not_before is not None and order.not_before > now:
             return Again((order.not_before - now).total_seconds())
+        if (closed_s := self._closed_s(order, now)) > 0:
+            return Again(min(closed_s, self._until_expiry_s(order, now)))
         try:
             await self._starter.take(order)
         except NotNow as error:
@@ -70,6 +81,16 @@ class Waiting:
     async def _refuse(self, order: Order, by: str) -> None:
         if await self._store.waiting.end(order.id, Outcome.REFUSED, by=by, at=self._now()):
             log.info("connection over", connection=order.id, outcome=Outcome.REFUSED, ended_by=by)
+
+    def _closed_s(self, order: Order, now: datetime) -> float:
+        """Seconds until both may be called; 0 if they may now."""
+        if not self._hours:
+            return 0.0
+        untils = [self._hours.closed_until(order.number(side).e164, now) for side in Side]
+        return max((until - now).total_seconds() if until is not None else 0.0 for until in untils)
+
+    def _until_expiry_s(self, order: Order, now: datetime) -> float:
+        return float("inf") if order.expires_at is None else (order.expires_at - now).total_seconds()
 
     def _patience_s(self, order: Order, now: datetime) -> float:
         """Until the next look: not beyond the moment in which it is refused."""

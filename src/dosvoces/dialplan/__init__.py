@@ -21,9 +21,10 @@ from phonenumbers import (
 from phonenumbers import PhoneNumber as ParsedNumber
 
 from dosvoces.dialplan.data import COUNTRY_PREFIXES, EMERGENCY_NUMBERS, INTERNATIONAL_PREFIXES, Prefix, longest
+from dosvoces.dialplan.hours import ALWAYS, CallingHours
 from dosvoces.model import PhoneNumber
 
-__all__ = ["EMERGENCY_NUMBERS", "NumberRules", "Refusal", "Step", "check_number", "steps"]
+__all__ = ["EMERGENCY_NUMBERS", "NumberRules", "Refusal", "Step", "as_e164", "check_number", "steps"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,8 @@ class NumberRules:
     """E.164 numbers of our trunks: a call to one of them would come back to us."""
     denied_prefixes: tuple[str, ...] = ()
     """Never called, beside what the data names: E.164, with `+`."""
+    hours: CallingHours = ALWAYS
+    """When they may be called."""
     allowed_prefixes: tuple[str, ...] = ()
     """
     Called although the data denies them: E.164, with `+`. Opens dear and risky ranges, and those of no country
@@ -104,6 +107,14 @@ def check_number(text: str, rules: NumberRules) -> PhoneNumber | Refusal:
         if step.refusal is not None:
             return step.refusal
     return PhoneNumber(f"+{_international(text.strip(_BLANKS).translate(_SEPARATORS))}", text)
+
+
+def as_e164(text: str) -> str | None:
+    """The international number that `text` is, whether it may be called or not; `None` if it is none."""
+    compact = text.strip(_BLANKS).translate(_SEPARATORS)
+    digits = _international(compact) or ""
+    right = digits.isascii() and digits.isdigit() and not digits.startswith("0")
+    return f"+{digits}" if right and _MIN_DIGITS <= len(digits) <= _MAX_DIGITS else None
 
 
 def steps(text: str, rules: NumberRules) -> Iterator[Step]:

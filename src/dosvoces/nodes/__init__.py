@@ -51,6 +51,10 @@ class Calls(Protocol):
     def unfence(self) -> None: ...
     def cancel(self, connection_id: ConnectionId, *, by: str) -> bool: ...
     def drain(self, *, by: str, limit_s: float | None) -> object: ...
+    def stop_calls(self, *, by: str) -> None:
+        """End everything that is open, and take nothing new until `resume_calls`."""
+
+    def resume_calls(self) -> None: ...
     async def settle_leftovers(self) -> None:
         """Hang up and settle what is this node's in the record and not under way here. Raises `StoreError`."""
 
@@ -88,6 +92,7 @@ class Membership:
         self._calls: Calls | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._glance: Glance | None = None
+        self._stopped = False
         self.tell_inherited: Callable[[], None] = lambda: None
         """Called when a node was declared dead, and its heir is this one."""
         self.url = ""
@@ -115,6 +120,14 @@ class Membership:
         if await self._store.waiting.end(connection_id, Outcome.CANCELLED, by=by, at=datetime.now(UTC)):
             return True
         return await self._roll.ask_to_cancel(connection_id, by=by)
+
+    async def stop_calls(self, *, by: str) -> bool:
+        """End all calls on all nodes, and let none be begun; `False` if that is so already. Raises `StoreError`."""
+        return await self._roll.stop_calls(by=by)
+
+    async def resume_calls(self, *, by: str) -> bool:
+        """Let calls be made again; `False` if they may be already. Raises `StoreError`."""
+        return await self._roll.resume_calls(by=by)
 
     async def live_nodes(self) -> list[NodeId]:
         """Those on the roll that nobody has declared dead, this one among them. Raises `StoreError`."""
@@ -229,6 +242,11 @@ class Membership:
         calls, me = self._calls, self._store.node
         assert calls is not None
         glance = self._glance = await self._roll.look(me)
+        if glance.stopped is not None and not self._stopped:
+            calls.stop_calls(by=glance.stopped.by)
+        elif glance.stopped is None and self._stopped:
+            calls.resume_calls()
+        self._stopped = glance.stopped is not None
         if not self._lease.held():
             return
         for connection_id, by in glance.cancels:

@@ -9,7 +9,13 @@ _COLUMNS = ("NAME", "ID", "URL", "VERSION", "SINCE (UTC)", "BEAT", "OPEN", "STAT
 
 
 def render_nodes(glance: Glance, times: Times) -> str:
-    """One line each, the oldest first."""
+    """One line each, the oldest first; and whether all calls are stopped."""
+    stop = glance.stopped
+    told = "" if stop is None else f"ALL CALLS ARE STOPPED since {stop.at:%Y-%m-%d %H:%M:%S} UTC, by {stop.by}\n"
+    return told + _table(glance, times)
+
+
+def _table(glance: Glance, times: Times) -> str:
     if not glance.nodes:
         return "No node is running on this record."
     rows = [_COLUMNS, *(_row(node, glance.now, times) for node in glance.nodes)]

@@ -5,21 +5,25 @@ What is counted are rows, open connections and their dials, under a lock that al
 that could drift after a crash. A dead node's calls count until they are settled, as they may be up until then.
 """
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Dialect, Integer, bindparam, case, false, func, literal_column, select
+from sqlalchemy import ColumnElement, Dialect, Integer, bindparam, case, exists, false, func, literal_column, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from dosvoces.core import LegState
-from dosvoces.errors import LimitReached
+from dosvoces.errors import LimitReached, OnTheList
 from dosvoces.model import Order, Side, mask_number
 from dosvoces.store.ceilings import LOCK, NO_CEILINGS, CeilingCounts, Ceilings, Tally
 from dosvoces.store.clock import database_now
 from dosvoces.store.prepared import Cursor, Prepared
-from dosvoces.store.tables import Moment, connection, dial_attempt, leg, trunk_pace
+from dosvoces.store.tables import Moment, connection, dial_attempt, do_not_call, leg, trunk_pace
+
+LIST_LOOK_S = 1.0
+"""From one look whether there is a do-not-call list to the next, while there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,9 @@ class SharedLimits:
         self._count_open = Prepared(_count_open(), dialect)
         self._count_calls = Prepared(_count_calls(), dialect)
         self._pace = Prepared(_pace(), dialect)
+        self._any_listed = Prepared(select(_ONE).where(exists(select(do_not_call.c.number))), dialect)
+        self._listed = Prepared(_is_listed(), dialect)
+        self._has_list, self._list_due = False, float("-inf")
         self._set_pace = Prepared(_set_pace(dialect), dialect)
 
     def admit(self, cursor: Cursor, order: Order, trunks: Mapping[Side, Sequence[str]]) -> Tally | None:
@@ -78,6 +85,7 @@ class SharedLimits:
         `trunks` are those that could take each side: if all of one side's are full, it would only be mailed. A trial
         run takes no room, and needs none.
         """
+        self._admit_numbers(cursor, order)
         if self._quota != NO_QUOTA and not order.test:
             self._admit_open(cursor, order, trunks)
         return self._ceilings.admit(cursor, order)
@@ -85,6 +93,26 @@ class SharedLimits:
     def charge(self, cursor: Cursor, order: Order, tally: Tally | None) -> None:
         """Count what `admit` let in; later in the same transaction."""
         self._ceilings.charge(cursor, order, tally)
+
+    def _admit_numbers(self, cursor: Cursor, order: Order) -> None:
+        """
+        Raise `OnTheList` if one of them is never called.
+
+        Whether there is a list at all is asked once a second: without one, no request pays for it. Who is put on it
+        meanwhile is found by the last look before the dial.
+        """
+        if not self._has_list:
+            if time.monotonic() < self._list_due:
+                return
+            self._list_due = time.monotonic() + LIST_LOOK_S
+            self._any_listed.run(cursor, {})
+            self._has_list = cursor.fetchone() is not None
+            if not self._has_list:
+                return
+        for number in (order.first, order.second):
+            self._listed.run(cursor, {"wanted": number.e164})
+            if cursor.fetchone() is not None:
+                raise OnTheList(f"{number.masked} is on the do-not-call list", second=number is order.second)
 
     def _admit_open(self, cursor: Cursor, order: Order, trunks: Mapping[Side, Sequence[str]]) -> None:
         quota = self._quota
@@ -202,6 +230,10 @@ def _count_calls() -> Any:
             ~this_leg,
         )
     )
+
+
+def _is_listed() -> Any:
+    return select(_ONE).where(do_not_call.c.number == bindparam("wanted"))
 
 
 def _pace() -> Any:

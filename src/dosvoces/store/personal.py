@@ -78,6 +78,9 @@ IMPERSONAL: dict[str, frozenset[str]] = {
         "drain_until heir".split()
     ),
     "trunk_pace": frozenset({"trunk", "next_at"}),
+    "stopped": frozenset({"number", "at", "by"}),
+    # Stays by intent: who is forgotten must not be called again for that.
+    "do_not_call": frozenset({"number", "at", "by", "note"}),
 }
 """Columns that say nothing of those who were called or mailed to."""
 

@@ -63,6 +63,14 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
+class Stopped:
+    """That nobody is called, by no node."""
+
+    at: datetime
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
 class Glance:
     """What one look at the roll shows, all of the same moment."""
 
@@ -72,6 +80,8 @@ class Glance:
     """The oldest first."""
     cancels: Sequence[tuple[ConnectionId, str]] = ()
     """Open connections of whoever looks, or of nobody yet, that shall be ended, and who wants it."""
+    stopped: Stopped | None = None
+    """Whether all calls are stopped."""
 
 
 class Roll(Protocol):
@@ -111,6 +121,12 @@ class Roll(Protocol):
 
     async def ask_to_cancel(self, connection_id: ConnectionId, *, by: str) -> bool | None:
         """Have its owner end it; `False` if it is over already, `None` if there is no such connection."""
+
+    async def stop_calls(self, *, by: str) -> bool:
+        """Have every node end all calls and take no new ones; `False` if they are stopped already."""
+
+    async def resume_calls(self, *, by: str) -> bool:
+        """Let calls be made again; `False` if they weren't stopped."""
 
     async def close(self) -> None:
         """Disconnect; idempotent."""

@@ -37,6 +37,7 @@ from dosvoces.store import (
 )
 from dosvoces.store.address import SqliteAddress, parse_database_url
 from dosvoces.store.database import Database
+from dosvoces.store.do_not_call import DoNotCall
 from dosvoces.store.feed import SqlFeed
 from dosvoces.store.lane import Lane
 from dosvoces.store.limits import NO_QUOTA, Quota, SharedLimits
@@ -88,6 +89,11 @@ def open_roll(url: str) -> SqlRoll:
 def open_keys(url: str) -> SqlKeys:
     """The API keys in the record at `url`, not yet opened. Raises `SettingsError`."""
     return SqlKeys(open_database(url))
+
+
+def open_do_not_call(url: str) -> DoNotCall:
+    """The do-not-call list in the record at `url`, not yet opened. Raises `SettingsError`."""
+    return DoNotCall(open_database(url))
 
 
 def open_database(url: str) -> Database:

@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, Row, delete, exists, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.elements import ColumnElement
 
 from dosvoces.model import ConnectionId, NodeId
@@ -13,8 +14,8 @@ from dosvoces.store.beside import Beside
 from dosvoces.store.clock import database_now
 from dosvoces.store.database import Database
 from dosvoces.store.keys import Act
-from dosvoces.store.roll import Glance, Identity, Node, Roll, Sign
-from dosvoces.store.tables import connection, node
+from dosvoces.store.roll import Glance, Identity, Node, Roll, Sign, Stopped
+from dosvoces.store.tables import connection, node, stopped
 
 
 class SqlRoll(Beside, Roll):
@@ -50,6 +51,12 @@ class SqlRoll(Beside, Roll):
     async def ask_to_cancel(self, connection_id: ConnectionId, *, by: str) -> bool | None:
         return await self._do(partial(_ask_to_cancel, connection_id=connection_id, by=by))
 
+    async def stop_calls(self, *, by: str) -> bool:
+        return await self._do(partial(_stop_calls, by=by))
+
+    async def resume_calls(self, *, by: str) -> bool:
+        return await self._do(partial(_resume_calls, by=by))
+
 
 # --- one function a question or change, inside a transaction ---
 
@@ -75,8 +82,10 @@ def _beat(db: Connection, of: NodeId, sign: Sign) -> bool:
 def _look(db: Connection, of: NodeId | None) -> Glance:
     now = db.execute(select(database_now())).scalar_one()
     nodes = tuple(_node(row) for row in db.execute(select(node).order_by(node.c.id)))
+    row = db.execute(select(stopped.c.at, stopped.c.by)).first()
+    stop = None if row is None else Stopped(row.at, row.by)
     if of is None:
-        return Glance(now, nodes)
+        return Glance(now, nodes, stopped=stop)
     wanted = db.execute(
         select(connection.c.id, connection.c.cancel_by).where(
             # What waits is nobody's, so that any node does it.
@@ -85,7 +94,23 @@ def _look(db: Connection, of: NodeId | None) -> Glance:
             connection.c.cancel_by.is_not(None),
         )
     )
-    return Glance(now, nodes, tuple((ConnectionId(row.id), row.cancel_by) for row in wanted))
+    return Glance(now, nodes, tuple((ConnectionId(row.id), row.cancel_by) for row in wanted), stop)
+
+
+def _stop_calls(db: Connection, by: str) -> bool:
+    new = postgresql.insert if db.dialect.name == "postgresql" else sqlite.insert
+    row = new(stopped).values(number=1, at=database_now(), by=by).on_conflict_do_nothing()
+    if not db.execute(row).rowcount:
+        return False
+    write_act(db, Act(by, "calls.stop", ""))
+    return True
+
+
+def _resume_calls(db: Connection, by: str) -> bool:
+    if not db.execute(delete(stopped)).rowcount:
+        return False
+    write_act(db, Act(by, "calls.resume", ""))
+    return True
 
 
 def _node(row: Row[Any]) -> Node:

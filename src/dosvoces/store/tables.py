@@ -30,7 +30,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeEngine
 
-REVISION = "0010"
+REVISION = "0011"
 """The newest migration: what a database must be at. A test holds it equal to the head of `migrations/versions`."""
 
 
@@ -224,6 +224,25 @@ spent = Table(
     Column("counter", Text, primary_key=True, doc="`store.ceilings`: `number/day +34600000011`."),
     Column("since", Moment, nullable=False, doc="Since when this is counted: the beginning of an hour or a day, UTC."),
     Column("used", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+stopped = Table(
+    "stopped",
+    metadata,
+    # A row at most: while it is there, nobody is called, by no node.
+    Column("number", Integer, primary_key=True, autoincrement=False, doc="1."),
+    Column("at", Moment, nullable=False),
+    Column("by", Text, nullable=False),
+)
+
+do_not_call = Table(
+    "do_not_call",
+    metadata,
+    Column("number", String(16), primary_key=True, doc="E.164."),
+    Column("at", Moment, nullable=False),
+    Column("by", Text, nullable=False),
+    Column("note", Text, nullable=False),
     sqlite_with_rowid=False,
 )
 

@@ -38,11 +38,13 @@ from dosvoces.store.tables import (
     capture,
     connection,
     dial_attempt,
+    do_not_call,
     journal,
     leg,
     mail,
     node,
     report,
+    stopped,
 )
 
 
@@ -118,10 +120,14 @@ class Writes:
         self._withdraw.run(cursor, {"of": connection_id, "by": self.node})
 
     def hold(self, cursor: Cursor, connection_id: ConnectionId) -> None:
-        """Keep an open connection ours until the commit: no other node takes it meanwhile. Raises `NotOurs`."""
+        """Keep an open connection ours until the commit. Raises `NotOurs`, and `StoreError` if it may not be called."""
         self._hold.run(cursor, {"of": connection_id, "by": self.node})
-        if cursor.fetchone() is None:
+        found = cursor.fetchone()
+        if found is None:
             raise NotOurs(f"connection {connection_id} is over, or another node's by now", permanent=True)
+        if found[1] or found[2]:
+            why = "all calls are stopped" if found[1] else "a number is on the do-not-call list"
+            raise StoreError(why, permanent=True)
 
     def intend_dial(
         self,
@@ -242,33 +248,10 @@ class Writes:
 
 
 _CONNECTION_COLUMNS = (
-    "id",
-    "created_at",
-    "first",
-    "second",
-    "first_received",
-    "second_received",
-    "caller_id_first",
-    "caller_id_second",
-    "email",
-    *LEAD_COLUMNS,
-    "lead_more",
-    "interval_s",
-    "idempotency_key",
-    "fingerprint",
-    "resumes",
-    "mail",
-    "owner",
-    "not_before",
-    "expires_at",
-    "ring_timeout_s",
-    "talk_limit_s",
-    "locale",
-    "metadata",
-    "asked_by",
-    "source",
-    "test",
-    "phase",
+    *("id", "created_at", "first", "second", "first_received", "second_received"),
+    *("caller_id_first", "caller_id_second", "email", *LEAD_COLUMNS, "lead_more", "interval_s"),
+    *("idempotency_key", "fingerprint", "resumes", "mail", "owner", "not_before", "expires_at"),
+    *("ring_timeout_s", "talk_limit_s", "locale", "metadata", "asked_by", "source", "test", "phase"),
 )
 _ATTEMPT_COLUMNS = ("connection_id", "side", "attempt", "number", "at", "trunk", "facts")
 _STATE_COLUMNS = ("phase", "mail", "ended_by", "failed_side", "started_at", "joined_at", "deadline")
@@ -296,14 +279,15 @@ def _update_open(columns: Sequence[str]) -> Statement:
 
 def _hold() -> Statement:
     """Locks the row until the commit on PostgreSQL; SQLite has one writer at a time."""
+    listed = do_not_call.c.number.in_([connection.c.first, connection.c.second])
     return (
-        select(connection.c.id)
+        select(connection.c.id, exists().where(stopped.c.number == _ONE), exists().where(listed))
         .where(
             connection.c.id == bindparam("of"),
             connection.c.owner == bindparam("by"),
             connection.c.outcome.is_(None),
         )
-        .with_for_update()
+        .with_for_update(of=connection)
     )
 
 

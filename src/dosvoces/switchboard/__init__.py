@@ -26,7 +26,7 @@ from dosvoces.model import ConnectionId, Note, Order, Outcome, Side, Trunks
 from dosvoces.recovery import Leftovers
 from dosvoces.store import ConnectionRecord, Earlier, Entry, Store
 from dosvoces.store.answers import answer_of
-from dosvoces.switchboard.admission import NOT_RECORDABLE, Admission, Limits, Shut, not_now
+from dosvoces.switchboard.admission import NOT_RECORDABLE, Admission, Limits, Shut, refused
 from dosvoces.switchboard.live import LiveConnection, Parts
 from dosvoces.switchboard.shutdown import drain
 from dosvoces.switchboard.trial import MAX_TRIALS, MAX_TRIALS_WORDS, Trial, World
@@ -74,6 +74,7 @@ class Switchboard:
         self._leftovers = Leftovers(store, self._carrier_of, now, self._knows)
         self._drains: list[asyncio.Task[None]] = []
         self._closed = False
+        self._stopped_by = ""
 
     @property
     def open_connections(self) -> int:
@@ -120,7 +121,7 @@ class Switchboard:
                 if not await self._store.waiting.claim(order, trunks=self._trunks(order)):
                     return False
             except LimitReached as error:
-                raise not_now(error) from error
+                raise refused(error) from error
             self._enter(order)
         return True
 
@@ -137,7 +138,7 @@ class Switchboard:
             except AlreadyRecorded:
                 raise
             except LimitReached as error:
-                raise not_now(error) from error
+                raise refused(error) from error
             except StoreError as error:
                 log.error("request not recorded", connection=order.id, error=str(error))
                 raise NotNow(NOT_RECORDABLE) from error
@@ -148,7 +149,10 @@ class Switchboard:
         if order.test:
             self._trials.add(order.id)
         # While it was recorded this process may have been frozen, or cut off: then it isn't begun here.
-        live.happened(Started() if self._parts.holds_lease() else LostAtRestart("fence"))
+        if self._shut.stopped:
+            live.happened(Cancel(self._stopped_by))
+        else:
+            live.happened(Started() if self._parts.holds_lease() else LostAtRestart("fence"))
         return live
 
     def cancel(self, connection_id: ConnectionId, *, by: str) -> bool:
@@ -218,6 +222,19 @@ class Switchboard:
     def unfence(self) -> None:
         """Take requests again."""
         self._shut.fenced = ""
+
+    def stop_calls(self, *, by: str) -> None:
+        """End everything that is open, and take nothing new until `resume_calls`."""
+        self._stopped_by = by
+        self._shut.stopped = f"all calls are stopped (by {by}): dosvoces resume-calls takes new ones"
+        log.warning("all calls stopped", by=by, open_connections=self.open_connections)
+        for live in list(self._live.values()):
+            live.happened(Cancel(by))
+
+    def resume_calls(self) -> None:
+        """Take requests again."""
+        log.warning("calls resumed")
+        self._shut.stopped = ""
 
     def drain(self, *, by: str, limit_s: float | None) -> asyncio.Task[None]:
         """

@@ -6,15 +6,17 @@ from dataclasses import dataclass
 
 from dosvoces.carriers import Carrier
 from dosvoces.core import Terms
-from dosvoces.errors import CeilingReached, LimitReached, NotNow, TooMany
+from dosvoces.errors import CeilingReached, LimitReached, NotAllowed, NotNow, NumberRefused, OnTheList, TooMany
 from dosvoces.model import ConnectionId, Order, Side
 from dosvoces.store import Store
 
 NOT_RECORDABLE = "the request can't be recorded now; nothing was done"
 
 
-def not_now(error: LimitReached) -> NotNow:
+def refused(error: LimitReached) -> NotNow | NotAllowed:
     """What the record refused, as the door is told."""
+    if isinstance(error, OnTheList):
+        return NumberRefused("is on the do-not-call list", code="do_not_call", second=error.second)
     if isinstance(error, CeilingReached):
         return TooMany(str(error), retry_after_s=error.retry_after_s)
     return NotNow(str(error))
@@ -53,6 +55,8 @@ class Shut:
 
     leaving: str = ""
     """For good."""
+    stopped: str = ""
+    """By somebody, on all nodes."""
     fenced: str = ""
     """For now."""
 
@@ -122,7 +126,7 @@ class Admission:
 
     def _problems(self, of_carrier: list[str]) -> list[str]:
         problems = [*self._store.problems(), *of_carrier]
-        problems += [why for why in (self._shut.leaving, self._shut.fenced) if why]
+        problems += [why for why in (self._shut.leaving, self._shut.stopped, self._shut.fenced) if why]
         if self.full:
             problems.append(self._fullness())
         return problems

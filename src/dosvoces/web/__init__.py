@@ -42,6 +42,8 @@ from dosvoces.web.problems import (
 )
 from dosvoces.web.problems import PATH as PROBLEMS_PATH
 from dosvoces.web.recipient import ALL_DOMAINS, Domains
+from dosvoces.web.stop import PATH as STOP_PATH
+from dosvoces.web.stop import Switch, stop_routes
 from dosvoces.web.streams import Streams
 
 _log = structlog.get_logger(__name__)
@@ -55,6 +57,7 @@ def build_app(
     feed: Feed,
     listeners: Listeners,
     canceller: Canceller,
+    switch: Switch,
     readiness: Readiness,
     rules: NumberRules,
     clock: Callable[[], datetime],
@@ -91,6 +94,7 @@ def build_app(
     app.router.routes.append(Route(CONNECTIONS_PATH, ask.__call__, methods=["POST"]))
     streams = Streams(feed=feed, listeners=listeners, records=records, clock=clock)
     app.include_router(api_routes(records, canceller, clock, streams))
+    app.include_router(stop_routes(switch))
 
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(ProblemError, _problem)
@@ -106,6 +110,7 @@ def description() -> dict[str, Any]:
     app = _door()
     nothing: Any = None  # Nobody asks.
     app.include_router(api_routes(nothing, nothing, nothing, nothing))
+    app.include_router(stop_routes(nothing))
     return completed(app.openapi())
 
 
@@ -114,13 +119,16 @@ def _door() -> FastAPI:
     return FastAPI(title="Dosvoces", version=version("dosvoces"), docs_url=None, redoc_url=None, redirect_slashes=False)
 
 
+_ALLOWED = {CONNECTIONS_PATH: "GET, POST", STOP_PATH: "DELETE, POST"}
+"""Where two routes have one address: Starlette names the methods of the first alone."""
+
+
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if not _in_v1(request):
         return JSONResponse({"Message": error.detail}, status_code=error.status_code, headers=error.headers)
     if error.status_code == 405:
-        # Two routes have this address, and Starlette names the methods of the first.
-        allow = "GET, POST" if request.url.path == CONNECTIONS_PATH else (error.headers or {}).get("Allow", "")
+        allow = _ALLOWED.get(request.url.path) or (error.headers or {}).get("Allow", "")
         return _response(problem(METHOD, "", (b"allow", allow.encode())))
     return _response(problem(NO_SUCH_ADDRESS))
 

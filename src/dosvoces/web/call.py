@@ -16,7 +16,7 @@ import structlog
 from starlette.types import Receive, Scope, Send
 
 from dosvoces.dialplan import NumberRules
-from dosvoces.errors import AlreadyRecorded, NotAllowed, NotNow, StoreError, TooMany
+from dosvoces.errors import AlreadyRecorded, NotAllowed, NotNow, NumberRefused, StoreError, TooMany
 from dosvoces.model import ConnectionId, Order, Repeats, connection_id
 from dosvoces.store import Earlier
 from dosvoces.web import repeats
@@ -24,6 +24,7 @@ from dosvoces.web.answers import INTERNAL_ERROR, Header, Problem, Reply, finish,
 from dosvoces.web.auth import asker_of, caller_of
 from dosvoces.web.body import BadBody, BodyTooLarge, BodyTooSlow, ClientGone, is_json, parse_object, read_body
 from dosvoces.web.fields import check_fields, missing_arguments
+from dosvoces.web.hours import out_of_hours
 from dosvoces.web.ports import Connector
 from dosvoces.web.rate_limit import rate_limit
 from dosvoces.web.recipient import ALL_DOMAINS, Domains
@@ -96,6 +97,8 @@ class CallEndpoint:
         if isinstance(fields, list):
             return refusal(missing_arguments(members), fields)
         now = self._clock()
+        if closed := out_of_hours(self._rules.hours, fields.first, fields.second, now):
+            return refusal(missing_arguments(members), closed)
         order = Order(
             id=connection_id(now, secrets.randbits(80)),
             created_at=now,
@@ -126,6 +129,9 @@ class CallEndpoint:
     async def _carry_out(self, order: Order, email: str) -> Reply:
         try:
             return await self._connect_or_repeat(order, email)
+        except NumberRefused as error:
+            field = "secondnumber" if error.second else "firstnumber"
+            return refusal(_asked(order, email), [Problem(field, error.code, str(error))])
         except NotAllowed as error:
             return message(400, str(error))
         except StoreError as error:
@@ -193,6 +199,13 @@ class CallEndpoint:
             await self._connector.remember_answer(connection, status=reply.status, body=reply.body)
         except StoreError:  # The calls were made: the client is told so, whatever the record says.
             _log.exception("answer_not_recorded", connection_id=connection)
+
+
+def _asked(order: Order, email: str) -> str:
+    """The contract's sentence about what came."""
+    return missing_arguments(
+        {"firstnumber": order.first.as_received, "secondnumber": order.second.as_received, "email": email}
+    )
 
 
 def _not_now(error: NotNow) -> Reply:

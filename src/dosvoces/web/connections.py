@@ -20,13 +20,14 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from dosvoces.dialplan import NumberRules
-from dosvoces.errors import AlreadyRecorded, NotAllowed, NotNow, StoreError, TooMany
+from dosvoces.errors import AlreadyRecorded, NotAllowed, NotNow, NumberRefused, StoreError, TooMany
 from dosvoces.model import ConnectionId, Order, Repeats, connection_id
 from dosvoces.web import repeats
 from dosvoces.web.answers import REPLAYED, Header, Problem, Reply
 from dosvoces.web.auth import asker_of, caller_of
 from dosvoces.web.body import BadBody, BodyTooLarge, BodyTooSlow, ClientGone, is_json, parse_object, read_body
 from dosvoces.web.fields import Names, check_fields
+from dosvoces.web.hours import out_of_hours
 from dosvoces.web.ports import Connector, Records, Scheduler
 from dosvoces.web.problems import (
     BROKEN_OFF,
@@ -131,6 +132,8 @@ class ConnectionsEndpoint:
         terms = check_terms(members, now, self._locales, problems.append)
         if problems or isinstance(fields, list):
             return problems
+        if closed := out_of_hours(self._rules.hours, fields.first, fields.second, max(now, terms.not_before or now)):
+            return closed
         order = Order(
             id=connection_id(now, secrets.randbits(80)),
             created_at=now,
@@ -169,6 +172,8 @@ class ConnectionsEndpoint:
         except NotNow as error:
             kind = TOO_MANY if isinstance(error, TooMany) else NOT_NOW
             return problem(kind, str(error), (b"retry-after", str(error.retry_after_s).encode()))
+        except NumberRefused as error:
+            return invalid([Problem(NAMES.second if error.second else NAMES.first, error.code, str(error))])
         except NotAllowed as error:
             return invalid([Problem("caller_ids", "not_allowed", str(error))])
         except AlreadyRecorded:

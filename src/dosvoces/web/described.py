@@ -6,6 +6,7 @@ from typing import Any
 from dosvoces.web.answers import Problem
 from dosvoces.web.problems import (
     FAILED,
+    FORBIDDEN,
     INVALID,
     KEY_REUSED,
     MEDIA,
@@ -181,4 +182,5 @@ PROBLEM = _shown(
         "remedy": NO_SUCH_ADDRESS.remedy,
     },
 ) | problems(NO_SUCH_ADDRESS)
+STOP = problems(FORBIDDEN)
 ASKED = problems(INVALID, TOO_SLOW, TOO_LARGE, MEDIA, KEY_REUSED, TOO_MANY, NOT_NOW)

@@ -38,6 +38,12 @@ INVALID = Kind(
     "again.",
 )
 BROKEN_OFF = Kind("broken_off", 400, "The request was broken off", "Nothing was done. Ask again.")
+FORBIDDEN = Kind(
+    "forbidden",
+    403,
+    "This needs a key that may do more",
+    "Nothing was done. Use an API key with the scope that `detail` names.",
+)
 NO_SUCH_ADDRESS = Kind("no_such_address", 404, "There is nothing at this address", "Look the path up.")
 NO_SUCH_CONNECTION = Kind(
     "no_such_connection",
@@ -113,6 +119,7 @@ KINDS = {
     for kind in (
         INVALID,
         BROKEN_OFF,
+        FORBIDDEN,
         NO_SUCH_ADDRESS,
         NO_SUCH_CONNECTION,
         NOT_A_TRIAL,
@@ -142,6 +149,8 @@ FIELD_CODES = {
     "twice": "given in two places at once",
     "same_number": "both parties have the same number",
     "not_allowed": "not permitted by the settings of this installation",
+    "do_not_call": "a number on the operator's do-not-call list",
+    "quiet_hours": "asked for outside of the hours in which the two parties' countries are called",
     "unknown": "nothing that there is a choice of",
 }
 """The codes within `errors`; the rules for numbers (`dialplan`) add theirs, which `dosvoces number` explains."""
