@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from dosvoces import telemetry
 from dosvoces.carriers.fake import FakeCarrier, Script
 from dosvoces.model import Side
 from dosvoces.store.sql import open_keys
@@ -103,6 +104,19 @@ async def test_a_repeat_is_answered_although_its_ceiling_is_reached(tmp_path: Pa
         assert (first.status_code, again.status_code) == (200, 200)
         assert again.headers["idempotent-replayed"] == "true"
         assert len(carrier.dialed) == 2
+
+
+async def test_an_operator_is_told_when_half_of_a_ceiling_is_used_up(tmp_path: Path) -> None:
+    async with limited(tmp_path, calls_per_hour=4) as (running, _):
+        labels = {"ceiling": "calls-hour", "percent": "50"}
+
+        def told() -> float:
+            return telemetry.REGISTRY.get_sample_value("dosvoces_ceiling_alarms_total", labels) or 0.0
+
+        before = told()
+        for number in (1, 2, 3):
+            assert (await running.client.post("/call", json=request(number))).status_code == 200
+        assert told() - before == 1.0
 
 
 async def test_without_ceilings_nothing_is_counted_nor_told(tmp_path: Path) -> None:

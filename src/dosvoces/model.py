@@ -145,6 +145,19 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True)
+class Alarm:
+    """That a connection was the one with which so much of a ceiling is used up."""
+
+    ceiling: str
+    """`calls-day`, `key-hour` …"""
+    key: str
+    """The API key's id, where it is a key's ceiling."""
+    percent: int
+    used: int
+    most: int
+
+
+@dataclass(frozen=True, slots=True)
 class Asker:
     """Who asked for a connection, as far as that is known."""
 
@@ -156,6 +169,8 @@ class Asker:
     """The key's own ceilings by name (`keys.OWN_LIMITS`)."""
     standing: list[Standing] = field(default_factory=list, compare=False)
     """Filled in by the record when it counts the request."""
+    alarms: list[Alarm] = field(default_factory=list, compare=False)
+    """Likewise."""
 
 
 @dataclass(frozen=True, slots=True)

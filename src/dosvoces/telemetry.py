@@ -31,6 +31,12 @@ TEST_CONNECTIONS = Counter(
     registry=REGISTRY,
 )
 OPEN_TEST_CONNECTIONS = Gauge("dosvoces_open_test_connections", "Trial runs without an outcome.", registry=REGISTRY)
+CEILING_ALARMS = Counter(
+    "dosvoces_ceiling_alarms",
+    "Times that so many per cent of a ceiling of [limits] were used up.",
+    ["ceiling", "percent"],
+    registry=REGISTRY,
+)
 LOOP_LAG = Gauge("dosvoces_loop_lag_seconds", "How late the event loop's timers are, last second.", registry=REGISTRY)
 
 

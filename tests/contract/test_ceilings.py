@@ -13,7 +13,7 @@ from sqlalchemy import select, update
 
 from dosvoces.core import Connection, Terms
 from dosvoces.errors import AlreadyRecorded, CeilingReached, StoreError
-from dosvoces.model import Asker, NodeId, Order, Outcome, Standing
+from dosvoces.model import Alarm, Asker, NodeId, Order, Outcome, Standing
 from dosvoces.store.ceilings import Ceilings, Most, window_start
 from dosvoces.store.limits import Quota
 from dosvoces.store.sql import SqlStore, open_roll, open_store
@@ -165,6 +165,14 @@ async def test_the_client_is_told_how_it_stands(stores: Open) -> None:
     assert [[Standing("key-day", 2, 86400, left, reset)] for left, reset in zip((1, 0, 0), resets, strict=True)] == told
     assert all(0 < reset_s <= 86400 for reset_s in resets)
     assert 0 < refused.value.retry_after_s <= 86400
+
+
+async def test_an_alarm_is_told_once_by_the_one_that_reaches_it(stores: Open) -> None:
+    nodes = await stores(Ceilings(calls=Most(per_day=10), key=Most(per_hour=1000), number=Most(per_day=1)))
+    wanted = orders(50, key="k1")
+    await got_in(nodes, wanted)
+    told = sorted((alarm for order in wanted for alarm in order.asker.alarms), key=lambda alarm: alarm.percent)
+    assert [Alarm("calls-day", "", percent, used, 10) for percent, used in ((50, 5), (80, 8), (100, 10))] == told
 
 
 async def test_where_nothing_can_be_counted_nothing_gets_in(stores: Open, record_url: str) -> None:

@@ -15,7 +15,7 @@ from sqlalchemy import Dialect, Integer, bindparam, case, func, literal_column, 
 from sqlalchemy.dialects import postgresql, sqlite
 
 from dosvoces.errors import CeilingReached
-from dosvoces.model import Asker, Order, Standing, mask_email, mask_number
+from dosvoces.model import Alarm, Asker, Order, Standing, mask_email, mask_number
 from dosvoces.store.clock import database_now
 from dosvoces.store.prepared import Cursor, Prepared
 from dosvoces.store.tables import Moment, connection, spent
@@ -24,6 +24,9 @@ LOCK = 0x44564F43_0002
 """Key of the advisory lock on PostgreSQL, the same for all that is counted: `DVOC`."""
 OPEN_RETRY_S = 5
 """When to ask again where only so many may be open: nobody knows when one of them ends."""
+
+ALARMS = (50, 80, 100)
+"""At so many per cent of a ceiling an operator is told."""
 
 HOUR, DAY = "hour", "day"
 _LENGTH = {HOUR: timedelta(hours=1), DAY: timedelta(days=1)}
@@ -183,6 +186,7 @@ class CeilingCounts:
             row = {"counter": each.counter, "since": window_start(each.window, tally.now), "used": 1}
             self._add.run(cursor, row)
         order.asker.standing[:] = _standing(tally, added=1)
+        order.asker.alarms[:] = _alarms(tally)
 
     def _admit_open(self, cursor: Cursor, asker: Asker) -> None:
         most = asker.limits.get("max_open", self._ceilings.key_max_open)
@@ -236,6 +240,21 @@ def _standing(tally: Tally, added: int) -> list[Standing]:
         for each in tally.due
         if each.kind in ("key", "source")
     ]
+
+
+def _alarms(tally: Tally) -> list[Alarm]:
+    """
+    What was reached with this one: each is reached once in its hour or day, as they are counted one by one.
+
+    Of everybody's and the keys' ceilings alone: that somebody is called three times a day is no alarm.
+    """
+    alarms = []
+    for each in tally.due:
+        used = tally.used[each.counter] + 1
+        reached = [percent for percent in ALARMS if used == math.ceil(each.most * percent / 100)]
+        if reached and each.kind in ("calls", "key"):
+            alarms.append(Alarm(f"{each.kind}-{each.window}", each.subject, reached[-1], used, each.most))
+    return alarms
 
 
 def _moment(value: Any) -> datetime | None:

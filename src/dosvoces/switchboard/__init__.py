@@ -6,6 +6,7 @@ event is journalled, and what can't be taken back leaves only after its intent i
 """
 
 import asyncio
+import dataclasses
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -148,6 +149,9 @@ class Switchboard:
         live = self._live[order.id] = LiveConnection(order, self._world(order).parts, self._over)
         if order.test:
             self._trials.add(order.id)
+        for alarm in order.asker.alarms:
+            log.warning("ceiling nears", **dataclasses.asdict(alarm))
+            telemetry.CEILING_ALARMS.labels(alarm.ceiling, alarm.percent).inc()
         # While it was recorded this process may have been frozen, or cut off: then it isn't begun here.
         if self._shut.stopped:
             live.happened(Cancel(self._stopped_by))
