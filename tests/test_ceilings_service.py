@@ -55,7 +55,7 @@ async def test_a_refusal_says_what_is_reached_and_when_to_ask_again(tmp_path: Pa
             "/v1/connections", json={"first_number": "+34600000011", "second_number": "+34960000099", "email": "a@b.es"}
         )
         assert (refused.status_code, shown.status_code) == (429, 429)
-        words = "+34600•••011 has had 1 calls or mails this day (UTC), as many as [limits] number_calls_per_day allows"
+        words = "+34600•••011 has had 1 calls this day (UTC), as many as [limits] number_calls_per_day allows"
         assert words in refused.json()["Message"] or "+34960" in refused.json()["Message"]
         assert (shown.json()["code"], shown.json()["detail"]) == ("too_many", words)
         assert 0 < int(refused.headers["retry-after"]) <= 86400

@@ -87,6 +87,10 @@ class Counted(NamedTuple):
     """Whom it is about, for people; masked."""
 
     @property
+    def what(self) -> str:
+        return "mails" if self.kind in ("recipient", "domain") else "calls"
+
+    @property
     def counter(self) -> str:
         return f"{self.kind}/{self.window} {self.subject}".rstrip()
 
@@ -172,7 +176,7 @@ class CeilingCounts:
             last = max(full, key=lambda each: _left_s(each.window, now))
             order.asker.standing[:] = stand
             raise CeilingReached(
-                f"{last.who} has had {tally.used[last.counter]} calls or mails this {last.window} (UTC), as many as "
+                f"{last.who} has had {tally.used[last.counter]} {last.what} this {last.window} (UTC), as many as "
                 f"{last.setting} allows",
                 retry_after_s=_left_s(last.window, now),
             )

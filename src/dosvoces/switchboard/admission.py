@@ -10,6 +10,7 @@ from dosvoces.errors import CeilingReached, LimitReached, NotAllowed, NotNow, Nu
 from dosvoces.model import ConnectionId, Order, Side
 from dosvoces.store import Store
 
+STOPPED = "all calls are stopped; nothing was done"
 NOT_RECORDABLE = "the request can't be recorded now; nothing was done"
 
 
@@ -113,6 +114,9 @@ class Admission:
         if self._store.problems() and not self._shut.leaving:
             # The store's words name files; they are for the operator, who has them in the log and in `problems`.
             raise NotNow(NOT_RECORDABLE)
+        if self._shut.stopped:
+            # By whom is the operator's to know, who has it in `problems`.
+            raise NotNow(STOPPED, leaving=bool(self._shut.leaving))
         if problems := self._problems(self._carrier.problems(order.first, order.second)):
             full = self.full and len(problems) == 1
             raise NotNow("; ".join(problems), leaving=bool(self._shut.leaving), full=full)
