@@ -217,6 +217,11 @@ async def test_a_test_key_ends_no_real_connection_and_changes_nothing_else(tmp_p
             assert (await running.test.get(location)).json()["outcome"] is None
             assert (await running.test.post("/v1/problems/x")).status_code == 403
             assert (await running.live.post(f"{location}/cancellation")).status_code == 202
+            keys = open_keys(running.house.service.settings.database.address)
+            (act, *_), held = await keys.acts(limit=1), (await keys.ring()).keys
+            await keys.close()
+            (live,) = [key.id for key in held if key.name == "live"]
+            assert (act.who, act.what, act.subject) == (f"key {live} live", "connection.hangup", location[-26:])
 
 
 async def test_a_test_key_of_another_service_rings_nobody_where_no_key_is_needed(tmp_path: Path) -> None:

@@ -269,10 +269,14 @@ async def test_the_description_covers_every_address() -> None:
         "/v1/connections/{id}/mail",
         "/v1/events",
         "/v1/problems/{code}",
+        "/v1/stop",
     }
     assert set(description["paths"]["/v1/connections"]) == {"get", "post"}
+    assert set(description["components"]["securitySchemes"]) == {"bearer", "basic", "header"}
+    assert description["security"] == [{"bearer": []}, {"basic": []}, {"header": []}]
+    assert {"401", "403"} <= set(description["paths"]["/v1/connections"]["get"]["responses"])
     assert set(description["paths"]["/call"]["post"]["responses"]) == {
-        "200", "400", "408", "409", "413", "415", "422", "429", "500", "503",
+        "200", "400", "401", "403", "408", "409", "413", "415", "422", "429", "500", "503",
     }  # fmt: skip
 
 

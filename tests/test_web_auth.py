@@ -329,3 +329,72 @@ async def test_a_use_is_noted_at_most_once_a_minute(door: Make) -> None:
     await at.post(CALL)
     await at.keyring.close()
     assert at.keys.uses == [{_CALL.id: NOW}, {_CALL.id: NOW + NOTE_USE_EVERY}]
+
+
+# --- what a refusal says ---
+
+
+@pytest.mark.parametrize(
+    ("key", "status", "code"),
+    [
+        ("", 401, "key_needed"),
+        (UNKNOWN, 401, "key_unknown"),
+        (GONE, 401, "key_revoked"),
+        (OLD, 401, "key_expired"),
+        (FAR, 403, "key_network"),
+        (CALL, 403, "scope_missing"),
+    ],
+)
+async def test_a_refusal_is_problem_details_at_v1_and_a_message_elsewhere(
+    door: Make, key: str, status: int, code: str
+) -> None:
+    at = door(ALL)
+    shown = {"Authorization": f"Bearer {key}"} if key else {}
+    answer = await at.client.get("/v1/connections", headers=shown)
+    assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
+    assert (answer.json()["code"], answer.json()["type"]) == (code, f"/v1/problems/{code}")
+    elsewhere = await at.client.get("/openapi.json", headers=shown)
+    assert (elsewhere.status_code, list(elsewhere.json())) == (status, ["Message"])
+    for challenged in (answer, elsewhere):
+        assert ("www-authenticate" in challenged.headers) == (status == 401 or code == "scope_missing")
+
+
+async def test_a_foreign_page_a_network_and_unreadable_keys_are_told_at_v1_too(door: Make) -> None:
+    foreign = await door(ALL).client.get("/v1/connections", headers={"Origin": "https://evil.example"})
+    inside = Networks(allow=(ipaddress.ip_network("10.0.0.0/8"),))
+    outside = await door(ALL, networks=inside).client.get("/v1/connections")
+    away = door(ALL)
+    away.keys.fails = True
+    unread = await away.client.get("/v1/connections", headers={"X-Api-Key": READ})
+    assert [(answer.status_code, answer.json()["code"]) for answer in (foreign, outside, unread)] == [
+        (403, "foreign_page"),
+        (403, "network_refused"),
+        (503, "keys_unreachable"),
+    ]
+    assert unread.headers["retry-after"] == "5"
+
+
+# --- whose an idempotency key is ---
+
+
+async def test_two_clients_under_the_same_idempotency_key_don_t_meet(door: Make) -> None:
+    at = door(ALL)
+    repeated = {"Idempotency-Key": "order-1"}
+    assert [await at.post(key, **repeated) for key in (CALL, ADMIN, CALL, ADMIN)] == [200] * 4
+    first, second = at.connector.orders
+    assert first.idempotency_key != second.idempotency_key
+    assert {str(first.idempotency_key)[8:], str(second.idempotency_key)[8:]} == {"·order-1"}
+
+
+async def test_a_client_finds_its_answer_again_after_its_key_was_rotated_twice(door: Make) -> None:
+    newer, _newer = a_key("web", Scope.CALL, created_at=NOW, replaces=_CALL.id)
+    newest, _newest = a_key("web", Scope.CALL, created_at=NOW, replaces=_newer.id)
+    at = door([*ALL, _newer, _newest])
+    assert [await at.post(key, **{"Idempotency-Key": "order-1"}) for key in (CALL, newer, newest)] == [200] * 3
+    assert len(at.connector.orders) == 1
+
+
+async def test_without_keys_an_idempotency_key_is_kept_as_it_was_sent(door: Make) -> None:
+    at = door([])
+    assert await at.post(**{"Idempotency-Key": "order-1"}) == 200
+    assert [order.idempotency_key for order in at.connector.orders] == ["order-1"]

@@ -149,7 +149,7 @@ class FakeCanceller:
     told: bool | Exception | None = None
     asked: list[tuple[ConnectionId, str]] = field(default_factory=list)
 
-    async def cancel(self, connection_id: ConnectionId, *, by: str) -> bool | None:
+    async def cancel(self, connection_id: ConnectionId, *, by: str, who: str = "") -> bool | None:
         self.asked.append((connection_id, by))
         if isinstance(self.told, Exception):
             raise self.told

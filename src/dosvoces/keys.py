@@ -88,6 +88,18 @@ class Principal:
     test: bool
     scopes: frozenset[Scope]
     limits: Limits = field(default_factory=dict)
+    first_key: str = ""
+    """The id of the key that a chain of rotations began with; empty: its own."""
+
+    @property
+    def client(self) -> str:
+        """Whose it is, the same before and after a rotation; empty for whoever has no key."""
+        return self.first_key or self.key_id
+
+    @property
+    def signature(self) -> str:
+        """For the audit: `key k1z9… website`, or `api`."""
+        return f"{self.who} {self.name}" if self.key_id else self.who
 
     def may(self, scope: Scope) -> bool:
         """Whether it has `scope`, by itself or as a part of `admin`."""
@@ -150,7 +162,20 @@ def verify(shown: str, known: Mapping[str, ApiKey], *, peer: Address | None, now
         return Refused(state)
     if key.networks and not within(peer, key.networks):
         return Refused.NETWORK
-    return Principal(key.id, key.name, key.test, key.scopes, key.limits)
+    return Principal(key.id, key.name, key.test, key.scopes, key.limits, _first_of(key, known))
+
+
+def _first_of(key: ApiKey, known: Mapping[str, ApiKey]) -> str:
+    """The id of the key that was there before all that `key` replaces; empty if it replaces none."""
+    first = ""
+    for _ in range(len(known)):
+        if not key.replaces:
+            break
+        first = key.replaces
+        if (older := known.get(first)) is None:
+            break
+        key = older
+    return first
 
 
 def within(address: Address | None, networks: Sequence[Network]) -> bool:

@@ -108,18 +108,26 @@ class Membership:
             return []
         return with_room(self._glance, me=self._store.node, fence_s=self._times.fence_s)
 
-    async def cancel(self, connection_id: ConnectionId, *, by: str) -> bool | None:
+    async def cancel(self, connection_id: ConnectionId, *, by: str, who: str = "") -> bool | None:
         """
-        End a connection of any node, in whatever state.
+        End a connection of any node, in whatever state. The audit is told that `who` did it, else `by`.
 
         Returns `False` if it is over already, `None` if there is no such connection. Raises `StoreError`.
         """
         if self._calls is not None and self._calls.cancel(connection_id, by=by):
+            await self._note_hangup(connection_id, who or by)
             return True
         # One that waits for its time or for a node has nobody to ask.
         if await self._store.waiting.end(connection_id, Outcome.CANCELLED, by=by, at=datetime.now(UTC)):
+            await self._note_hangup(connection_id, who or by)
             return True
-        return await self._roll.ask_to_cancel(connection_id, by=by)
+        return await self._roll.ask_to_cancel(connection_id, by=by, who=who)
+
+    async def _note_hangup(self, connection_id: ConnectionId, who: str) -> None:
+        try:
+            await self._roll.note_hangup(connection_id, who=who)
+        except StoreError as error:  # It is done: who asked for it is told so.
+            log.warning("hang-up not in the audit", connection=connection_id, who=who, error=str(error))
 
     async def stop_calls(self, *, by: str) -> bool:
         """End all calls on all nodes, and let none be begun; `False` if that is so already. Raises `StoreError`."""

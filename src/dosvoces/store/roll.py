@@ -119,8 +119,15 @@ class Roll(Protocol):
     async def ask_to_drain(self, node: NodeId, *, by: str, limit_s: float | None) -> None:
         """Have it refuse what is new, and hang up what is still open after `limit_s`."""
 
-    async def ask_to_cancel(self, connection_id: ConnectionId, *, by: str) -> bool | None:
-        """Have its owner end it; `False` if it is over already, `None` if there is no such connection."""
+    async def note_hangup(self, connection_id: ConnectionId, *, who: str) -> None:
+        """Tell the audit who ended a connection here."""
+
+    async def ask_to_cancel(self, connection_id: ConnectionId, *, by: str, who: str = "") -> bool | None:
+        """
+        Have its owner end it, and tell the audit that `who` did, else `by`.
+
+        `False` if it is over already, `None` if there is no such connection.
+        """
 
     async def stop_calls(self, *, by: str) -> bool:
         """Have every node end all calls and take no new ones; `False` if they are stopped already."""

@@ -48,8 +48,11 @@ class SqlRoll(Beside, Roll):
     async def ask_to_drain(self, node: NodeId, *, by: str, limit_s: float | None) -> None:
         await self._do(partial(_ask_to_drain, of=node, by=by, limit_s=limit_s))
 
-    async def ask_to_cancel(self, connection_id: ConnectionId, *, by: str) -> bool | None:
-        return await self._do(partial(_ask_to_cancel, connection_id=connection_id, by=by))
+    async def note_hangup(self, connection_id: ConnectionId, *, who: str) -> None:
+        await self._do(partial(write_act, act=_hangup(who, connection_id)))
+
+    async def ask_to_cancel(self, connection_id: ConnectionId, *, by: str, who: str = "") -> bool | None:
+        return await self._do(partial(_ask_to_cancel, connection_id=connection_id, by=by, who=who or by))
 
     async def stop_calls(self, *, by: str) -> bool:
         return await self._do(partial(_stop_calls, by=by))
@@ -161,7 +164,11 @@ def _ask_to_drain(db: Connection, of: NodeId, by: str, limit_s: float | None) ->
     write_act(db, Act(by, "node.drain", of, {"limit_s": limit_s}))
 
 
-def _ask_to_cancel(db: Connection, connection_id: ConnectionId, by: str) -> bool | None:
+def _hangup(who: str, connection_id: ConnectionId) -> Act:
+    return Act(who, "connection.hangup", connection_id)
+
+
+def _ask_to_cancel(db: Connection, connection_id: ConnectionId, by: str, who: str) -> bool | None:
     this = connection.c.id == connection_id
     # Who asked first is remembered.
     asked = db.execute(
@@ -170,7 +177,7 @@ def _ask_to_cancel(db: Connection, connection_id: ConnectionId, by: str) -> bool
         .values(cancel_by=by)
     )
     if asked.rowcount == 1:
-        write_act(db, Act(by, "connection.hangup", connection_id))
+        write_act(db, _hangup(who, connection_id))
         return True
     found = db.execute(select(connection.c.outcome).where(this)).one_or_none()
     return None if found is None else found.outcome is None

@@ -159,7 +159,7 @@ class _Resources:
     async def cancel(self, id: Id, request: Request, response: Response) -> ConnectionView:
         if caller_of(request.scope).test and not (await self._existing(id)).test:
             raise ProblemError(NOT_A_TRIAL)
-        asked = await self._canceller.cancel(ConnectionId(id), by="api")
+        asked = await self._canceller.cancel(ConnectionId(id), by="api", who=caller_of(request.scope).signature)
         if asked is None:
             raise ProblemError(NO_SUCH_CONNECTION)
         response.status_code = 202 if asked else 200

@@ -31,6 +31,22 @@ from dosvoces.model import Asker
 from dosvoces.web.answers import Header, Reply, message
 from dosvoces.web.keyring import Keyring, KeysUnknown
 from dosvoces.web.origin import Origins
+from dosvoces.web.problems import (
+    FOREIGN_PAGE,
+    KEY_EXPIRED,
+    KEY_NEEDED,
+    KEY_NETWORK,
+    KEY_REVOKED,
+    KEY_UNKNOWN,
+    KEYS_UNREACHABLE,
+    NETWORK_REFUSED,
+    SCOPE_MISSING,
+    SEVERAL_KEYS,
+    STRAY_TEST_KEY,
+    TEST_KEY,
+    Kind,
+    problem,
+)
 
 OPEN = frozenset({"/healthz", "/readyz"})
 """What needs no key: a balancer asks it. `/readyz` tells details only to who may read."""
@@ -42,21 +58,15 @@ PEER = "dosvoces.peer"
 """The address that the request comes from, in the ASGI scope."""
 
 _CHALLENGE = b'Bearer realm="dosvoces"'
-_NO_KEY = message(401, "An API key is needed: Authorization: Bearer dv_…", (b"www-authenticate", _CHALLENGE))
-_WRONG_KEY = (b"www-authenticate", _CHALLENGE + b', error="invalid_token"')
-_REFUSALS = {
-    Refused.UNKNOWN: message(401, "There is no such API key", _WRONG_KEY),
-    Refused.REVOKED: message(401, "This API key was revoked", _WRONG_KEY),
-    Refused.EXPIRED: message(401, "This API key has expired", _WRONG_KEY),
-    Refused.NETWORK: message(403, "This API key may not be used from this network"),
+_WRONG_KEY: Header = (b"www-authenticate", _CHALLENGE + b', error="invalid_token"')
+_BY_REASON = {
+    Refused.UNKNOWN: KEY_UNKNOWN,
+    Refused.REVOKED: KEY_REVOKED,
+    Refused.EXPIRED: KEY_EXPIRED,
+    Refused.NETWORK: KEY_NETWORK,
 }
-_SEVERAL_KEYS = message(401, "The request shows different API keys; show one", _WRONG_KEY)
-_NETWORK = message(403, "Requests from this network are not taken")
-_TEST_KEY = message(403, "A test key asks for connections, ends its own and looks at all: for this, use a live key")
-_STRAY_KEY = message(401, "There is no such test key here, and without a key the calls are real", _WRONG_KEY)
 _TRIED = re.compile(r"/call|/v1/connections|/v1/connections/[^/]+/cancellation")
 """What a test key may ask for beside looking: there it is seen to that nothing real is touched."""
-_KEYS_UNKNOWN = message(503, "The API keys can't be checked now; nothing was done", (b"retry-after", b"5"))
 
 log = structlog.get_logger(__name__)
 
@@ -123,7 +133,8 @@ class Guard:
             return await self._pass(scope, receive, send)
         refusal = self._origins.refuse(scope)
         if refusal is not None:
-            return await refusal.send(send)
+            foreign = refusal.status == 403 and _in_v1(scope)
+            return await (_reply(FOREIGN_PAGE, scope) if foreign else refusal).send(send)
         send = self._origins.admit(scope, send)
         decided = await self._decide(scope)
         if isinstance(decided, Reply):
@@ -135,7 +146,7 @@ class Guard:
         """Let everybody of the networks through."""
         scope[PEER] = peer = _peer(scope, self._networks.trusted_proxies)
         if self._networks.allow and not within(peer, self._networks.allow):
-            return await _refused(_NETWORK, scope, why="network", peer=peer).send(send)
+            return await _refused(NETWORK_REFUSED, scope, why="network", peer=peer).send(send)
         await self._app(scope, receive, send)
 
     async def _decide(self, scope: Scope) -> Principal | Reply | None:
@@ -146,37 +157,56 @@ class Guard:
             return None
         peer = scope[PEER] = _peer(scope, self._networks.trusted_proxies)
         if self._networks.allow and not within(peer, self._networks.allow):
-            return _refused(_NETWORK, scope, why="network", peer=peer)
+            return _refused(NETWORK_REFUSED, scope, why="network", peer=peer)
         shown = keys_shown(headers)
         try:
             if not await self._keyring.needed():
                 # Whoever shows a test key expects that nobody is rung, also where it is a key of another service.
-                return _refused(_STRAY_KEY, scope, why="stray test key", peer=peer) if _any_test(shown) else KEYLESS
+                return _refused(STRAY_TEST_KEY, scope, why="stray test key", peer=peer) if _any_test(shown) else KEYLESS
             if not shown and (path in OPEN or (path in MACHINE and _here(peer, headers))):
                 return None
             if len(shown) != 1:
-                return _refused(_SEVERAL_KEYS if shown else _NO_KEY, scope, why="no key", peer=peer)
+                return _refused(SEVERAL_KEYS if shown else KEY_NEEDED, scope, why="no key", peer=peer)
             found = await self._keyring.verify(shown.pop(), peer)
         except KeysUnknown:
-            return None if path in OPEN else _KEYS_UNKNOWN
+            return None if path in OPEN else _reply(KEYS_UNREACHABLE, scope)
         if isinstance(found, Refused):
-            return None if path in OPEN else _refused(_REFUSALS[found], scope, why=found.value, peer=peer)
+            return None if path in OPEN else _refused(_BY_REASON[found], scope, why=found.value, peer=peer)
         wanted = KeyScope.READ if scope["method"] in ("GET", "HEAD", "OPTIONS") else KeyScope.CALL
         if path not in OPEN and not found.may(wanted):
-            return _refused(_lacks(wanted), scope, why="scope", peer=peer, key=found.key_id)
+            return _refused(SCOPE_MISSING, scope, why="scope", peer=peer, key=found.key_id, wanted=wanted)
         if found.test and wanted is KeyScope.CALL and _TRIED.fullmatch(path) is None:
-            return _refused(_TEST_KEY, scope, why="test key", peer=peer, key=found.key_id)
+            return _refused(TEST_KEY, scope, why="test key", peer=peer, key=found.key_id)
         return found
 
 
-def _lacks(scope: KeyScope) -> Reply:
-    challenge = _CHALLENGE + f', error="insufficient_scope", scope="{scope}"'.encode()
-    return message(403, f"This API key lacks the scope {scope}", (b"www-authenticate", challenge))
+def _refused(
+    kind: Kind, scope: Scope, *, why: str, peer: Address | None, key: str = "", wanted: KeyScope | None = None
+) -> Reply:
+    log.info("request_refused", status=kind.status, why=why, path=scope["path"][:64], peer=str(peer), key=key)
+    return _reply(kind, scope, wanted)
 
 
-def _refused(reply: Reply, scope: Scope, *, why: str, peer: Address | None, key: str = "") -> Reply:
-    log.info("request_refused", status=reply.status, why=why, path=scope["path"][:64], peer=str(peer), key=key)
-    return reply
+def _reply(kind: Kind, scope: Scope, wanted: KeyScope | None = None) -> Reply:
+    """As problem details at `/v1`, and as the contract of `/call` has it elsewhere."""
+    headers: list[Header] = []
+    detail = "" if wanted is None else f"This API key lacks the scope {wanted}"
+    if kind is KEY_NEEDED:
+        headers.append((b"www-authenticate", _CHALLENGE))
+    elif kind.status == 401:
+        headers.append(_WRONG_KEY)
+    elif wanted is not None:
+        challenge = _CHALLENGE + f', error="insufficient_scope", scope="{wanted}"'.encode()
+        headers.append((b"www-authenticate", challenge))
+    elif kind.status == 503:
+        headers.append((b"retry-after", b"5"))
+    if _in_v1(scope):
+        return problem(kind, detail, *headers)
+    return message(kind.status, detail or kind.title, *headers)
+
+
+def _in_v1(scope: Scope) -> bool:
+    return bool(scope["path"].startswith("/v1/"))
 
 
 def _any_test(shown: Collection[str]) -> bool:

@@ -106,7 +106,7 @@ class CallEndpoint:
             second=fields.second,
             lead=fields.lead,
             interval_s=fields.interval_s,
-            idempotency_key=key,
+            idempotency_key=repeats.of_client(key, caller_of(scope).client),
             repeats=self._repeats,
             asker=asker_of(scope),
             test=caller_of(scope).test,

@@ -141,7 +141,7 @@ class ConnectionsEndpoint:
             second=fields.second,
             lead=replace(fields.lead, more=terms.more),
             interval_s=fields.interval_s,
-            idempotency_key=key,
+            idempotency_key=repeats.of_client(key, caller_of(scope).client),
             repeats=self._repeats,
             caller_id_first=terms.caller_id_first,
             caller_id_second=terms.caller_id_second,

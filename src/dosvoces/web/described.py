@@ -5,6 +5,7 @@ from typing import Any
 
 from dosvoces.web.answers import Problem
 from dosvoces.web.problems import (
+    AT_THE_DOOR,
     FAILED,
     FORBIDDEN,
     INVALID,
@@ -136,7 +137,7 @@ PROBLEM_SCHEMA: dict[str, Any] = {
 def problems(*kinds: Kind) -> Responses:
     """What is said of these answers, by status, and of those that every address has."""
     said: Responses = {}
-    for kind in (*kinds, FAILED, NO_RECORD):
+    for kind in (*kinds, *AT_THE_DOOR, FAILED, NO_RECORD):
         errors = [Problem("limit", "range", "Input should be less than or equal to 200")] if kind is INVALID else []
         said.setdefault(kind.status, _problem(kind.title))
         content = said[kind.status]["content"][MEDIA_TYPE]

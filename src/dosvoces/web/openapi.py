@@ -100,6 +100,8 @@ CALL_PATH: dict[str, Any] = {
                 "content": {"text/plain": {"schema": {"type": "string", "const": "Data received successfully"}}},
             },
             "400": {"description": "Something is missing or invalid; nothing was done", "content": _PROBLEMS},
+            "401": {"description": "No API key, where one is needed, or one that opens nothing", "content": _MESSAGE},
+            "403": {"description": "The key, the network or the page may not ask for this", "content": _MESSAGE},
             "408": {"description": "The body took too long", "content": _MESSAGE},
             "409": {
                 "description": "The first request with this key has no answer yet",
@@ -269,12 +271,28 @@ WATCHED: dict[str, Any] = {
 }
 
 
+SECURITY_SCHEMES: dict[str, Any] = {
+    "bearer": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "An API key, `dv_live_…` or `dv_test_…`, where needed",
+    },
+    "basic": {"type": "http", "scheme": "basic", "description": "The API key as user name; any password"},
+    "header": {"type": "apiKey", "in": "header", "name": "X-Api-Key"},
+}
+"""Each of them says the same key, in the place that a client can put it."""
+for _path in WATCHED.values():
+    _path["get"]["security"] = []  # `/metrics` is open to this machine alone, which can't be said here.
+
+
 def completed(derived: dict[str, Any]) -> dict[str, Any]:
     """What FastAPI derived, with what it can't know. Doing it twice changes nothing."""
     paths = derived["paths"]
     paths.update({"/call": CALL_PATH, **WATCHED})
     paths["/v1/connections"]["post"] = ASK
     schemas = derived["components"]["schemas"]
+    derived["components"]["securitySchemes"] = SECURITY_SCHEMES
+    derived["security"] = [{name: []} for name in SECURITY_SCHEMES]
     schemas["Problem"] = PROBLEM_SCHEMA
     # FastAPI's own form of refusing a query is not ours: it is answered with 400.
     for name in ("HTTPValidationError", "ValidationError"):

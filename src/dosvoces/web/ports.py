@@ -81,9 +81,9 @@ class Records(Protocol):
 class Canceller(Protocol):
     """Ends connections, of this node and of others."""
 
-    async def cancel(self, connection_id: ConnectionId, *, by: str) -> bool | None:
+    async def cancel(self, connection_id: ConnectionId, *, by: str, who: str = "") -> bool | None:
         """
-        Have it ended, in whatever state it is.
+        Have it ended, in whatever state it is; the audit is told that `who` did it, else `by`.
 
         Returns `False` if it is over already, `None` if there is no such connection. Raises `StoreError`.
         """

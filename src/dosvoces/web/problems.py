@@ -44,6 +44,62 @@ FORBIDDEN = Kind(
     "This needs a key that may do more",
     "Nothing was done. Use an API key with the scope that `detail` names.",
 )
+KEY_NEEDED = Kind(
+    "key_needed",
+    401,
+    "An API key is needed: Authorization: Bearer dv_…",
+    "Nothing was done. Show a key as a bearer token, as the user name of Basic, or in `X-Api-Key`.",
+)
+SEVERAL_KEYS = Kind(
+    "several_keys",
+    401,
+    "The request shows different API keys; show one",
+    "Nothing was done. Show one key in one place.",
+)
+KEY_UNKNOWN = Kind(
+    "key_unknown", 401, "There is no such API key", "Nothing was done. Look for a typing error, or make a key."
+)
+KEY_REVOKED = Kind("key_revoked", 401, "This API key was revoked", "Nothing was done. Use the key that took its place.")
+KEY_EXPIRED = Kind("key_expired", 401, "This API key has expired", "Nothing was done. Ask the operator for a new one.")
+STRAY_TEST_KEY = Kind(
+    "test_key_unknown",
+    401,
+    "There is no such test key here, and without a key the calls are real",
+    "Nothing was done. Make a test key with this service, or show no key to make real calls.",
+)
+NETWORK_REFUSED = Kind(
+    "network_refused",
+    403,
+    "Requests from this network are not taken",
+    "Nothing was done. `[http] allow` names the networks whose requests are.",
+)
+KEY_NETWORK = Kind(
+    "key_network",
+    403,
+    "This API key may not be used from this network",
+    "Nothing was done. The key names the networks that it may be used from.",
+)
+SCOPE_MISSING = Kind(
+    "scope_missing", 403, "This API key lacks a scope", "Nothing was done. `detail` names the scope that this takes."
+)
+TEST_KEY = Kind(
+    "test_key_refused",
+    403,
+    "A test key asks for connections, ends its own and looks at all: for this, use a live key",
+    "Nothing was done.",
+)
+FOREIGN_PAGE = Kind(
+    "foreign_page",
+    403,
+    "Requests from this page are not taken",
+    "Nothing was done. `[http] origins` names the pages whose requests are.",
+)
+KEYS_UNREACHABLE = Kind(
+    "keys_unreachable",
+    503,
+    "The API keys can't be checked now; nothing was done",
+    "Ask again after `Retry-After` seconds.",
+)
 NO_SUCH_ADDRESS = Kind("no_such_address", 404, "There is nothing at this address", "Look the path up.")
 NO_SUCH_CONNECTION = Kind(
     "no_such_connection",
@@ -120,6 +176,18 @@ KINDS = {
         INVALID,
         BROKEN_OFF,
         FORBIDDEN,
+        KEY_NEEDED,
+        SEVERAL_KEYS,
+        KEY_UNKNOWN,
+        KEY_REVOKED,
+        KEY_EXPIRED,
+        STRAY_TEST_KEY,
+        NETWORK_REFUSED,
+        KEY_NETWORK,
+        SCOPE_MISSING,
+        TEST_KEY,
+        FOREIGN_PAGE,
+        KEYS_UNREACHABLE,
         NO_SUCH_ADDRESS,
         NO_SUCH_CONNECTION,
         NOT_A_TRIAL,
@@ -138,6 +206,22 @@ KINDS = {
         OVERLOADED,
     )
 }
+
+AT_THE_DOOR = (
+    KEY_NEEDED,
+    SEVERAL_KEYS,
+    KEY_UNKNOWN,
+    KEY_REVOKED,
+    KEY_EXPIRED,
+    STRAY_TEST_KEY,
+    NETWORK_REFUSED,
+    KEY_NETWORK,
+    SCOPE_MISSING,
+    TEST_KEY,
+    FOREIGN_PAGE,
+    KEYS_UNREACHABLE,
+)
+"""What any address may be answered with before it is looked at."""
 
 FIELD_CODES = {
     "missing": "mandatory, and not there or empty",

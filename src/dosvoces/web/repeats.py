@@ -46,6 +46,15 @@ def idempotency_key(headers: list[Header]) -> str | Problem | None:
     )
 
 
+def of_client(key: str | None, client: str) -> str | None:
+    """
+    The key as the record has it: each client has its own, so that none meets another's answers.
+
+    What is before the point is an id, and no client's text has such a point: a key is ASCII.
+    """
+    return f"{client}·{key}" if key is not None and client else key
+
+
 def fingerprint(path: str, order: Order) -> str:
     """
     SHA-256 (hex) of what was asked for at `path`: equal however it was written.
