@@ -28,6 +28,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "settings_load",
             "settings_mail",
             "settings_numbers",
+            "settings_record",
             "settings_section",
             "settings_tls",
             "settings_values",

@@ -395,6 +395,7 @@ TRUNK = '[[trunks]]\nname = "main"\nproxy = "sip:127.0.0.1"\n'
         ('[webhooks]\nurl = "https://h"', "write every webhook as a section of its own, [[webhooks]]"),
         ('[mail]\noutcome_to = "two@a.es, more@b.es"', 'write one plain address, "sales@example.com"'),
         ("[record]\nkeep_days = 0", "it should be greater than 0"),
+        ("[record]\nlead_days = 30\nkeep_days = 7", "`lead_days` is more than `keep_days`"),
     ],
 )
 def test_what_is_refused(tmp_path: Path, text: str, expected: str) -> None:

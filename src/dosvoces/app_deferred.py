@@ -68,7 +68,6 @@ def make_dispatcher(
         trial_mailbox=trial_mailbox,
         compose=partial(_compose_outcome, settings),
     )
-    days = settings.record.keep_days
 
     async def open_engine(kinds: Sequence[Kind]) -> Deferred:
         # On a thread: importing DBOS takes most of a second, and most services have no work for it.
@@ -87,12 +86,17 @@ def make_dispatcher(
         compose=message,
         open_engine=open_engine,
         live_nodes=membership.live_nodes,
-        kept=None if days is None else timedelta(days=days),
+        kept=_days(settings.record.keep_days),
+        leads=_days(settings.record.lead_days),
         # Other nodes may have connections for this one to begin.
         eager=bool(reported(settings)) or not url.startswith("sqlite"),
     )
     membership.tell_inherited = dispatcher.wake
     return dispatcher, webhooks
+
+
+def _days(days: float | None) -> timedelta | None:
+    return None if days is None else timedelta(days=days)
 
 
 def _compose_outcome(settings: Settings, order: Order, record: ConnectionRecord) -> Mail:

@@ -22,6 +22,7 @@ from dosvoces.settings_http import Http, ListenPort
 from dosvoces.settings_limits import Limits
 from dosvoces.settings_mail import Mail
 from dosvoces.settings_numbers import Numbers
+from dosvoces.settings_record import Record
 from dosvoces.settings_section import Section
 from dosvoces.settings_values import (
     DEFAULT_SIP_PORT,
@@ -86,14 +87,6 @@ class Database(Section):
         if self.password is not None and self.url.get_secret_value().startswith("sqlite:"):
             raise ValueError("there is a `password`, which SQLite has no use for: leave it out")
         return self
-
-
-class Record(Section):
-    """How long the record remembers."""
-
-    keep_days: Annotated[float, Field(gt=0, le=36_500)] | None = None
-    """Connections that ended longer ago are deleted, with journals, SIP messages, idempotency keys and what became of
-    their webhooks, and so are kept mails of that age. Looked after once an hour. Without it nothing is deleted."""
 
 
 class Sip(Section):

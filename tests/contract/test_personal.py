@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from dosvoces.core import Connection, Leg, LegState, Terms
+from dosvoces.deferred.retention import EVERYTHING
 from dosvoces.errors import NotAllowed
 from dosvoces.mail import Mail
 from dosvoces.model import EndReason, Facts, Lead, NodeId, Order, Outcome, PhoneNumber, Side
@@ -198,3 +199,22 @@ def test_what_is_nobody_is_refused(written: str) -> None:
     """A part of a number would take others with it."""
     with pytest.raises(NotAllowed):
         person_of(written)
+
+
+async def test_old_leads_are_blanked_and_the_facts_stay(store: SqlStore, record_url: str) -> None:
+    order = about(4, *OTHERS, "Bruno")
+    await lived(store, order, over=False)
+    ended = T0 + timedelta(seconds=5)
+    later = ended + timedelta(days=400)
+    assert await store.blank_leads(before=ended, since=EVERYTHING, limit=10) == 4  # Mails alone: nothing ended before.
+    assert await store.blank_leads(before=later, since=later - timedelta(days=1), limit=10) == 0
+    counts = [await store.blank_leads(before=later, since=EVERYTHING, limit=2) for _ in range(3)]
+    assert counts == [2, 1, 0]
+    record = await store.connection(about(1, NUMBER, EMAIL, NAME).id)
+    assert record is not None
+    assert (record.first, record.outcome, dict(record.metadata)) == (NUMBER, "first_busy", {})
+    assert set(record.lead.values()) <= {None}
+    assert await store.capture(record.id) is None
+    still = await store.order(order.id)
+    assert still is not None
+    assert still.lead == order.lead

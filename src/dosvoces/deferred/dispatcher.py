@@ -61,17 +61,18 @@ class Dispatcher:
         open_engine: Callable[[Sequence[Kind]], Awaitable[Deferred]],
         live_nodes: Callable[[], Awaitable[Collection[str]]],
         kept: timedelta | None = None,
+        leads: timedelta | None = None,
         eager: bool = False,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._store = store
-        forgets = retention.Retention(store, self._opened, kept, now)
+        forgets = retention.Retention(store, self._opened, kept, now, leads=leads)
         self._kinds = [*kinds, Kind(retention.KIND, forgets.forget, poll_s=5.0, lane_limit=1)]
         self._recipients = {recipient.target: recipient for recipient in recipients}
         self._compose = compose
         self._open_engine = open_engine
         self._live_nodes = live_nodes
-        self._eager = eager or kept is not None
+        self._eager = eager or kept is not None or leads is not None
         self._now = now
         self._engine: Deferred | None = None
         self._engine_node = store.node

@@ -1,4 +1,4 @@
-"""Forgets what is old: connections with all that belongs to them, kept mails, and the engine's own history."""
+"""Forgets what is old: leads, connections with all that belongs to them, kept mails, the engine's own history."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -22,8 +22,17 @@ def work_of(now: datetime) -> Work:
     return Work(KIND, now.astimezone(UTC).strftime("%Y-%m-%dT%H"))
 
 
+EVERYTHING = datetime(1970, 1, 1, tzinfo=UTC)
+LOOK_BACK = timedelta(days=2)
+"""How far before the last sweep one looks for leads; once a day at all of them: a connection may wait for months."""
+
+
 class Retention:
-    """Deletes what ended more than `kept` ago; nothing of the record if that is `None`."""
+    """
+    Deletes what ended more than `kept` ago, and blanks the leads of what ended more than `leads` ago.
+
+    Nothing of the record where that is `None`.
+    """
 
     def __init__(
         self,
@@ -31,7 +40,12 @@ class Retention:
         engine: Callable[[], Deferred],
         kept: timedelta | None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        *,
+        leads: timedelta | None = None,
     ) -> None:
+        self._leads = leads
+        self._looked_at_all = EVERYTHING
+        self._blanked_before = EVERYTHING
         self._store = store
         self._engine = engine
         self._kept = kept
@@ -46,4 +60,17 @@ class Retention:
             rows += found
         if rows or works:
             log.info("old records deleted", connections_and_mails=rows, works=works)
+        if self._leads is not None and (blanked := await self._blank(now, now - self._leads)):
+            log.info("old leads blanked", connections_and_mails=blanked)
         return None
+
+    async def _blank(self, now: datetime, before: datetime) -> int:
+        all_of_them = now - self._looked_at_all >= timedelta(days=1)
+        since = EVERYTHING if all_of_them else self._blanked_before - LOOK_BACK
+        rows = 0
+        while found := await self._store.blank_leads(before=before, since=since, limit=BATCH):
+            rows += found
+        self._blanked_before = before
+        if all_of_them:
+            self._looked_at_all = now
+        return rows

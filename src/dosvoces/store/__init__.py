@@ -323,6 +323,13 @@ class Store(Protocol):
         Returns how many it were. Raises `StoreError`.
         """
 
+    async def blank_leads(self, *, before: datetime, since: datetime, limit: int) -> int:
+        """
+        Take the lead out of at most `limit` connections that were asked for since then and ended before that.
+
+        As many mails that were kept before it are deleted. Returns how many it were of both. Raises `StoreError`.
+        """
+
     async def concerns(self) -> list[Concern]:
         """What an operator should know of how its database is set up; empty if all is well."""
 

@@ -62,7 +62,7 @@ IMPERSONAL: dict[str, frozenset[str]] = {
     ),
     "leg": frozenset("connection_id side state dialed_at answered_at released_at ended_at reason".split()),
     "dial_attempt": frozenset("connection_id side attempt at trunk".split()),
-    "journal": frozenset("connection_id seq at event side before after".split()),
+    "journal": frozenset("connection_id seq position at event side before after".split()),
     "report": frozenset("connection_id number event side at passed_on".split()),
     "delivery": frozenset("connection_id number target state tries tried_at next_at".split()),
     "capture": frozenset({"connection_id"}),

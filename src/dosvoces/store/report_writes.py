@@ -17,6 +17,7 @@ from sqlalchemy import (
     func,
     literal_column,
     null,
+    or_,
     select,
     true,
     update,
@@ -27,7 +28,7 @@ from dosvoces.core import Phase
 from dosvoces.model import ConnectionId, Outcome, connection_id
 from dosvoces.store.prepared import Cursor, Prepared, insert_new
 from dosvoces.store.reports import Delivery, DeliveryState, Report
-from dosvoces.store.tables import connection, delivery, dial_attempt, mail, report
+from dosvoces.store.tables import LEAD_COLUMNS, capture, connection, delivery, dial_attempt, mail, report
 from dosvoces.store.writes import Writes
 
 _ONE: ColumnElement[int] = literal_column("1", Integer)
@@ -48,6 +49,7 @@ class ReportWrites:
         self._end = Prepared(_end(), dialect)
         self._delete_ended = Prepared(_delete_ended(), dialect)
         self._delete_mails = Prepared(_delete_mails(), dialect)
+        self._blank = [Prepared(statement, dialect) for statement in _blank_leads()]
 
     def prepare(self, cursor: Cursor, of: Report, body: str, targets: Sequence[str]) -> None:
         """What is sent and to whom; what is there of both already stays."""
@@ -93,6 +95,13 @@ class ReportWrites:
         row = {"before": before, "most": limit}
         ended = self._delete_ended.run(cursor, {**row, "id_before": connection_id(before, 0)})
         return ended + self._delete_mails.run(cursor, row)
+
+    def blank_leads(self, cursor: Cursor, before: datetime, since: datetime, limit: int) -> int:
+        """Take the leads out of connections begun since then that ended before that; delete mails kept before it."""
+        ids = {"id_since": connection_id(since, 0), "id_before": connection_id(before, 0)}
+        # The connections come last: which they are is asked anew by each.
+        *_, blanked = [statement.run(cursor, {**ids, "before": before, "most": limit}) for statement in self._blank]
+        return blanked + self._delete_mails.run(cursor, {"before": before, "most": limit})
 
 
 def _key(of: Report | Delivery) -> dict[str, Any]:
@@ -158,6 +167,32 @@ def _delete_ended() -> Delete:
 def _delete_mails() -> Delete:
     before = mail.c.kept_at < bindparam("before", type_=mail.c.kept_at.type)
     return delete(mail).where(mail.c.number.in_(_first(select(mail.c.number).where(before).order_by(mail.c.number))))
+
+
+def _blank_leads() -> tuple[Delete | Update, ...]:
+    c = connection.c
+    values: dict[str, Any] = {
+        name: "" if name.endswith("_received") else null()
+        for name in (*LEAD_COLUMNS, "lead_more", "metadata", "answer_body", "first_received", "second_received")
+    }
+    there = [c[name] != literal_column("''") if value == "" else c[name].is_not(None) for name, value in values.items()]
+    old = _first(
+        select(c.id)
+        .where(
+            c.id >= bindparam("id_since"),
+            c.id < bindparam("id_before"),
+            c.outcome.is_not(None),
+            c.ended_at < bindparam("before", type_=c.ended_at.type),
+            or_(*there),
+        )
+        .order_by(c.id)
+    )
+    blank = {name: literal_column("''") if value == "" else value for name, value in values.items()}
+    return (
+        delete(capture).where(capture.c.connection_id.in_(old)),
+        update(report).where(report.c.connection_id.in_(old)).values(body=null()),
+        update(connection).where(c.id.in_(old)).values(blank),
+    )
 
 
 def _first(ordered: Select[Any]) -> Select[Any]:

@@ -320,6 +320,9 @@ class SqlStore(Store):
     async def forget(self, *, before: datetime, limit: int) -> int:
         return await self.change(lambda cursor, writes: writes.forget(cursor, before, limit))
 
+    async def blank_leads(self, *, before: datetime, since: datetime, limit: int) -> int:
+        return await self.change(lambda cursor, writes: writes.blank_leads(cursor, before, since, limit))
+
     async def change(self, write: Callable[[Cursor, ReportWrites], T]) -> T:
         """Run `write` in a transaction that others share, and return what it returned once that is committed."""
         writer, _ = self._opened()
