@@ -40,7 +40,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "clock",
         }
     ),
-    frozenset({"deferred", "journal", "nodes", "recovery", "switchboard", "phone", "phone_call", "client"}),
+    frozenset({"deferred", "journal", "snapshot", "nodes", "recovery", "switchboard", "phone", "phone_call", "client"}),
     frozenset({"web"}),
     frozenset(
         {

@@ -11,7 +11,7 @@ from dosvoces.core import Connection, Terms
 from dosvoces.deferred import Deferred, Kind, Work
 from dosvoces.deferred.dispatcher import Dispatcher
 from dosvoces.model import ConnectionId, Outcome
-from dosvoces.store import ConnectionRecord
+from dosvoces.store import ConnectionRecord, Entry
 from dosvoces.store.reports import ENDED, Report
 from dosvoces.store.sql import SqlStore, open_store
 from dosvoces.testing import T0, an_order, until
@@ -57,7 +57,7 @@ async def test_a_report_that_can_not_be_made_up_holds_up_no_other(store: SqlStor
         await store.settle(order.id, Connection(Terms()), Outcome.CANCELLED, at=T0)
     engine = Engine()
 
-    def compose(report: Report, record: ConnectionRecord) -> str:
+    def compose(report: Report, record: ConnectionRecord, statistics: Sequence[Entry]) -> str:
         if report.connection_id == bad.id:
             raise ValueError("a fault of ours")
         return "{}"

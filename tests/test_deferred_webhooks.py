@@ -12,9 +12,10 @@ from standardwebhooks import Webhook, WebhookVerificationError
 from dosvoces.core import Connection, Leg, LegState, Terms
 from dosvoces.deferred import Again
 from dosvoces.deferred.backoff import JITTER, delay_s
-from dosvoces.deferred.webhooks import ANSWER_LIMIT_BYTES, STEPS_S, Endpoint, Poster, Webhooks
-from dosvoces.model import EndReason, Outcome
-from dosvoces.store.reports import ENDED, Delivery, DeliveryState
+from dosvoces.deferred.webhooks import ANSWER_LIMIT_BYTES, STEPS_S, TURN_S, Endpoint, Poster, Webhooks
+from dosvoces.model import EndReason, Outcome, Side
+from dosvoces.store import Entry
+from dosvoces.store.reports import ENDED, EVENTS, Delivery, DeliveryState
 from dosvoces.store.sql import SqlStore, open_store
 from dosvoces.testing import T0, an_order
 from tests.ports import free_port
@@ -198,6 +199,43 @@ async def test_what_was_forgotten_meanwhile_is_nothing_to_do(store: SqlStore) ->
     await trial.prepare()
     assert await store.forget(before=T0 + timedelta(days=1), limit=10) == 1
     assert await trial.deliver() is None
+
+
+async def test_what_happened_later_is_told_later(tmp_path: Path) -> None:
+    """A receiver that refuses the first message: the second waits for it, whoever begins it, and comes after it."""
+    names = [EVENTS["ringing"], EVENTS["joined"]]
+    record = open_store(f"sqlite:///{tmp_path / 'record.db'}", reported=names)
+    await record.open()
+    order = an_order(1)
+    await record.record(order)
+    for name, before, after in (("ringing", "dialing_first", "ringing_first"), ("joined", "joining", "joined")):
+        record.journal(Entry(order.id, T0, name, Side.A, before, after))
+    async with Receiver.open() as receiver:
+        receiver.answers["/"] = [Answer(503)]
+        trial = Trial(record, receiver.url("/"))
+        for report in await record.reports.to_pass_on(limit=9):
+            await record.reports.prepare(report, f'{{"n": {report.number}}}', [trial.endpoint.target])
+        first, second = (trial.endpoint.work(order.id, number) for number in (1, 2))
+        both = await asyncio.gather(trial.webhooks.deliver(first), trial.webhooks.deliver(second))
+        assert all(isinstance(again, Again) for again in both)
+        assert both[0] is not None
+        assert both[1] is not None
+        assert both[1].after_s > both[0].after_s
+        waiting = await record.reports.delivery(order.id, 2, trial.endpoint.target)
+        assert waiting is not None
+        assert (waiting.tries, waiting.next_at) == (0, trial.now + timedelta(seconds=both[1].after_s))
+        trial.now += timedelta(seconds=both[1].after_s)
+        assert await trial.webhooks.deliver(second) == Again(TURN_S)
+        told = await asyncio.gather(trial.webhooks.deliver(first), trial.webhooks.deliver(second))
+        assert list(told) == [None, None]
+        assert [message.json["n"] for message in receiver.received] == [1, 1, 2]
+        log = await record.reports.deliveries_of(order.id)
+        assert [(each.number, each.state, each.tries) for each in log] == [
+            (1, DeliveryState.DELIVERED, 2),
+            (2, DeliveryState.DELIVERED, 1),
+        ]
+        await trial.webhooks.close()
+    await record.close()
 
 
 async def test_many_at_once_go_side_by_side(store: SqlStore) -> None:

@@ -115,6 +115,32 @@ async def test_once(store: SqlStore, reopen: Reopen) -> None:
     assert await again.reports.to_pass_on(limit=10) == []
 
 
+async def test_a_line_is_known_by_its_first(store: SqlStore) -> None:
+    await store.record(ORDER)
+    store.journal(entry("mail_sent", "mailing", "dialing_first"))
+    await store.settle(ORDER.id, OVER, Outcome.FIRST_BUSY, at=T0)
+    for of in await store.reports.to_pass_on(limit=9):
+        await store.reports.prepare(of, "{}", ["mail", "webhook:main"])
+    log = await store.reports.deliveries_of(ORDER.id)
+    assert [(each.number, each.target) for each in log] == [
+        (1, "mail"),
+        (1, "webhook:main"),
+        (2, "mail"),
+        (2, "webhook:main"),
+    ]
+    first, later = log[1], log[3]
+    assert await store.reports.first_waiting(ORDER.id, "webhook:main") == first
+    await store.reports.postpone(later, T0 + timedelta(seconds=5))
+    await store.reports.tried(first, DeliveryState.REFUSED, "HTTP 410", at=T0, next_at=None)
+    await store.reports.postpone(first, T0 + timedelta(seconds=5))  # Too late: it is over.
+    assert await store.reports.first_waiting(ORDER.id, "webhook:main") == replace(
+        later, next_at=T0 + timedelta(seconds=5)
+    )
+    (refused,) = await store.reports.deliveries(state=DeliveryState.REFUSED)
+    assert refused.next_at is None
+    assert await store.reports.first_waiting(ORDER.id, "webhook:other") is None
+
+
 async def test_tries_are_counted_until_it_is_delivered(store: SqlStore, reopen: Reopen) -> None:
     of = await settled(store)
     await store.reports.prepare(of, "{}", ["mail", "webhook:main"])

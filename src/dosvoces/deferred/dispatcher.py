@@ -16,7 +16,7 @@ import structlog
 from dosvoces.deferred import Deferred, Kind, State, Work, retention, waiting
 from dosvoces.errors import DeferredError, NotNow, StoreError
 from dosvoces.model import ConnectionId, Order
-from dosvoces.store import ConnectionRecord, Store
+from dosvoces.store import ConnectionRecord, Entry, Store
 from dosvoces.store.reports import DeliveryState, Report
 
 log = structlog.get_logger(__name__)
@@ -57,7 +57,7 @@ class Dispatcher:
         store: Store,
         kinds: Sequence[Kind],
         recipients: Sequence[Recipient],
-        compose: Callable[[Report, ConnectionRecord], str],
+        compose: Callable[[Report, ConnectionRecord, Sequence[Entry]], str],
         open_engine: Callable[[Sequence[Kind]], Awaitable[Deferred]],
         live_nodes: Callable[[], Awaitable[Collection[str]]],
         kept: timedelta | None = None,
@@ -200,7 +200,7 @@ class Dispatcher:
         if record is not None:
             told = [each for each in self._recipients.values() if each.wants(report, record)]
             if told:
-                body = self._compose(report, record)
+                body = self._compose(report, record, await self._store.statistics([record.id]))
                 await self._store.reports.prepare(report, body, [each.target for each in told])
                 engine = await self._opening()
                 for each in told:

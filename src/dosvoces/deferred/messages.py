@@ -1,26 +1,31 @@
 """What a webhook says: the connection as it stands, as JSON. Pure."""
 
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from dosvoces.store import ConnectionRecord, LegRecord
+from dosvoces.model import Facts
+from dosvoces.snapshot import quality, sip_code
+from dosvoces.store import ConnectionRecord, Entry, LegRecord
 from dosvoces.store.reports import Report
 
 
-def message(report: Report, record: ConnectionRecord) -> str:
+def message(report: Report, record: ConnectionRecord, statistics: Sequence[Entry] = ()) -> str:
     """
     The body for `report` (Standard Webhooks: `type`, `timestamp`, `data`).
 
-    The data has the names of `GET /v1/connections/{id}`, with the numbers and the lead in full: who gets it is the
-    operator's own, and it is signed and, outside of his network, encrypted.
+    The data is all that `GET /v1/connections/{id}` shows, with the numbers and the lead in full: who gets it is the
+    operator's own, and it is signed and, outside of his network, encrypted. `statistics` are those of its journal.
     """
     return json.dumps(
-        {"type": report.event, "timestamp": _iso(report.at), "data": _data(report, record)}, ensure_ascii=False
+        {"type": report.event, "timestamp": _iso(report.at), "data": _data(report, record, statistics)},
+        ensure_ascii=False,
     )
 
 
-def _data(report: Report, record: ConnectionRecord) -> dict[str, Any]:
+def _data(report: Report, record: ConnectionRecord, statistics: Sequence[Entry]) -> dict[str, Any]:
+    figures = quality(statistics)
     return {
         "id": record.id,
         "sequence": report.number,
@@ -32,18 +37,23 @@ def _data(report: Report, record: ConnectionRecord) -> dict[str, Any]:
         "phase": record.phase,
         "outcome": record.outcome,
         "ended_by": record.ended_by,
+        "mail": record.mail,
         "interval_s": record.interval_s,
+        "ring_timeout_s": record.ring_timeout_s,
+        "talk_limit_s": record.talk_limit_s,
+        "locale": record.locale,
+        "metadata": dict(record.metadata),
         "joined_at": _iso(record.joined_at),
         "ended_at": _iso(record.ended_at),
         "first_number": record.first,
         "second_number": record.second,
         "email": record.email,
         "lead": record.lead,
-        "legs": [_leg(leg) for leg in record.legs],
+        "legs": [_leg(leg, figures.get(leg.side)) for leg in record.legs],
     }
 
 
-def _leg(leg: LegRecord) -> dict[str, Any]:
+def _leg(leg: LegRecord, figures: Facts | None) -> dict[str, Any]:
     return {
         "side": leg.side,
         "number": leg.number,
@@ -52,7 +62,9 @@ def _leg(leg: LegRecord) -> dict[str, Any]:
         "answered_at": _iso(leg.answered_at),
         "ended_at": _iso(leg.ended_at),
         "reason": leg.reason,
+        "sip_code": sip_code(leg),
         "detail": leg.detail,
+        "quality": figures,
     }
 
 

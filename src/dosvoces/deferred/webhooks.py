@@ -1,7 +1,8 @@
 """
 Webhooks: POSTs a message to an address of the operator's, signed (Standard Webhooks), until it is taken.
 
-At least once, always under the same `webhook-id` and with the same body; a receiver that has seen the id is done.
+At least once, always under the same `webhook-id` and with the same body; a receiver that has seen the id is done. What
+is told of one connection to one receiver is told in order.
 """
 
 import asyncio
@@ -10,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from weakref import WeakValueDictionary
 
 import httpx
 import structlog
@@ -33,6 +35,8 @@ ANSWER_LIMIT_BYTES = 64 * 1024
 """Of an answer's body so much is read, and dropped, so that the connection may serve again; a longer one is cut off."""
 WORDS_LIMIT = 200  # characters of what went wrong that are kept
 GONE = 410
+TURN_S = 1.0
+"""How soon after an earlier message's try the next one looks whether it is its turn, where another node tries that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,11 +145,18 @@ class Webhooks:
         self._reports = reports
         self._now = now
         self._poster = Poster(now)
+        self._lines: WeakValueDictionary[tuple[ConnectionId, str], asyncio.Lock] = WeakValueDictionary()
+        """Of each connection and endpoint: what this node tells at once goes one after the other."""
 
     async def deliver(self, work: Work) -> Again | None:
         """One try. Raises `StoreError` if what came of it can't be written down: it is made again then."""
-        connection, number = ConnectionId(str(work.payload["connection"])), int(work.payload["number"] or 0)
-        name = str(work.payload["endpoint"])
+        line = ConnectionId(str(work.payload["connection"])), str(work.payload["endpoint"])
+        # Held while anything waits for it or has it.
+        lock = self._lines.setdefault(line, asyncio.Lock())
+        async with lock:
+            return await self._deliver(*line, int(work.payload["number"] or 0))
+
+    async def _deliver(self, connection: ConnectionId, name: str, number: int) -> Again | None:
         delivery = await self._reports.delivery(connection, number, f"{KIND}:{name}")
         report = await self._reports.report(connection, number)
         if report is None or delivery is None or delivery.state is not DeliveryState.WAITING:
@@ -156,9 +167,19 @@ class Webhooks:
             return await self._note(delivery, reply, last=True)
         if (seconds := early_s(delivery, self._now())) > 0:
             return Again(seconds)
+        if (first := await self._reports.first_waiting(connection, delivery.target)) is None or first.number < number:
+            return await self._after(first, delivery)
         reply = await self._poster.post(endpoint, report.id, report.body or "")
         crashpoints.reached("k25_webhook_sent")
         return await self._note(delivery, reply)
+
+    async def _after(self, first: Delivery | None, delivery: Delivery) -> Again:
+        """Wait for one's turn: in a connection nothing is told before what happened earlier was, or was given up."""
+        now = self._now()
+        due_s = 0.0 if first is None or first.next_at is None else (first.next_at - now).total_seconds()
+        after_s = max(TURN_S, due_s + TURN_S)
+        await self._reports.postpone(delivery, now + timedelta(seconds=after_s))
+        return Again(after_s)
 
     async def close(self) -> None:
         """Give connections back; idempotent."""

@@ -44,6 +44,7 @@ class ReportWrites:
         self._insert_delivery = insert_new(delivery, dialect, ("connection_id", "number", "target", "next_at"))
         self._passed_on = Prepared(update(report).where(*_one_report()).values(passed_on=true()), dialect)
         self._tried = Prepared(_tried(), dialect)
+        self._postpone = Prepared(_postpone(), dialect)
         self._offer = Prepared(_offer(), dialect)
         self._claim = Prepared(update(connection).where(_NOBODYS).values(owner=bindparam("by")), dialect)
         self._end = Prepared(_end(), dialect)
@@ -73,6 +74,10 @@ class ReportWrites:
         """One more try, unless it is over."""
         row = {**_key(of), "to": of.target, "state": state.value, "answer": answer, "tried_at": at, "next_at": next_at}
         self._tried.run(cursor, row)
+
+    def postpone(self, cursor: Cursor, of: Delivery, next_at: datetime) -> None:
+        """No try before that, unless it is over."""
+        self._postpone.run(cursor, {**_key(of), "to": of.target, "next_at": next_at})
 
     def offer(self, cursor: Cursor, connection_id: ConnectionId) -> None:
         """Make a connection of this node's that was not begun nobody's: it waits for whoever claims it."""
@@ -121,15 +126,21 @@ def _tried() -> Update:
     values: dict[str, Any] = {
         name: bindparam(name, type_=delivery.c[name].type) for name in ("state", "answer", "tried_at", "next_at")
     }
+    return update(delivery).where(*_waiting_delivery()).values(tries=delivery.c.tries + _ONE, **values)
+
+
+def _postpone() -> Update:
     return (
-        update(delivery)
-        .where(
-            delivery.c.connection_id == bindparam("of"),
-            delivery.c.number == bindparam("which"),
-            delivery.c.target == bindparam("to"),
-            delivery.c.state == literal_column(f"'{DeliveryState.WAITING.value}'"),
-        )
-        .values(tries=delivery.c.tries + _ONE, **values)
+        update(delivery).where(*_waiting_delivery()).values(next_at=bindparam("next_at", type_=delivery.c.next_at.type))
+    )
+
+
+def _waiting_delivery() -> tuple[ColumnElement[bool], ...]:
+    return (
+        delivery.c.connection_id == bindparam("of"),
+        delivery.c.number == bindparam("which"),
+        delivery.c.target == bindparam("to"),
+        delivery.c.state == literal_column(f"'{DeliveryState.WAITING.value}'"),
     )
 
 

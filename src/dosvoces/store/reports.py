@@ -98,6 +98,15 @@ class Reports(Protocol):
     async def delivery(self, connection_id: ConnectionId, number: int, target: str) -> Delivery | None:
         """One delivery."""
 
+    async def first_waiting(self, connection_id: ConnectionId, target: str) -> Delivery | None:
+        """Of a connection's deliveries to one who is told, the first that is not done with."""
+
+    async def deliveries_of(self, connection_id: ConnectionId) -> Sequence[Delivery]:
+        """A connection's deliveries, in the order of what they tell."""
+
+    async def postpone(self, delivery: Delivery, next_at: datetime) -> None:
+        """Note that it is tried then, as it isn't its turn yet."""
+
     async def tried(
         self, delivery: Delivery, state: DeliveryState, answer: str, *, at: datetime, next_at: datetime | None
     ) -> None:

@@ -60,6 +60,15 @@ class SqlReports(Reports):
     async def delivery(self, connection_id: ConnectionId, number: int, target: str) -> Delivery | None:
         return await self._lanes.ask(partial(_one_delivery, connection_id=connection_id, number=number, target=target))
 
+    async def first_waiting(self, connection_id: ConnectionId, target: str) -> Delivery | None:
+        return await self._lanes.ask(partial(_first_waiting, connection_id=connection_id, target=target))
+
+    async def deliveries_of(self, connection_id: ConnectionId) -> Sequence[Delivery]:
+        return await self._lanes.ask(partial(_deliveries_of, connection_id=connection_id))
+
+    async def postpone(self, delivery: Delivery, next_at: datetime) -> None:
+        await self._lanes.change(lambda cursor, writes: writes.postpone(cursor, delivery, next_at))
+
     async def tried(
         self, delivery: Delivery, state: DeliveryState, answer: str, *, at: datetime, next_at: datetime | None
     ) -> None:
@@ -175,6 +184,19 @@ def _one_delivery(db: Database, connection_id: ConnectionId, number: int, target
     this = and_(c.connection_id == connection_id, c.number == number, c.target == target)
     row = db.execute(_DELIVERIES.where(this)).one_or_none()
     return None if row is None else _delivery(row)
+
+
+def _first_waiting(db: Database, connection_id: ConnectionId, target: str) -> Delivery | None:
+    c = delivery.c
+    line = and_(c.connection_id == connection_id, c.target == target, c.state == DeliveryState.WAITING.value)
+    row = db.execute(_DELIVERIES.where(line).order_by(c.number).limit(1)).one_or_none()
+    return None if row is None else _delivery(row)
+
+
+def _deliveries_of(db: Database, connection_id: ConnectionId) -> list[Delivery]:
+    c = delivery.c
+    rows = db.execute(_DELIVERIES.where(c.connection_id == connection_id).order_by(c.number, c.target))
+    return [_delivery(row) for row in rows]
 
 
 def _newest_deliveries(

@@ -5,19 +5,17 @@ There may be no keys, so nothing here is confidential: numbers and addresses are
 client put into `metadata` is given back as it came.
 """
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from dosvoces.core import MailState
-from dosvoces.model import Side, mask_email, mask_number, mask_text
+from dosvoces.model import Facts, mask_email, mask_number, mask_text
+from dosvoces.snapshot import quality, sip_code
 from dosvoces.store import ConnectionRecord, Entry, KeptMail, LegRecord
 
 PRIVATE_NOTES = frozenset({"dialog"})
 """Notes that say what it takes to hang up after a crash, and so what it takes to forge a hang-up."""
-
-_SIP_STATUS = re.compile(r"([1-6]\d\d)\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +147,7 @@ class MailView:
 
 def connection_view(record: ConnectionRecord, entries: Iterable[Entry], now: datetime) -> ConnectionView:
     """The connection as a resource; of `entries`, its own statistics count."""
-    quality = _quality(entry for entry in entries if entry.connection_id == record.id)
+    figures = quality(entry for entry in entries if entry.connection_id == record.id)
     return ConnectionView(
         id=record.id,
         created_at=record.created_at,
@@ -167,7 +165,7 @@ def connection_view(record: ConnectionRecord, entries: Iterable[Entry], now: dat
         test=record.test,
         joined_at=record.joined_at,
         ended_at=record.ended_at,
-        legs=[_leg_view(leg, quality.get(leg.side)) for leg in record.legs],
+        legs=[_leg_view(leg, figures.get(leg.side)) for leg in record.legs],
     )
 
 
@@ -191,21 +189,7 @@ def mail_view(record: ConnectionRecord, entries: Iterable[Entry], kept: Sequence
     )
 
 
-def _quality(entries: Iterable[Entry]) -> dict[Side, QualityView]:
-    """The last figures of each side."""
-    found: dict[Side, QualityView] = {}
-    for entry in entries:
-        if entry.event == "statistics" and entry.side is not None:
-            found[entry.side] = _quality_view(entry.facts)
-    return found
-
-
-def _quality_view(facts: Mapping[str, str | int | float | None]) -> QualityView:
-    names = QualityView.__dataclass_fields__
-    return QualityView(**{name: value for name, value in facts.items() if name in names})  # type: ignore[arg-type]
-
-
-def _leg_view(leg: LegRecord, quality: QualityView | None) -> LegView:
+def _leg_view(leg: LegRecord, figures: Facts | None) -> LegView:
     return LegView(
         side=leg.side,
         number=mask_number(leg.number),
@@ -214,17 +198,10 @@ def _leg_view(leg: LegRecord, quality: QualityView | None) -> LegView:
         answered_at=leg.answered_at,
         ended_at=leg.ended_at,
         reason=leg.reason,
-        sip_code=_sip_code(leg),
+        sip_code=sip_code(leg),
         detail=mask_text(leg.detail),
-        quality=quality,
+        quality=None if figures is None else QualityView(**figures),  # type: ignore[arg-type]
     )
-
-
-def _sip_code(leg: LegRecord) -> int | None:
-    if leg.answered_at is not None:
-        return 200
-    status = _SIP_STATUS.match(leg.detail)
-    return None if status is None else int(status[1])
 
 
 def _event_view(entry: Entry) -> EventView:
