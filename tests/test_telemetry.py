@@ -10,6 +10,7 @@ import pytest
 import structlog
 
 from dosvoces import telemetry
+from dosvoces.model import mask_text
 from dosvoces.settings import Log
 
 
@@ -128,3 +129,13 @@ async def test_the_loops_lag_is_measured() -> None:
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(telemetry.watch_loop(0), 0.01)
     assert "dosvoces_loop_lag_seconds -1.0" not in telemetry.metrics_page().decode()
+
+
+def test_addresses_and_numbers_in_words_are_masked() -> None:
+    text = 'to <ana@milmoh.com>: "eva@x.es" left +34 600 000 011 here, a@b@c'
+    assert mask_text(text) == 'to <a•••@milmoh.com>: "e•••@x.es" left +34600•••011 here, a•••@c'
+
+
+def test_a_long_word_is_read_once() -> None:
+    """It would take minutes to look for an address from each of its letters."""
+    assert mask_text("a" * 300_000) == "a" * 300_000

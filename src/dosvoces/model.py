@@ -95,7 +95,8 @@ def mask_email(address: str) -> str:
 
 
 _NUMBER_IN_TEXT = re.compile(r"\+?\d[\d .()-]{6,}\d")
-_EMAIL_IN_TEXT = re.compile(r"[^\s<>\"']+@[^\s<>\"']+")
+# It begins where a word does: a long text without blanks must not be read once for each of its letters.
+_EMAIL_IN_TEXT = re.compile(r"(?<![^\s<>\"'@])[^\s<>\"'@]++@[^\s<>\"']+")
 
 
 def mask_text(text: str) -> str:
