@@ -14,7 +14,7 @@ MAX_FUNCTION_LINES = 70
 LAYERS: tuple[frozenset[str], ...] = (
     # The lowest first; a part may import what is in its own or a lower layer.
     frozenset({"", "model", "errors", "crashpoints"}),
-    frozenset({"core", "events", "states", "testing", "dialplan", "keys", "open_files"}),
+    frozenset({"core", "events", "states", "testing", "dialplan", "keys", "open_files", "resources"}),
     frozenset(
         {
             "carriers",
@@ -47,6 +47,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "cli",
             "cli_data",
             "cli_dnc",
+            "cli_follow",
             "cli_keys",
             "cli_nodes",
             "cli_numbers",

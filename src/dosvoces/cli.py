@@ -241,15 +241,17 @@ def call(
     key: Annotated[
         str, typer.Option("--key", envvar="DOSVOCES_KEY", help="The API key, where the service wants one.")
     ] = "",
+    follow: Annotated[bool, typer.Option("--follow", help="Tell what happens until it is over.")] = False,
     config: Config = None,
 ) -> None:
     """Ask a running service to connect two numbers."""
+    from dosvoces.cli_follow import follow as tell
     from dosvoces.client import post_call, service_url
 
     fields = {name: value for name, value in locals().items() if name in CONTRACT_FIELDS and value is not None}
     settings = settings_of(context, config)
     answer = post_call(
-        url or service_url(settings.http.host, settings.http.port),
+        service := url or service_url(settings.http.host, settings.http.port),
         fields,
         key=key.strip(),
         # Both may ring out, after the mail and the interval.
@@ -258,6 +260,8 @@ def call(
     typer.echo(f"{answer.status} {answer.text}")
     if answer.connection_id:
         typer.echo(f"dosvoces show {answer.connection_id}")
+    if answer.connection_id and follow:
+        tell(service, key.strip(), answer.connection_id)
     raise typer.Exit(answer.status != 200)
 
 

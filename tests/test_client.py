@@ -1,0 +1,102 @@
+"""The typed clients against the service, and what they do when it is away or refuses."""
+
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from dosvoces.cli_follow import follow
+from dosvoces.client import AsyncClient, Client, InvalidRequest, NotNow, NotPermitted, NotThere, Unreachable
+from tests.house import EMAIL, FIRST, SECOND, house
+from tests.test_trial_runs import BRIEF, clients
+
+NOBODY = "01m8gcrrkzkq5pr8w64r5rrn30"
+
+
+async def test_a_connection_is_created_followed_listed_and_read(tmp_path: Path) -> None:
+    async with clients(tmp_path) as running:
+        key = running.test.headers["authorization"].removeprefix("Bearer ")
+        async with AsyncClient(running.house.service.http_url, key=key) as client:
+            made = await client.create(
+                first_number=FIRST, second_number=BRIEF, email=EMAIL, idempotency_key="one", metadata={"lead": "7"}
+            )
+            again = await client.create(
+                first_number=FIRST, second_number=BRIEF, email=EMAIL, idempotency_key="one", metadata={"lead": "7"}
+            )
+            assert (made.test, made.metadata, again.id) == (True, {"lead": "7"}, made.id)
+            seen = [event.event async for event in client.events(made.id)]
+            assert (seen[0], seen.count("answered"), seen.count("ended")) == ("started", 2, 2)
+            assert (await client.get(made.id)).outcome == "completed"
+            assert (await client.mail(made.id)).state == "sent"
+            more = [(await client.create(first_number=FIRST, second_number=SECOND, email=EMAIL)).id for _ in range(2)]
+            listed = [each.id async for each in client.list(test=True, limit=1)]
+            assert listed == [*reversed(more), made.id]
+            assert (await client.cancel(more[0])).id == more[0]
+
+
+async def test_the_waiting_client_does_the_same_and_refusals_are_typed(tmp_path: Path) -> None:
+    async with clients(tmp_path) as running:
+        key = running.test.headers["authorization"].removeprefix("Bearer ")
+        url = running.house.service.http_url
+
+        def use() -> list[str]:
+            with Client(url, key=key) as client:
+                made = client.create(first_number=FIRST, second_number=BRIEF, email=EMAIL)
+                seen = [event.event for event in client.events(made.id)]
+                assert [each.id for each in client.list()] == [made.id]
+                with pytest.raises(InvalidRequest) as invalid:
+                    client.create(first_number="x", second_number=SECOND, email=EMAIL)
+                assert [error.field for error in invalid.value.errors] == ["first_number"]
+                with pytest.raises(NotThere):
+                    client.get(NOBODY)
+            with Client(url) as stranger, pytest.raises(NotPermitted) as refused:
+                stranger.get(NOBODY)
+            assert refused.value.code == "key_needed"
+            return seen
+
+        assert "joined" in await asyncio.to_thread(use)
+
+
+async def test_what_is_refused_for_now_is_asked_again_under_the_same_key() -> None:
+    keys: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        keys.append(request.headers["idempotency-key"])
+        if len(keys) == 1:
+            raise httpx.ConnectError("away", request=request)
+        return httpx.Response(503, json={"title": "Not tried now", "code": "not_now"})
+
+    async with AsyncClient("http://service", transport=httpx.MockTransport(answer)) as client:
+        with pytest.raises(NotNow):
+            await client.create(first_number=FIRST, second_number=SECOND, email=EMAIL)
+    assert (len(keys), len(set(keys))) == (4, 1)
+
+
+async def test_a_service_that_is_not_there_is_told_so(tmp_path: Path) -> None:
+    async with house(tmp_path) as running:
+        url = running.service.http_url
+    async with AsyncClient(url) as client:
+        with pytest.raises(Unreachable, match="can't be reached"):
+            await client.get(NOBODY)
+
+
+def test_importing_the_client_imports_nothing_of_the_service() -> None:
+    asked = "import sys, dosvoces.client; print(*sorted(name for name in sys.modules if name.startswith('dosvoces.')))"
+    loaded = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True).stdout.split()
+    ours = {name.split(".")[1] for name in loaded}
+    assert ours == {"client", "errors", "resources"}
+
+
+async def test_call_follows_what_it_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    async with clients(tmp_path) as running:
+        key = running.test.headers["authorization"].removeprefix("Bearer ")
+        answer = await running.test.post(
+            "/v1/connections", json={"first_number": FIRST, "second_number": BRIEF, "email": EMAIL}
+        )
+        url = f"{running.house.service.http_url}/call"
+        await asyncio.to_thread(follow, url, key, answer.json()["id"])
+    told = capsys.readouterr().out.splitlines()
+    assert ([line for line in told if line.endswith(" joined")] != [], told[-1]) == (True, "completed")
