@@ -29,6 +29,7 @@ from dosvoces.phone import Phone, PhoneBehaviour, PhoneCall, PhoneEvent, PhoneEv
 from dosvoces.settings import Settings
 from dosvoces.store import ConnectionRecord, Entry
 from dosvoces.testing import until
+from tests.canaries import leaks, watched
 from tests.far_ends import media_ports
 
 HOST = "127.0.0.1"
@@ -189,6 +190,13 @@ async def house(
 ) -> AsyncIterator[House]:
     """The service in this process."""
     settings = Settings.model_validate(values(folder, phone, trunks, **sections))
+    with watched():
+        async with _serving(settings, carrier, wall) as running:
+            yield running
+
+
+@asynccontextmanager
+async def _serving(settings: Settings, carrier: Carrier | None, wall: Callable[[], datetime]) -> AsyncIterator[House]:
     async with (
         Service.open(settings, carrier=carrier, wall=wall) as service,
         httpx.AsyncClient(base_url=service.http_url, timeout=LIMIT_S) as client,
@@ -301,6 +309,7 @@ async def process(
         reading = asyncio.create_task(_read(serving, lines, ready, may_die=bool(crash_at)))
         url = await asyncio.wait_for(ready, START_LIMIT_S)
         yield Process(serving, url, folder, lines, reading)
+        assert leaks(lines) == []
 
 
 async def _gone(serving: asyncio.subprocess.Process) -> None:
