@@ -165,6 +165,7 @@ def test_the_command_tells_what_it_did(sqlite_url: str, postgres_url: str) -> No
     assert f"connection: {CONNECTIONS} rows" in ran.output
     assert "s3cret" not in ran.output
     assert "are there, each as it was" in ran.output
+    assert ["record.move" in row for row in rows(postgres_url)["audit"]] == [True]
 
 
 async def test_a_record_that_is_not_there_is_said(postgres_url: str, tmp_path: Path) -> None:

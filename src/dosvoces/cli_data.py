@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from dosvoces.cli_options import Config, settings_of
+from dosvoces.cli_options import Config, operator, settings_of
 
 data_app = typer.Typer(rich_markup_mode=None)
 
@@ -25,7 +25,7 @@ def migrate_data(
     to = open_database(target if target is not None else settings_of(context, config).database.address)
     of = open_database(source)
     typer.echo(f"Copying {of.name} to {to.name}")
-    moved = move_record(of, to, lambda progress: typer.echo(f"  {progress}"))
+    moved = move_record(of, to, lambda progress: typer.echo(f"  {progress}"), by=operator())
     typer.echo(
         f"All {sum(moved.rows.values())} rows of {len(moved.rows)} tables are there, each as it was. "
         f"The old record is untouched; see that [database] url names {to.name}, and start the service."

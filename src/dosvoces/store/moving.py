@@ -13,7 +13,9 @@ from sqlalchemy import Connection, Engine, Row, Table, func, insert, select, tup
 from sqlalchemy.exc import SQLAlchemyError
 
 from dosvoces.errors import StoreError
+from dosvoces.store.audit import write_act
 from dosvoces.store.database import Database
+from dosvoces.store.keys import Act
 from dosvoces.store.tables import metadata
 
 BATCH_ROWS = 500
@@ -30,15 +32,20 @@ class Moved:
     """By the table's name."""
 
 
-def move_record(source: Database, target: Database, tell: Tell) -> Moved:
+def move_record(source: Database, target: Database, tell: Tell, *, by: str = "") -> Moved:
     """
     Copy all of `source` into `target`; `tell` hears of each table. The source stays as it is.
+
+    With `by`, the target's audit says who did it.
 
     Raises `StoreError` if a service has either in use, the target isn't empty, or a row doesn't arrive as it was.
     """
     with _claimed(source, source.beside) as reading, _claimed(target, target.prepare) as writing:
         try:
-            return _move(source, reading, target, writing, tell)
+            moved = _move(source, reading, target, writing, tell)
+            if by:
+                write_act(writing, Act(by, "record.move", source.name, {"rows": sum(moved.rows.values())}))
+            return moved
         except SQLAlchemyError as error:
             raise target.explain(error) from error
 
