@@ -12,6 +12,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 from dosvoces.core import Connection, Leg, LegState, Terms
 from dosvoces.deferred import Again
 from dosvoces.deferred.backoff import JITTER, delay_s
+from dosvoces.deferred.guard import networks_of
 from dosvoces.deferred.webhooks import ANSWER_LIMIT_BYTES, STEPS_S, TURN_S, Endpoint, Poster, Webhooks
 from dosvoces.model import EndReason, Outcome, Side
 from dosvoces.store import Entry
@@ -44,7 +45,7 @@ class Trial:
     def __init__(self, store: SqlStore, url: str, *, timeout_s: float = 5.0, secrets: tuple[str, ...] = (SECRET,)):
         self.now = T0
         self._store = store
-        self.endpoint = Endpoint("main", url, secrets, frozenset([ENDED]), timeout_s)
+        self.endpoint = Endpoint("main", url, secrets, frozenset([ENDED]), timeout_s, networks_of(["127.0.0.0/8"]))
         self.webhooks = Webhooks([self.endpoint], store.reports, lambda: self.now)
         self.poster = Poster(lambda: self.now)
 

@@ -337,6 +337,24 @@ def test_a_webhook_may_be_http_where_nobody_between_can_read_it(tmp_path: Path, 
     assert load(written(tmp_path, HOOK.replace("https://crm.example.com/x", url)), {}).webhooks[0].url == url
 
 
+@pytest.mark.parametrize(
+    ("url", "networks", "reach"),
+    [
+        ("https://crm.example.com/", "", ()),
+        ("https://crm.example.com/", '["10.0.0.0/8", "fd00::/8"]', ("10.0.0.0/8", "fd00::/8")),
+        ("http://10.1.2.3:8000/", "", ("10.1.2.3/32",)),
+        ("http://[::1]/", "", ("::1/128",)),
+        ("http://localhost:8000/", "", ("127.0.0.0/8", "::1/128")),
+        ("http://erp:8000/", "", ()),
+    ],
+)
+def test_a_webhook_reaches_as_far_as_is_written(
+    tmp_path: Path, url: str, networks: str, reach: tuple[str, ...]
+) -> None:
+    text = HOOK.replace("https://crm.example.com/x", url) + (f"networks = {networks}\n" if networks else "")
+    assert load(written(tmp_path, text), {}).webhooks[0].reach == reach
+
+
 TRUNK = '[[trunks]]\nname = "main"\nproxy = "sip:127.0.0.1"\n'
 
 
@@ -389,6 +407,8 @@ TRUNK = '[[trunks]]\nname = "main"\nproxy = "sip:127.0.0.1"\n'
         ),
         (HOOK.replace("https", "ftp"), 'write it as "https://crm.example.com/dosvoces"'),
         (HOOK.replace("https://", "https://me:secret@"), "leave out what is before the @"),
+        (HOOK + 'networks = ["10.0.0.1/8"]', 'write it as "10.0.0.0/8", with nothing but zeros behind the prefix'),
+        (HOOK.replace("crm.example.com", "0x7f.1"), 'write it as "https://crm.example.com/dosvoces"'),
         (HOOK.replace("https", "http"), "only https goes to another network"),
         (HOOK.replace("whsec_Mf", "whsec_*"), '[[webhooks]] secret (the first) = "•••": write whsec_ and 24 to 64'),
         (HOOK.replace("whsec_", ""), "write whsec_ and 24 to 64 random bytes in base64"),

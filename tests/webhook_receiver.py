@@ -57,6 +57,7 @@ class Receiver:
     port: int = 0
     answers: dict[str, Answer | list[Answer]] = field(default_factory=dict)
     received: list[Message] = field(default_factory=list)
+    connections: int = 0
     gate: asyncio.Event | None = None
     """If set, each answer waits for it."""
 
@@ -104,6 +105,7 @@ class Receiver:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
+        self.connections += 1
         self._tasks.add(task)
         try:
             while await self._exchange(reader, writer):

@@ -14,6 +14,7 @@ from dosvoces.deferred import Deferred, Kind, outcome_mail
 from dosvoces.deferred import waiting as waiting_kind
 from dosvoces.deferred import webhooks as webhooks_kind
 from dosvoces.deferred.dispatcher import Dispatcher
+from dosvoces.deferred.guard import networks_of
 from dosvoces.deferred.messages import message
 from dosvoces.deferred.outcome_mail import OutcomeMail
 from dosvoces.deferred.waiting import Waiting
@@ -37,6 +38,7 @@ def endpoints_of(settings: Settings) -> list[Endpoint]:
             secrets=tuple(webhook.secret.get_secret_value().split()),
             events=frozenset(webhook.events),
             timeout_s=webhook.timeout_s,
+            networks=networks_of(webhook.reach),
         )
         for webhook in settings.webhooks
     ]

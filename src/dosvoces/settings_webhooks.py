@@ -3,13 +3,14 @@
 import base64
 import binascii
 import ipaddress
+import re
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
 from dosvoces.settings_section import Section
-from dosvoces.settings_values import comma_separated
+from dosvoces.settings_values import comma_separated, is_literal, is_loopback
 
 SECRET_PREFIX = "whsec_"
 SECRET_BYTES = range(24, 65)  # Standard Webhooks: 24 to 64 random bytes
@@ -24,20 +25,47 @@ EventName = Literal[
 ]
 
 
+_NAME = re.compile(
+    r"(?=.{1,253}$)(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\.?"
+)
+_NUMBER = re.compile(r"(?:[0-9]+|0x[0-9a-f]*)\.?")
+"""What stands at the end of an IPv4 address, however odd (WHATWG URL, "ends in a number checker"); no name ends so."""
+
+
 def webhook_url(value: str) -> str:
     """An https URL; http only where nobody between can read it: what is sent holds phone numbers."""
-    try:
-        parts = urlsplit(value)
-        host, _port = parts.hostname or "", parts.port
-    except ValueError:
-        host, parts = "", urlsplit("")
-    if parts.scheme not in ("http", "https") or not host or not value.isascii() or not value.isprintable():
-        raise ValueError('write it as "https://crm.example.com/dosvoces"')
-    if parts.username is not None or parts.fragment:
-        raise ValueError("leave out what is before the @ and behind the #: the signature tells who sends it")
-    if parts.scheme == "http" and not _is_near(host):
+    scheme, host, _ = url_parts(value)
+    if scheme == "http" and not _is_near(host):
         raise ValueError("only https goes to another network: what is sent holds phone numbers")
     return value
+
+
+def url_parts(value: str) -> tuple[str, str, int]:
+    """
+    Scheme, host in small letters and port of a webhook's URL that all readers of URLs read alike.
+
+    Raises `ValueError` with the remedy for any other.
+    """
+    try:
+        parts = urlsplit(value)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        host, port, parts = "", None, urlsplit("")
+    if "@" in parts.netloc or parts.fragment or "#" in value:
+        raise ValueError("leave out what is before the @ and behind the #: the signature tells who sends it")
+    clear = value.isascii() and value.isprintable() and " " not in value and "\\" not in value
+    if not clear or parts.scheme not in ("http", "https") or not _is_host(host):
+        raise ValueError('write it as "https://crm.example.com/dosvoces"')
+    if port == 0:
+        raise ValueError("a port is 1 to 65535")
+    return parts.scheme, host, port or (443 if parts.scheme == "https" else 80)
+
+
+def _is_host(host: str) -> bool:
+    """Whether it is a name or an address as it is usually written: not 0x7f.1, not 2130706433, without a zone."""
+    if is_literal(host):
+        return "%" not in host
+    return _NAME.fullmatch(host) is not None and not _NUMBER.fullmatch(host.removesuffix(".").rpartition(".")[2])
 
 
 def _is_near(host: str) -> bool:
@@ -46,6 +74,13 @@ def _is_near(host: str) -> bool:
         return ipaddress.ip_address(host).is_private
     except ValueError:
         return "." not in host
+
+
+def network(value: str) -> str:
+    try:
+        return str(ipaddress.ip_network(value))
+    except ValueError:
+        raise ValueError('write it as "10.0.0.0/8", with nothing but zeros behind the prefix') from None
 
 
 def webhook_secrets(value: SecretStr) -> SecretStr:
@@ -83,3 +118,14 @@ class Webhook(Section):
     `lead.email.sent`, `lead.email.failed`. See [webhooks](../howto/webhooks.md)."""
     timeout_s: Annotated[float, Field(ge=1, le=30)] = 15.0
     """Longest that one try may take, in seconds."""
+    networks: Annotated[tuple[Annotated[str, AfterValidator(network)], ...], BeforeValidator(comma_separated)] = ()
+    """Where a name in `url` may lead beside to public addresses: `["10.0.0.0/8"]`. What leads elsewhere is not
+    connected to. Not needed for an address that is itself in `url`, nor for `localhost`."""
+
+    @property
+    def reach(self) -> tuple[str, ...]:
+        """`networks` and what `url` says by itself."""
+        _, host, _ = url_parts(self.url)
+        if is_literal(host):
+            return (*self.networks, str(ipaddress.ip_network(host)))
+        return (*self.networks, "127.0.0.0/8", "::1/128") if is_loopback(host) else self.networks

@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from weakref import WeakValueDictionary
 
+import httpcore
 import httpx
 import structlog
 from standardwebhooks import Webhook
@@ -20,6 +21,7 @@ from standardwebhooks import Webhook
 from dosvoces import __version__, crashpoints
 from dosvoces.deferred import Again, Payload, Work
 from dosvoces.deferred.backoff import delay_s, early_s
+from dosvoces.deferred.guard import ForbiddenAddress, GuardedBackend, GuardedTransport, Network
 from dosvoces.model import ConnectionId
 from dosvoces.store import ConnectionRecord
 from dosvoces.store.reports import Delivery, DeliveryState, Report, Reports
@@ -49,6 +51,8 @@ class Endpoint:
     """Each `whsec_…`; every one of them signs."""
     events: frozenset[str]
     timeout_s: float = 15.0
+    networks: tuple[Network, ...] = ()
+    """Where else than to public addresses it may be."""
 
     @property
     def target(self) -> str:
@@ -82,9 +86,15 @@ class Reply:
 class Poster:
     """Posts signed messages, over connections that are kept for a while."""
 
-    def __init__(self, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+    def __init__(
+        self,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        backend: Callable[[tuple[Network, ...]], httpcore.AsyncNetworkBackend] = GuardedBackend,
+    ) -> None:
         self._now = now
-        self._client: httpx.AsyncClient | None = None
+        self._backend = backend
+        self._clients: dict[tuple[Network, ...], httpx.AsyncClient] = {}
+        """By how far they may go: none takes a connection that is there for another."""
 
     async def post(self, endpoint: Endpoint, message_id: str, body: str) -> Reply:
         """POST `body` once. Never raises for what the receiver does."""
@@ -99,20 +109,23 @@ class Poster:
         }
         try:
             async with asyncio.timeout(endpoint.timeout_s):
-                return await self._exchange(endpoint.url, headers, body)
+                return await self._exchange(endpoint, headers, body)
         except TimeoutError:
             return Reply(None, f"no answer within {endpoint.timeout_s:g} s")
+        except ForbiddenAddress as error:
+            return Reply(None, f"not sent: {error}"[:WORDS_LIMIT])
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             return Reply(None, f"{type(error).__name__}: {error}"[:WORDS_LIMIT])
 
     async def close(self) -> None:
         """Give connections back; idempotent."""
-        client, self._client = self._client, None
-        if client is not None:
+        clients, self._clients = self._clients, {}
+        for client in clients.values():
             await client.aclose()
 
-    async def _exchange(self, url: str, headers: dict[str, str], body: str) -> Reply:
-        async with self._opened().stream("POST", url, headers=headers, content=body.encode()) as response:
+    async def _exchange(self, endpoint: Endpoint, headers: dict[str, str], body: str) -> Reply:
+        client = self._opened(endpoint.networks)
+        async with client.stream("POST", endpoint.url, headers=headers, content=body.encode()) as response:
             retry_after_s = _retry_after_s(response.headers.get("retry-after", ""), self._now())
             read = 0
             async for part in response.aiter_raw():
@@ -121,15 +134,17 @@ class Poster:
                     break
             return Reply(response.status_code, f"HTTP {response.status_code}", retry_after_s)
 
-    def _opened(self) -> httpx.AsyncClient:
-        if self._client is None:
-            self._client = httpx.AsyncClient(
-                verify=ssl.create_default_context(),  # The system's authorities, to which an operator can add his own.
+    def _opened(self, networks: tuple[Network, ...]) -> httpx.AsyncClient:
+        if networks not in self._clients:
+            # The system's authorities, to which an operator can add his own.
+            transport = GuardedTransport(ssl.create_default_context(), self._backend(networks))
+            self._clients[networks] = httpx.AsyncClient(
+                transport=transport,
                 follow_redirects=False,
                 trust_env=False,
                 timeout=None,  # One limit for the whole of a try, set where it is made.
             )
-        return self._client
+        return self._clients[networks]
 
 
 class Webhooks:
