@@ -21,7 +21,7 @@ import structlog
 from dosvoces import open_files, telemetry
 from dosvoces.app_deferred import make_dispatcher, reported
 from dosvoces.app_door import check_door, guarded
-from dosvoces.app_limits import quota
+from dosvoces.app_limits import quota, rates
 from dosvoces.app_trial import make_trial
 from dosvoces.app_widget import add_widget
 from dosvoces.carriers import Carrier
@@ -255,6 +255,7 @@ def number_rules(settings: Settings) -> NumberRules:
         denied_prefixes=settings.numbers.deny_prefixes,
         allowed_prefixes=settings.numbers.allow_prefixes,
         hours=CallingHours(settings.numbers.calling_hours, frozenset(settings.numbers.holidays)),
+        rates=rates(settings),
     )
 
 

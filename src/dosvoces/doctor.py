@@ -17,11 +17,12 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+from dosvoces.app_limits import budget
 from dosvoces.doctor_door import examine_door
 from dosvoces.doctor_trunks import Finding as Finding
 from dosvoces.doctor_trunks import Level as Level
 from dosvoces.doctor_trunks import examine_trunk, own_certificate, unverified
-from dosvoces.errors import MailError, MediaError, NoRecordYet, StoreError
+from dosvoces.errors import MailError, MediaError, NoRecordYet, SettingsError, StoreError
 from dosvoces.mail import Mailbox
 from dosvoces.media import ng
 from dosvoces.settings import PORTS_PER_CONNECTION, HostPort, Settings, is_loopback
@@ -38,7 +39,7 @@ async def examine(
     settings: Settings, *, file: Path | None, store: Store, mailbox: Mailbox, keys: Keys
 ) -> list[Finding]:
     """All findings. `store` is a reader, not yet open; it, `mailbox` and `keys` are closed in the end."""
-    findings = [*_configuration(file), *_clock(time.time())]
+    findings = [*_configuration(file), *_clock(time.time()), *_budget(settings)]
     try:
         findings += [finding async for finding in _database(settings, store)]
         findings += [finding async for finding in _mail(settings, mailbox)]
@@ -93,6 +94,17 @@ def _clock(now: float) -> Iterator[Finding]:
         )
     else:
         yield Finding(Level.OK, "clock", time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(now)))
+
+
+def _budget(settings: Settings) -> Iterator[Finding]:
+    """Whether the day's minutes and money can be counted, where they are limited."""
+    try:
+        allowed = budget(settings)
+    except SettingsError as error:
+        yield Finding(Level.ERROR, "budget", str(error), "see docs/howto/limits.md")
+        return
+    if allowed.rates is not None:
+        yield Finding(Level.OK, "budget", f"{len(allowed.rates.by_prefix)} rates in {allowed.rates.currency}")
 
 
 def _descriptors(settings: Settings, soft: int, hard: int) -> Iterator[Finding]:

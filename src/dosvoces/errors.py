@@ -15,7 +15,7 @@ class NumberRefused(NotAllowed):
     def __init__(self, message: str, *, code: str, second: bool) -> None:
         super().__init__(message)
         self.code = code
-        """`do_not_call`: stable, for programs."""
+        """`do_not_call no_rate`: stable, for programs."""
         self.second = second
         """Whether it is the second party's."""
 
@@ -97,6 +97,14 @@ class CeilingReached(LimitReached):
 
 class OnTheList(LimitReached):
     """Nothing was written: a number is on the do-not-call list; `second` if it is the second party's."""
+
+    def __init__(self, message: str, *, second: bool) -> None:
+        super().__init__(message)
+        self.second = second
+
+
+class NoRate(LimitReached):
+    """Nothing was written: there is a budget, and no rate for a number; `second` if it is the second party's."""
 
     def __init__(self, message: str, *, second: bool) -> None:
         super().__init__(message)

@@ -154,8 +154,9 @@ class Alarm:
     key: str
     """The API key's id, where it is a key's ceiling."""
     percent: int
-    used: int
-    most: int
+    used: int | float
+    most: int | float
+    """Calls or mails, minutes, or units of the rates' currency."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """The section `[limits]` of the settings: how much may be asked for, by whom, and to whom."""
 
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from dosvoces.settings_section import Section
 
@@ -40,3 +40,18 @@ class Limits(Section):
     """Leads that all mailboxes of one domain are sent in an hour."""
     domain_mails_per_day: Ceiling = None
     """Leads that all mailboxes of one domain are sent in a day."""
+    minutes_per_day: Ceiling = None
+    """Minutes of both lines together in a day. Each connection reserves `talk_limit_s` for both when it begins, and
+    gives back at its end what it didn't use."""
+    budget_per_day: Annotated[float, Field(gt=0, le=1_000_000_000)] | None = None
+    """Money in a day, in the currency of `rates_file`, reserved and given back likewise. A number without a rate is not
+    called."""
+    rates_file: Annotated[str, Field(min_length=1)] | None = None
+    """What a minute costs, by prefix (TOML), relative to where the service starts: see
+    [ceilings](../howto/limits.md#minutes-and-money)."""
+
+    @model_validator(mode="after")
+    def _rates_for_a_budget(self) -> Self:
+        if self.budget_per_day is not None and self.rates_file is None:
+            raise ValueError("`budget_per_day` needs to know what calls cost: add `rates_file`, a rate table")
+        return self

@@ -22,6 +22,7 @@ from phonenumbers import PhoneNumber as ParsedNumber
 
 from dosvoces.dialplan.data import COUNTRY_PREFIXES, EMERGENCY_NUMBERS, INTERNATIONAL_PREFIXES, Prefix, longest
 from dosvoces.dialplan.hours import ALWAYS, CallingHours
+from dosvoces.dialplan.rates import Rates
 from dosvoces.model import PhoneNumber
 
 __all__ = ["EMERGENCY_NUMBERS", "NumberRules", "Refusal", "Step", "as_e164", "check_number", "steps"]
@@ -44,6 +45,8 @@ class NumberRules:
     Called although the data denies them: E.164, with `+`. Opens dear and risky ranges, and those of no country
     (satellites); never an emergency line, a short code or a number of ours.
     """
+    rates: Rates | None = None
+    """What calls cost, where there is a budget: a number that it has no rate for is not called."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +54,7 @@ class Refusal:
     """Why a number is not dialled."""
 
     code: str
-    """`missing format emergency short_code own_number country destination`: for programs, stable."""
+    """`missing format emergency short_code own_number country destination no_rate`: for programs, stable."""
     message: str
     """For people; doesn't repeat the number."""
 
@@ -63,6 +66,7 @@ _SHORT_CODE = Refusal("short_code", "is a short code, which is never called")
 _OWN_NUMBER = Refusal("own_number", "is a number of this service itself")
 _COUNTRY = Refusal("country", "is in a country or network that the operator doesn't allow")
 _DENIED = Refusal("destination", "is in a range that the operator has closed")
+_NO_RATE = Refusal("no_rate", "has no rate in the operator's table")
 _KINDS = {
     "premium": Refusal("destination", "is a premium-rate number, which is not allowed"),
     "shared_cost": Refusal("destination", "is a shared-cost number, which is not allowed"),
@@ -89,7 +93,7 @@ class Step(NamedTuple):
     """One question asked of a number, in the order in which they are asked."""
 
     name: str
-    """`shape emergency short_code length own_number closed opened country range type`"""
+    """`shape emergency short_code length own_number closed opened country range type rate`"""
     answer: str
     """For people."""
     refusal: Refusal | None = None
@@ -141,7 +145,18 @@ def steps(text: str, rules: NumberRules) -> Iterator[Step]:
         yield Step("length", f"{len(international)} digits", _FORMAT)
         return
     yield Step("length", f"{len(international)} digits")
-    yield from _destination(international, rules)
+    if rules.rates is None:
+        yield from _destination(international, rules)
+        return
+    for step in _destination(international, rules):
+        yield step
+        if step.refusal is not None:
+            return
+    rate = rules.rates.of(international)
+    if rate is None:
+        yield Step("rate", "no prefix of the rate table", _NO_RATE)
+    else:
+        yield Step("rate", f"{rules.rates.currency} {rate}")
 
 
 def _destination(international: str, rules: NumberRules) -> Iterator[Step]:

@@ -9,14 +9,15 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Dialect, Integer, bindparam, case, exists, false, func, literal_column, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from dosvoces.core import LegState
+from dosvoces.core import Connection, LegState
 from dosvoces.errors import LimitReached, OnTheList
-from dosvoces.model import Order, Side, mask_number
+from dosvoces.model import ConnectionId, Order, Side, mask_number
+from dosvoces.store.budget import NO_BUDGET, Budget, BudgetCounts, Reservation
 from dosvoces.store.ceilings import LOCK, NO_CEILINGS, CeilingCounts, Ceilings, Tally
 from dosvoces.store.clock import database_now
 from dosvoces.store.prepared import Cursor, Prepared
@@ -46,9 +47,18 @@ class Quota:
     """Of the trunks that allow only so much."""
     ceilings: Ceilings = NO_CEILINGS
     """What may be asked for in an hour and in a day."""
+    budget: Budget = NO_BUDGET
+    """What may be spent in a day."""
 
 
 NO_QUOTA = Quota()
+
+
+class Admitted(NamedTuple):
+    """What is to be counted of an order that may begin."""
+
+    tally: Tally | None
+    reservation: Reservation | None
 
 
 def turn(next_at: datetime | None, now: datetime, quota: TrunkQuota) -> tuple[float, datetime] | None:
@@ -69,6 +79,7 @@ class SharedLimits:
     def __init__(self, dialect: Dialect, quota: Quota) -> None:
         self._quota = quota
         self._ceilings = CeilingCounts(dialect, quota.ceilings)
+        self._budget = BudgetCounts(dialect, quota.budget)
         self._locks = dialect.name == "postgresql"
         self._count_open = Prepared(_count_open(), dialect)
         self._count_calls = Prepared(_count_calls(), dialect)
@@ -78,7 +89,7 @@ class SharedLimits:
         self._has_list, self._list_due = False, float("-inf")
         self._set_pace = Prepared(_set_pace(dialect), dialect)
 
-    def admit(self, cursor: Cursor, order: Order, trunks: Mapping[Side, Sequence[str]]) -> Tally | None:
+    def admit(self, cursor: Cursor, order: Order, trunks: Mapping[Side, Sequence[str]]) -> Admitted:
         """
         Raise `LimitReached` if `order` may not be opened now; else what `charge` is to count once it is.
 
@@ -88,11 +99,17 @@ class SharedLimits:
         self._admit_numbers(cursor, order)
         if self._quota != NO_QUOTA and not order.test:
             self._admit_open(cursor, order, trunks)
-        return self._ceilings.admit(cursor, order)
+        return Admitted(self._ceilings.admit(cursor, order), self._budget.admit(cursor, order))
 
-    def charge(self, cursor: Cursor, order: Order, tally: Tally | None) -> None:
+    def charge(self, cursor: Cursor, order: Order, admitted: Admitted | None) -> None:
         """Count what `admit` let in; later in the same transaction."""
-        self._ceilings.charge(cursor, order, tally)
+        if admitted is not None:
+            self._ceilings.charge(cursor, order, admitted.tally)
+            self._budget.charge(cursor, order, admitted.reservation)
+
+    def settle(self, cursor: Cursor, connection_id: ConnectionId, state: Connection, at: datetime) -> None:
+        """Give back what a connection reserved and didn't use, in the transaction that writes its outcome."""
+        self._budget.settle(cursor, connection_id, state, at)
 
     def _admit_numbers(self, cursor: Cursor, order: Order) -> None:
         """

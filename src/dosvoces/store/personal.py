@@ -67,7 +67,10 @@ IMPERSONAL: dict[str, frozenset[str]] = {
     "delivery": frozenset("connection_id number target state tries tried_at next_at".split()),
     "capture": frozenset({"connection_id"}),
     "mail": frozenset({"number", "message_id", "kept_at"}),
-    "spent": frozenset({"since", "used"}),
+    "spent": frozenset({"since", "used", "alarmed"}),
+    "reserved": frozenset(
+        "connection_id day seconds money first_minute first_setup second_minute second_setup".split()
+    ),
     # What operators did and run: an act has no numbers of people, by `store.keys.Act`.
     "audit": frozenset("id at who what subject facts".split()),
     "api_key": frozenset(

@@ -18,7 +18,7 @@ from sqlalchemy import Connection as DatabaseConnection
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from dosvoces.core import Connection
+from dosvoces.core import Connection, Terms
 from dosvoces.errors import StoreError
 from dosvoces.mail import Mail
 from dosvoces.model import NO_TRUNKS, ConnectionId, Facts, NodeId, Order, Outcome, Side, Trunks, node_id
@@ -223,9 +223,13 @@ class SqlStore(Store):
         writer, writes = self._opened()
 
         def record(cursor: Cursor) -> None:
-            tally = None if waits else self.limits.admit(cursor, order, trunks)
+            admitted = None if waits else self.limits.admit(cursor, order, trunks)
             writes.record(cursor, order)
-            self.limits.charge(cursor, order, tally)
+            self.limits.charge(cursor, order, admitted)
+
+        def withdraw(cursor: Cursor) -> None:
+            self.limits.settle(cursor, order.id, Connection(Terms()), order.created_at)
+            writes.withdraw(cursor, order.id)
 
         offer = self.waiting.offering(order.id) if waits else nullcontext()
         async with offer:
@@ -234,7 +238,7 @@ class SqlStore(Store):
             except StoreError as error:
                 if error.unknown:
                     # The client is told that nothing was done: if it was written all the same, it is no longer so.
-                    writer.write_behind(partial(writes.withdraw, connection_id=order.id))
+                    writer.write_behind(withdraw)
                 raise
 
     @property
@@ -273,7 +277,11 @@ class SqlStore(Store):
 
     async def settle(self, connection_id: ConnectionId, state: Connection, outcome: Outcome, *, at: datetime) -> None:
         writer, writes = self._opened()
-        settle = partial(writes.settle, connection_id=connection_id, state=state, outcome=outcome, at=at)
+
+        def settle(cursor: Cursor) -> None:
+            writes.settle(cursor, connection_id, state, outcome, at)
+            self.limits.settle(cursor, connection_id, state, at)
+
         await writer.write(settle)
         if ENDED in self._reported:
             self.reports.due.set()

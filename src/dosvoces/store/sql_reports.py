@@ -114,10 +114,10 @@ class SqlWaiting(Waiting):
             raise StoreError(f"connection {order.id} was claimed or is offered, and which of them is not known yet")
 
         def claim(cursor: Cursor, writes: ReportWrites) -> bool:
-            tally = self._lanes.limits.admit(cursor, order, trunks)
+            admitted = self._lanes.limits.admit(cursor, order, trunks)
             if not writes.claim(cursor, order.id):
                 return False
-            self._lanes.limits.charge(cursor, order, tally)
+            self._lanes.limits.charge(cursor, order, admitted)
             return True
 
         try:

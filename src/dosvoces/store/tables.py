@@ -30,7 +30,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeEngine
 
-REVISION = "0011"
+REVISION = "0012"
 """The newest migration: what a database must be at. A test holds it equal to the head of `migrations/versions`."""
 
 
@@ -224,6 +224,23 @@ spent = Table(
     Column("counter", Text, primary_key=True, doc="`store.ceilings`: `number/day +34600000011`."),
     Column("since", Moment, nullable=False, doc="Since when this is counted: the beginning of an hour or a day, UTC."),
     Column("used", BigInteger, nullable=False),
+    Column("alarmed", Integer, nullable=False, server_default="0", doc="Per cent told of; `store.budget` alone."),
+    sqlite_with_rowid=False,
+)
+
+# What open connections may use at most of a day's minutes and money; settled, the row is gone.
+reserved = Table(
+    "reserved",
+    metadata,
+    _connection_key(),
+    Column("day", Moment, nullable=False, doc="When the day began that it counts in: `spent.since`."),
+    Column("seconds", BigInteger, nullable=False, doc="Of both legs together."),
+    Column("money", BigInteger, nullable=False, doc="In millionths of the currency, as the prices."),
+    # The prices that it was reserved at: who settles it may have another rate table by then.
+    Column("first_minute", BigInteger, nullable=False),
+    Column("first_setup", BigInteger, nullable=False),
+    Column("second_minute", BigInteger, nullable=False),
+    Column("second_setup", BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )
 

@@ -23,7 +23,7 @@ from dosvoces.errors import AlreadyRecorded, LimitReached, NotAllowed, NotNow, S
 from dosvoces.events import Cancel, Event, LostAtRestart, Started
 from dosvoces.journal import entry_of
 from dosvoces.mail import Mail, Mailbox
-from dosvoces.model import ConnectionId, Note, Order, Outcome, Side, Trunks
+from dosvoces.model import Alarm, ConnectionId, Note, Order, Outcome, Side, Trunks
 from dosvoces.recovery import Leftovers
 from dosvoces.store import ConnectionRecord, Earlier, Entry, Store
 from dosvoces.store.answers import answer_of
@@ -122,6 +122,7 @@ class Switchboard:
                 if not await self._store.waiting.claim(order, trunks=self._trunks(order)):
                     return False
             except LimitReached as error:
+                _tell(order.asker.alarms)
                 raise refused(error) from error
             self._enter(order)
         return True
@@ -139,6 +140,7 @@ class Switchboard:
             except AlreadyRecorded:
                 raise
             except LimitReached as error:
+                _tell(order.asker.alarms)
                 raise refused(error) from error
             except StoreError as error:
                 log.error("request not recorded", connection=order.id, error=str(error))
@@ -149,9 +151,7 @@ class Switchboard:
         live = self._live[order.id] = LiveConnection(order, self._world(order).parts, self._over)
         if order.test:
             self._trials.add(order.id)
-        for alarm in order.asker.alarms:
-            log.warning("ceiling nears", **dataclasses.asdict(alarm))
-            telemetry.CEILING_ALARMS.labels(alarm.ceiling, alarm.percent).inc()
+        _tell(order.asker.alarms)
         # While it was recorded this process may have been frozen, or cut off: then it isn't begun here.
         if self._shut.stopped:
             live.happened(Cancel(self._stopped_by))
@@ -356,3 +356,10 @@ class Switchboard:
     def _journal_late(self, connection_id: ConnectionId, event: Event) -> None:
         ended = Connection(Terms(), outcome=Outcome.INTERRUPTED)
         self._store.journal(entry_of(connection_id, self._now(), event, ended, ended))
+
+
+def _tell(alarms: list[Alarm]) -> None:
+    for alarm in alarms:
+        log.warning("ceiling nears", **dataclasses.asdict(alarm))
+        telemetry.CEILING_ALARMS.labels(alarm.ceiling, alarm.percent).inc()
+    alarms.clear()

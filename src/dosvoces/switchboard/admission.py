@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from dosvoces.carriers import Carrier
 from dosvoces.core import Terms
-from dosvoces.errors import CeilingReached, LimitReached, NotAllowed, NotNow, NumberRefused, OnTheList, TooMany
+from dosvoces.errors import CeilingReached, LimitReached, NoRate, NotAllowed, NotNow, NumberRefused, OnTheList, TooMany
 from dosvoces.model import ConnectionId, Order, Side
 from dosvoces.store import Store
 
@@ -18,6 +18,8 @@ def refused(error: LimitReached) -> NotNow | NotAllowed:
     """What the record refused, as the door is told."""
     if isinstance(error, OnTheList):
         return NumberRefused("is on the do-not-call list", code="do_not_call", second=error.second)
+    if isinstance(error, NoRate):
+        return NumberRefused("has no rate in the operator's table", code="no_rate", second=error.second)
     if isinstance(error, CeilingReached):
         return TooMany(str(error), retry_after_s=error.retry_after_s)
     return NotNow(str(error))

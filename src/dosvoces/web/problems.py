@@ -234,6 +234,7 @@ FIELD_CODES = {
     "same_number": "both parties have the same number",
     "not_allowed": "not permitted by the settings of this installation",
     "do_not_call": "a number on the operator's do-not-call list",
+    "no_rate": "a number that the operator's rate table, and so the day's budget, has no price for",
     "quiet_hours": "asked for outside of the hours in which the two parties' countries are called",
     "unknown": "nothing that there is a choice of",
 }
