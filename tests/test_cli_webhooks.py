@@ -39,8 +39,38 @@ async def test_what_was_told_and_what_waits_is_listed(tmp_path: Path) -> None:
             ]
             waiting = (await node.command("webhooks", "list", "--waiting")).splitlines()
             assert len(waiting) == 2
-            assert waiting[1].split()[:5] == [f"{connection}.1", "connection.ended", "crm", "waiting", "1"]
+            assert waiting[1].split()[:4] == [f"{connection}.1", "connection.ended", "crm", "waiting"]
             assert "HTTP 503; next 20" in waiting[1]
+
+
+async def test_what_failed_is_told_once_more_and_a_disabled_webhook_enabled(tmp_path: Path) -> None:
+    async with Receiver.open({"/crm": [Answer(410)]}) as receiver:
+        async with serving(tmp_path, record_of(tmp_path), [hook(receiver, "crm")]) as node:
+            connection = await a_call_that_ends(node)
+
+            async def disabled() -> bool:
+                (row,) = json.loads(await node.command("webhooks", "endpoints", "--json"))
+                return row["disabled_at"] is not None
+
+            await until(disabled, limit_s=LIMIT_S)
+            shown = await node.command("webhooks", "endpoints")
+            assert shown.split()[:3] == ["crm", receiver.url("/crm"), "DISABLED"]
+            assert shown.endswith(": HTTP 410\n")
+            assert await node.command("webhooks", "enable", "crm") == "crm is told again\n"
+            assert await node.command("webhooks", "enable", "crm") == "crm was not disabled\n"
+            replay = ("webhooks", "replay", "--failed-since", "2020-01-01")
+            assert await node.command(*replay, "--endpoint", "crm") == "1 to be told again\n"
+            first, second = await receiver.got(2)
+            assert first.id == second.id == f"{connection}.1"
+            assert first.body == second.body
+
+            async def delivered() -> bool:
+                (row,) = json.loads(await node.command("webhooks", "list", "--json"))
+                return (row["webhook_id"], row["state"]) == (first.id, "delivered")
+
+            await until(delivered, limit_s=LIMIT_S)
+            assert await node.command("webhooks", "replay", first.id) == "1 to be told again\n"
+            await receiver.got(3)
 
 
 async def test_a_trial_message_is_signed(tmp_path: Path) -> None:
@@ -59,6 +89,7 @@ async def documented_receiver(port: int) -> AsyncIterator[asyncio.subprocess.Pro
     found = re.search(r"```python\n(.*?)```", page, re.DOTALL)
     assert found is not None
     assert SECRET in found[1]
+    assert sum(bool(line.strip()) for line in found[1].splitlines()) <= 10
     code = found[1].replace("8000", str(port))
     running = await asyncio.create_subprocess_exec(
         sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL

@@ -16,6 +16,7 @@ from dosvoces.deferred.guard import networks_of
 from dosvoces.deferred.webhooks import ANSWER_LIMIT_BYTES, STEPS_S, TURN_S, Endpoint, Poster, Webhooks
 from dosvoces.model import EndReason, Outcome, Side
 from dosvoces.store import Entry
+from dosvoces.store.endpoints import Endpoints
 from dosvoces.store.reports import ENDED, EVENTS, Delivery, DeliveryState
 from dosvoces.store.sql import SqlStore, open_store
 from dosvoces.testing import T0, an_order
@@ -39,6 +40,10 @@ async def store(tmp_path: Path) -> AsyncIterator[SqlStore]:
     await record.close()
 
 
+def beside(store: SqlStore) -> Endpoints:
+    return Endpoints(store._database)
+
+
 class Trial:
     """Webhooks to one endpoint on a clock of their own."""
 
@@ -46,7 +51,7 @@ class Trial:
         self.now = T0
         self._store = store
         self.endpoint = Endpoint("main", url, secrets, frozenset([ENDED]), timeout_s, networks_of(["127.0.0.0/8"]))
-        self.webhooks = Webhooks([self.endpoint], store.reports, lambda: self.now)
+        self.webhooks = Webhooks([self.endpoint], store.reports, beside(store), lambda: self.now)
         self.poster = Poster(lambda: self.now)
 
     async def prepare(self) -> None:
@@ -112,11 +117,55 @@ async def test_what_is_not_taken_is_tried_again(store: SqlStore, status: int) ->
         assert [message.path for message in receiver.received] == ["/"]
 
 
-async def test_gone_is_refused_for_good(store: SqlStore) -> None:
+async def test_gone_is_refused_and_its_endpoint_disabled(store: SqlStore) -> None:
     async with Receiver.open({"/": Answer(410)}) as receiver:
-        again, delivery = await tried_once(store, receiver.url())
-        assert again is None
+        trial = Trial(store, receiver.url())
+        await trial.prepare()
+        assert await trial.deliver() is None
+        delivery = await trial.delivery()
         assert (delivery.state, delivery.next_at) == (DeliveryState.REFUSED, None)
+        (problem,) = trial.webhooks.problems()
+        assert problem.startswith("webhook main is disabled since 20")
+        assert problem.endswith("(HTTP 410): when it is well again, dosvoces webhooks enable main")
+        await trial.webhooks.close()
+
+
+async def test_what_is_disabled_is_not_tried_and_goes_on_when_it_is_enabled(store: SqlStore) -> None:
+    async with Receiver.open({"/": [Answer(503), Answer(503)]}) as receiver:
+        trial = Trial(store, receiver.url())
+        trial.endpoint = replace(trial.endpoint, disable_after=timedelta())
+        states = beside(store)
+        trial.webhooks = Webhooks([trial.endpoint], store.reports, states, lambda: trial.now)
+        await trial.prepare()
+        first = await trial.deliver()
+        assert first is not None
+        trial.now += timedelta(seconds=first.after_s)
+        assert await trial.deliver() is None
+        waiting = await trial.delivery()
+        assert (waiting.state, waiting.tries, waiting.next_at) == (DeliveryState.WAITING, 1, None)
+        assert len(receiver.received) == 1
+        assert await states.enable("main", by="operator ana")
+        await trial.webhooks.look()
+        assert trial.webhooks.problems() == []
+        receiver.answers.clear()
+        assert await trial.deliver() is None
+        assert (await trial.delivery()).state is DeliveryState.DELIVERED
+        await trial.webhooks.close()
+
+
+async def test_who_takes_something_again_has_not_failed_for_long(store: SqlStore) -> None:
+    async with Receiver.open({"/": [Answer(503)]}) as receiver:
+        trial = Trial(store, receiver.url())
+        await trial.prepare()
+        again = await trial.deliver()
+        assert again is not None
+        states = beside(store)
+        assert (await states.states())["main"].why == "HTTP 503"
+        trial.now += timedelta(seconds=again.after_s)
+        assert await trial.deliver() is None
+        assert await states.states() == {}
+        await states.close()
+        await trial.webhooks.close()
 
 
 @pytest.mark.parametrize(
@@ -188,7 +237,7 @@ async def test_a_run_that_comes_too_early_waits_for_its_time(store: SqlStore) ->
 async def test_a_webhook_that_left_the_settings_is_given_up(store: SqlStore) -> None:
     trial = Trial(store, "http://127.0.0.1:1/")
     await trial.prepare()
-    trial.webhooks = Webhooks([], store.reports, lambda: T0)
+    trial.webhooks = Webhooks([], store.reports, beside(store), lambda: T0)
     assert await trial.deliver() is None
     delivery = await trial.delivery()
     assert delivery.state is DeliveryState.ABANDONED

@@ -138,8 +138,10 @@ class World:
         )
         await board.start()
         await board.settle_leftovers()
+        nothing: Any = None  # Nobody asks for webhooks.
         app = build_app(
             switch=FakeSwitch(),
+            hooks=nothing,
             connector=board,
             scheduler=FakeScheduler(),
             records=FakeRecords(),

@@ -179,7 +179,8 @@ def app_with(
     scheduler: FakeScheduler | None = None,
     repeats: Repeats = Repeats(),  # noqa: B008  # It is frozen.
 ) -> FastAPI:
-    feed: Any = None  # Streams are tried with a whole service.
+    feed: Any = None  # Streams are tried with a whole service,
+    hooks: Any = None  # and so are webhooks.
     return build_app(
         feed=feed,
         listeners=Listeners(feed, most=0),
@@ -188,6 +189,7 @@ def app_with(
         records=records or FakeRecords(),
         canceller=canceller or FakeCanceller(),
         switch=FakeSwitch(),
+        hooks=hooks,
         readiness=readiness or FakeReadiness(),
         rules=RULES,
         clock=lambda: NOW,

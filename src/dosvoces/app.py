@@ -33,6 +33,7 @@ from dosvoces.carriers.sip_codecs import CODECS
 from dosvoces.carriers.trunks import Trunk
 from dosvoces.clock import SteadyClock, utc_now
 from dosvoces.deferred.dispatcher import Dispatcher
+from dosvoces.deferred.hooks import Hooks
 from dosvoces.deferred.overflow import Overflow
 from dosvoces.dialplan import NumberRules
 from dosvoces.dialplan.hours import CallingHours
@@ -143,7 +144,7 @@ class Service:
             stack.push_async_callback(switchboard.close)
             await switchboard.start()
             await membership.start(switchboard)
-            dispatcher, webhooks = make_dispatcher(
+            dispatcher, webhooks, hooks = make_dispatcher(
                 settings, store, mailbox, trial.mailbox, switchboard, membership, number_rules(settings).hours
             )
             stack.push_async_callback(webhooks.close)
@@ -160,7 +161,7 @@ class Service:
             telemetry.OPEN_CONNECTIONS.set_function(lambda: switchboard.open_connections)
             telemetry.OPEN_TEST_CONNECTIONS.set_function(lambda: switchboard.open_trials)
             stack.callback(asyncio.create_task(telemetry.watch_loop(), name="loop lag").cancel)
-            await service._listen(stack, keys)
+            await service._listen(stack, keys, hooks)
             membership.url = service.http_url
             stack.push_async_callback(dispatcher.close, DEFERRED_DRAIN_S)
             # Last, and in the background: neither hanging up what a crash left nor the door waits for it.
@@ -175,7 +176,7 @@ class Service:
         self.listeners.close()
         await self.switchboard.drain(by="shutdown", limit_s=limit_s)
 
-    async def _listen(self, stack: AsyncExitStack, keys: Keys) -> None:
+    async def _listen(self, stack: AsyncExitStack, keys: Keys, hooks: Hooks) -> None:
         connector = Overflow(
             self.switchboard,
             store=self.store,
@@ -191,6 +192,7 @@ class Service:
             listeners=self.listeners,
             canceller=self.membership,
             switch=self.membership,
+            hooks=hooks,
             readiness=self,
             rules=rules,
             clock=self.clock,

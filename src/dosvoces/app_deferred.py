@@ -15,6 +15,7 @@ from dosvoces.deferred import waiting as waiting_kind
 from dosvoces.deferred import webhooks as webhooks_kind
 from dosvoces.deferred.dispatcher import Dispatcher
 from dosvoces.deferred.guard import networks_of
+from dosvoces.deferred.hooks import Hooks
 from dosvoces.deferred.messages import message
 from dosvoces.deferred.outcome_mail import OutcomeMail
 from dosvoces.deferred.waiting import Waiting
@@ -26,7 +27,9 @@ from dosvoces.model import Order, Outcome
 from dosvoces.nodes import Membership
 from dosvoces.settings import Settings
 from dosvoces.store import ConnectionRecord, Store
+from dosvoces.store.endpoints import Endpoints
 from dosvoces.store.reports import ENDED
+from dosvoces.store.sql import open_database
 from dosvoces.switchboard import Switchboard
 
 
@@ -39,6 +42,7 @@ def endpoints_of(settings: Settings) -> list[Endpoint]:
             events=frozenset(webhook.events),
             timeout_s=webhook.timeout_s,
             networks=networks_of(webhook.reach),
+            disable_after=timedelta(days=webhook.disable_after_days),
         )
         for webhook in settings.webhooks
     ]
@@ -58,10 +62,11 @@ def make_dispatcher(
     switchboard: Switchboard,
     membership: Membership,
     hours: CallingHours,
-) -> tuple[Dispatcher, Webhooks]:
+) -> tuple[Dispatcher, Webhooks, Hooks]:
     url = settings.database.address
     endpoints = endpoints_of(settings)
-    webhooks = Webhooks(endpoints, store.reports)
+    states = Endpoints(open_database(url))
+    webhooks = Webhooks(endpoints, store.reports, states)
     begins = Waiting(store, switchboard, hours=hours)
     mails = OutcomeMail(
         settings.mail.outcome,
@@ -88,13 +93,14 @@ def make_dispatcher(
         compose=message,
         open_engine=open_engine,
         live_nodes=membership.live_nodes,
+        watched=webhooks,
         kept=_days(settings.record.keep_days),
         leads=_days(settings.record.lead_days),
         # Other nodes may have connections for this one to begin.
         eager=bool(reported(settings)) or not url.startswith("sqlite"),
     )
     membership.tell_inherited = dispatcher.wake
-    return dispatcher, webhooks
+    return dispatcher, webhooks, Hooks(endpoints, store.reports, states, dispatcher.wake)
 
 
 def _days(days: float | None) -> timedelta | None:

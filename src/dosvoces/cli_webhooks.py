@@ -1,28 +1,32 @@
-"""The commands about webhooks: what was told to whom, what waits, and a trial message."""
+"""The commands about webhooks: what was told to whom, once more, how the receivers fare, and a trial message."""
 
 import asyncio
 import json
 import secrets
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from dosvoces.cli_options import AsJson, Config, as_json, settings_of
+from dosvoces.cli_options import AsJson, Config, as_json, operator, settings_of
 from dosvoces.errors import DosvocesError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from dosvoces.deferred.webhooks import Endpoint, Reply
     from dosvoces.settings import Settings
-    from dosvoces.store.reports import Delivery, DeliveryState
+    from dosvoces.store.endpoints import Endpoints
+    from dosvoces.store.reports import Delivery, Reports
+
+T = TypeVar("T")
 
 webhooks_app = typer.Typer(
     help="Webhooks and outcome mails: what waits, what was tried.", no_args_is_help=True, rich_markup_mode=None
 )
 TEST_EVENT = "test"
+FORMATS = ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z"]
 
 
 @webhooks_app.command("list")
@@ -36,11 +40,127 @@ def list_webhooks(
     """What was told to whom: state, tries, the last answer, the next try."""
     from dosvoces.store.reports import DeliveryState
 
-    found = _deliveries(settings_of(context, config), DeliveryState.WAITING if waiting else None, limit)
+    state = DeliveryState.WAITING if waiting else None
+    found = _reports(settings_of(context, config), lambda reports: reports.deliveries(state=state, limit=limit))
     if for_programs:
-        typer.echo(as_json([asdict(delivery) for delivery in found]))
+        typer.echo(as_json([{"webhook_id": f"{one.connection_id}.{one.number}", **asdict(one)} for one in found]))
     else:
         typer.echo(render(found))
+
+
+@webhooks_app.command("endpoints")
+def list_endpoints(context: typer.Context, config: Config = None, for_programs: AsJson = False) -> None:
+    """The webhooks of the settings and how they fare: those that fail, those that are disabled."""
+    from dosvoces.app_deferred import endpoints_of
+
+    settings = settings_of(context, config)
+    states = _at_desk(settings, lambda desk: desk.states())
+    found = [(endpoint, states.get(endpoint.name)) for endpoint in endpoints_of(settings)]
+    if for_programs:
+        nothing = {"failing_since": None, "disabled_at": None, "why": ""}
+        rows = [
+            {**(nothing if state is None else asdict(state)), "name": end.name, "url": end.url} for end, state in found
+        ]
+        typer.echo(as_json(rows))
+        return
+    for endpoint, state in found:
+        how = "enabled"
+        if state is not None:
+            how = "failing" if state.disabled_at is None else f"DISABLED since {state.disabled_at:%Y-%m-%d %H:%M} UTC"
+            how += f", took nothing since {state.failing_since:%Y-%m-%d %H:%M} UTC: {state.why}"
+        typer.echo(f"{endpoint.name:<16} {endpoint.url:<40} {how}")
+
+
+@webhooks_app.command()
+def enable(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="Of the webhook.")],
+    config: Config = None,
+) -> None:
+    """Let a webhook that was disabled be told again; what waits for it comes first, within half a minute."""
+    settings = settings_of(context, config)
+    _named(settings, name)
+    if _at_desk(settings, lambda desk: desk.enable(name, by=operator())):
+        typer.echo(f"{name} is told again")
+    else:
+        typer.echo(f"{name} was not disabled")
+
+
+@webhooks_app.command()
+def replay(
+    context: typer.Context,
+    message: Annotated[
+        str | None, typer.Argument(metavar="ID", help="A webhook-id, or a connection's id: all of its messages.")
+    ] = None,
+    endpoint: Annotated[str | None, typer.Option("--endpoint", help="To this webhook alone.")] = None,
+    failed_since: Annotated[
+        datetime | None,
+        typer.Option("--failed-since", formats=FORMATS, help="What happened since then, UTC, and was not taken."),
+    ] = None,
+    config: Config = None,
+) -> None:
+    """Tell something once more, under the same webhook-id: a running service does it, within half a minute."""
+    if (message is None) == (failed_since is None):
+        raise DosvocesError("say what: dosvoces webhooks replay ID, or --failed-since 2026-05-09")
+    settings = settings_of(context, config)
+    if endpoint is not None:
+        _named(settings, endpoint)
+    if failed_since is not None:
+        since = failed_since if failed_since.tzinfo else failed_since.replace(tzinfo=UTC)
+        told = _at_desk(settings, lambda desk: _replay_failed(desk, since, endpoint))
+    else:
+        found = _of_message(settings, message or "", endpoint)
+        told = _at_desk(settings, lambda desk: desk.replay(found, by=operator()))
+        if not told:
+            typer.echo("nothing to tell again: it waits already, or its body is not kept any more")
+            return
+    typer.echo(f"{told} to be told again")
+
+
+async def _replay_failed(desk: "Endpoints", since: datetime, endpoint: str | None) -> int:
+    told = 0
+    while found := await desk.failed_since(since, endpoint):
+        replayed = await desk.replay(found, by=operator())
+        told += replayed
+        if not replayed:
+            break  # Others were quicker.
+    return told
+
+
+def _of_message(settings: "Settings", message: str, endpoint: str | None) -> "Sequence[Delivery]":
+    from dosvoces.deferred.hooks import is_for
+    from dosvoces.model import ConnectionId
+
+    connection, _, number = message.partition(".")
+    found = [
+        one
+        for one in _reports(settings, lambda reports: reports.deliveries_of(ConnectionId(connection)))
+        if is_for(one, endpoint) and number in ("", str(one.number))
+    ]
+    if not found:
+        raise DosvocesError(f"no webhook was sent as {message[:48]!r}; `dosvoces webhooks list` shows what was")
+    return found
+
+
+def _named(settings: "Settings", name: str) -> None:
+    names = [webhook.name for webhook in settings.webhooks]
+    if name not in names:
+        raise DosvocesError(f"there is no webhook {name[:32]!r} in the settings: {', '.join(names) or 'none at all'}")
+
+
+def _at_desk(settings: "Settings", question: "Callable[[Endpoints], Awaitable[T]]") -> T:
+    """Ask the record, or change it, beside the services."""
+    from dosvoces.store.endpoints import Endpoints
+    from dosvoces.store.sql import open_database
+
+    async def run() -> T:
+        desk = Endpoints(open_database(settings.database.address))
+        try:
+            return await question(desk)
+        finally:
+            await desk.close()
+
+    return asyncio.run(run())
 
 
 @webhooks_app.command("test")
@@ -75,14 +195,14 @@ def render(deliveries: "Sequence[Delivery]") -> str:
     return "\n".join(lines)
 
 
-def _deliveries(settings: "Settings", state: "DeliveryState | None", limit: int) -> "Sequence[Delivery]":
+def _reports(settings: "Settings", question: "Callable[[Reports], Awaitable[T]]") -> T:
     from dosvoces.store.sql import open_store
 
-    async def ask() -> "Sequence[Delivery]":
+    async def ask() -> T:
         store = open_store(settings.database.address, reader=True)
         await store.open()
         try:
-            return await store.reports.deliveries(state=state, limit=limit)
+            return await question(store.reports)
         finally:
             await store.close()
 

@@ -121,6 +121,8 @@ class Webhook(Section):
     networks: Annotated[tuple[Annotated[str, AfterValidator(network)], ...], BeforeValidator(comma_separated)] = ()
     """Where a name in `url` may lead beside to public addresses: `["10.0.0.0/8"]`. What leads elsewhere is not
     connected to. Not needed for an address that is itself in `url`, nor for `localhost`."""
+    disable_after_days: Annotated[float, Field(gt=0, le=365)] = 5.0
+    """When it has taken nothing for so long, nothing more is tried until `dosvoces webhooks enable`; messages wait."""
 
     @property
     def reach(self) -> tuple[str, ...]:

@@ -26,6 +26,8 @@ SWEEP_S = 10.0
 RETENTION_S = 3600.0
 OVERDUE = timedelta(seconds=30)
 """What should have been tried so long ago is stuck, if the engine has nothing more to do with it."""
+LATE = timedelta(minutes=15)
+"""What is due and would be begun so much later is begun anew: longer than the engine's own pause after faults."""
 BATCH = 100
 RETRY_S = 2.0  # after the record or the engine failed
 
@@ -44,11 +46,22 @@ class Recipient(Protocol):
         """The work of telling it that report."""
 
 
+class Watched(Protocol):
+    """Something that may have trouble of its own."""
+
+    async def look(self) -> None:
+        """See how it fares. Raises `StoreError`."""
+
+    def problems(self) -> list[str]:
+        """What an operator should know of it, as it was last seen."""
+
+
 class Dispatcher:
     """
     Between the record and the engine, which it opens when there is work for it.
 
-    `open_engine` is given the kinds and gives the started engine; `live_nodes` gives the nodes that are alive.
+    `open_engine` is given the kinds and gives the started engine; `live_nodes` gives the nodes that are alive;
+    `watched` is looked after with each sweep.
     """
 
     def __init__(
@@ -60,6 +73,7 @@ class Dispatcher:
         compose: Callable[[Report, ConnectionRecord, Sequence[Entry]], str],
         open_engine: Callable[[Sequence[Kind]], Awaitable[Deferred]],
         live_nodes: Callable[[], Awaitable[Collection[str]]],
+        watched: Watched | None = None,
         kept: timedelta | None = None,
         leads: timedelta | None = None,
         eager: bool = False,
@@ -72,6 +86,7 @@ class Dispatcher:
         self._compose = compose
         self._open_engine = open_engine
         self._live_nodes = live_nodes
+        self._watched = watched
         self._eager = eager or kept is not None or leads is not None
         self._now = now
         self._engine: Deferred | None = None
@@ -113,8 +128,9 @@ class Dispatcher:
             log.info("deferred work of a dead node taken over", node=node, works=count)
 
     def problems(self) -> Sequence[str]:
-        """Why no deferred work can be done now, in words."""
-        return [] if self._engine is None else self._engine.problems()
+        """Why deferred work can't be done now, or not all of it, in words."""
+        watched = [] if self._watched is None else self._watched.problems()
+        return watched if self._engine is None else [*watched, *self._engine.problems()]
 
     async def close(self, limit_s: float) -> None:
         """Begin nothing more, wait for what runs; idempotent."""
@@ -210,6 +226,8 @@ class Dispatcher:
     # --- sweeps ---
 
     async def _sweep(self) -> None:
+        if self._watched is not None:
+            await self._watched.look()
         await self._sweep_waiting()
         if self._engine is None:
             if not await self._store.reports.deliveries(state=DeliveryState.WAITING, limit=1):
@@ -247,7 +265,11 @@ class Dispatcher:
         engine = await self._opening()
         seen = await engine.get(work.kind, work.key)
         if seen is None:
-            await engine.submit(work)
+            return await engine.submit(work)
+        if seen.state is State.WAITING and (seen.work.not_before or self._now()) > self._now() + LATE:
+            # Due since, by a person's word: an endpoint was enabled.
+            await engine.cancel(work.kind, work.key)
+            await engine.submit(Work(work.kind, work.key, work.payload, work.lane, run=seen.work.run + 1))
         elif seen.state not in (State.WAITING, State.RUNNING):
             log.warning("deferred work submitted once more", kind=work.kind, key=work.key, state=seen.state)
             await engine.submit(Work(work.kind, work.key, work.payload, work.lane, run=seen.work.run + 1))

@@ -7,7 +7,7 @@ is told of one connection to one receiver is told in order.
 
 import asyncio
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -24,6 +24,7 @@ from dosvoces.deferred.backoff import delay_s, early_s
 from dosvoces.deferred.guard import ForbiddenAddress, GuardedBackend, GuardedTransport, Network
 from dosvoces.model import ConnectionId
 from dosvoces.store import ConnectionRecord
+from dosvoces.store.endpoints import Endpoints, EndpointState
 from dosvoces.store.reports import Delivery, DeliveryState, Report, Reports
 
 log = structlog.get_logger(__name__)
@@ -53,6 +54,8 @@ class Endpoint:
     timeout_s: float = 15.0
     networks: tuple[Network, ...] = ()
     """Where else than to public addresses it may be."""
+    disable_after: timedelta = timedelta(days=5)
+    """After so long without taking anything, and failing, nothing is tried there."""
 
     @property
     def target(self) -> str:
@@ -154,10 +157,14 @@ class Webhooks:
         self,
         endpoints: Sequence[Endpoint],
         reports: Reports,
+        states: Endpoints,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._endpoints = {endpoint.name: endpoint for endpoint in endpoints}
         self._reports = reports
+        self._states = states
+        self._seen: Mapping[str, EndpointState] = {}
+        """How those that fail fared when it was last looked."""
         self._now = now
         self._poster = Poster(now)
         self._lines: WeakValueDictionary[tuple[ConnectionId, str], asyncio.Lock] = WeakValueDictionary()
@@ -182,10 +189,14 @@ class Webhooks:
             return await self._note(delivery, reply, last=True)
         if (seconds := early_s(delivery, self._now())) > 0:
             return Again(seconds)
+        state = await self._state(name)
+        if state is not None and state.disabled_at is not None:
+            return await self._park(delivery, name)
         if (first := await self._reports.first_waiting(connection, delivery.target)) is None or first.number < number:
             return await self._after(first, delivery)
         reply = await self._poster.post(endpoint, report.id, report.body or "")
         crashpoints.reached("k25_webhook_sent")
+        await self._judge(endpoint, reply, failing=state is not None)
         return await self._note(delivery, reply)
 
     async def _after(self, first: Delivery | None, delivery: Delivery) -> Again:
@@ -196,9 +207,51 @@ class Webhooks:
         await self._reports.postpone(delivery, now + timedelta(seconds=after_s))
         return Again(after_s)
 
+    async def look(self) -> None:
+        """See how the endpoints fare, for `problems`: another node or a person may have found out more."""
+        if self._endpoints:
+            self._seen = await self._states.states()
+
+    def problems(self) -> list[str]:
+        """Which endpoints are told nothing, in words for an operator."""
+        return [
+            f"webhook {state.name} is disabled since {state.disabled_at:%Y-%m-%d %H:%M} UTC ({state.why}): when it is "
+            f"well again, dosvoces webhooks enable {state.name}"
+            for state in self._seen.values()
+            if state.disabled_at is not None and state.name in self._endpoints
+        ]
+
+    async def _state(self, name: str) -> EndpointState | None:
+        await self.look()
+        return self._seen.get(name)
+
+    async def _park(self, delivery: Delivery, name: str) -> Again | None:
+        """Let it wait, for no time that is known, until its endpoint is enabled: that has it swept up again."""
+        await self._reports.postpone(delivery, None)
+        state = await self._state(name)
+        # Enabled in between, it would have been resumed before it was put off.
+        return Again(0) if state is None or state.disabled_at is None else None
+
+    async def _judge(self, endpoint: Endpoint, reply: Reply, *, failing: bool) -> None:
+        """Note how it fares: before what came of the try, which isn't looked at again once it is noted."""
+        if reply.taken:
+            if failing:
+                await self._states.taken(endpoint.name)
+            return
+        limit = timedelta() if reply.status == GONE else endpoint.disable_after
+        if await self._states.failed(endpoint.name, why=reply.words, limit=limit, by="dosvoces"):
+            log.error(
+                "webhook disabled",
+                webhook=endpoint.name,
+                answer=reply.words,
+                remedy=f"when it is well again: dosvoces webhooks enable {endpoint.name}",
+            )
+            await self.look()
+
     async def close(self) -> None:
         """Give connections back; idempotent."""
         await self._poster.close()
+        await self._states.close()
 
     async def _note(self, delivery: Delivery, reply: Reply, *, last: bool = False) -> Again | None:
         """Write down what came of a try, and say when the next one is."""

@@ -84,6 +84,8 @@ IMPERSONAL: dict[str, frozenset[str]] = {
     "stopped": frozenset({"number", "at", "by"}),
     # Stays by intent: who is forgotten must not be called again for that.
     "do_not_call": frozenset({"number", "at", "by", "note"}),
+    # Of a webhook: a status, or what the network said.
+    "webhook_endpoint": frozenset("name failing_since disabled_at why".split()),
 }
 """Columns that say nothing of those who were called or mailed to."""
 

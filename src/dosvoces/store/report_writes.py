@@ -75,7 +75,7 @@ class ReportWrites:
         row = {**_key(of), "to": of.target, "state": state.value, "answer": answer, "tried_at": at, "next_at": next_at}
         self._tried.run(cursor, row)
 
-    def postpone(self, cursor: Cursor, of: Delivery, next_at: datetime) -> None:
+    def postpone(self, cursor: Cursor, of: Delivery, next_at: datetime | None) -> None:
         """No try before that, unless it is over."""
         self._postpone.run(cursor, {**_key(of), "to": of.target, "next_at": next_at})
 

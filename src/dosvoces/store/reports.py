@@ -104,8 +104,8 @@ class Reports(Protocol):
     async def deliveries_of(self, connection_id: ConnectionId) -> Sequence[Delivery]:
         """A connection's deliveries, in the order of what they tell."""
 
-    async def postpone(self, delivery: Delivery, next_at: datetime) -> None:
-        """Note that it is tried then, as it isn't its turn yet."""
+    async def postpone(self, delivery: Delivery, next_at: datetime | None) -> None:
+        """Note that it is tried then, as it isn't its turn yet; `None`: when its endpoint is enabled again."""
 
     async def tried(
         self, delivery: Delivery, state: DeliveryState, answer: str, *, at: datetime, next_at: datetime | None

@@ -66,7 +66,7 @@ class SqlReports(Reports):
     async def deliveries_of(self, connection_id: ConnectionId) -> Sequence[Delivery]:
         return await self._lanes.ask(partial(_deliveries_of, connection_id=connection_id))
 
-    async def postpone(self, delivery: Delivery, next_at: datetime) -> None:
+    async def postpone(self, delivery: Delivery, next_at: datetime | None) -> None:
         await self._lanes.change(lambda cursor, writes: writes.postpone(cursor, delivery, next_at))
 
     async def tried(

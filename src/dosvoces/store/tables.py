@@ -30,7 +30,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeEngine
 
-REVISION = "0012"
+REVISION = "0013"
 """The newest migration: what a database must be at. A test holds it equal to the head of `migrations/versions`."""
 
 
@@ -346,6 +346,17 @@ Index(
     delivery.c.next_at,
     sqlite_where=text("state = 'waiting'"),
     postgresql_where=text("state = 'waiting'"),
+)
+
+webhook_endpoint = Table(
+    "webhook_endpoint",
+    metadata,
+    # Of those that fail or are disabled; all others have no row.
+    Column("name", Text, primary_key=True),
+    Column("failing_since", Moment, nullable=False, doc="Since when it has taken nothing."),
+    Column("disabled_at", Moment, doc="Since when nothing is tried there."),
+    Column("why", Text, nullable=False, doc="The last failure in words."),
+    sqlite_with_rowid=False,
 )
 
 api_key = Table(

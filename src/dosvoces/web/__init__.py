@@ -16,6 +16,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
+from dosvoces.deferred.hooks import Hooks
 from dosvoces.dialplan import NumberRules
 from dosvoces.errors import StoreError
 from dosvoces.mail.messages import locales
@@ -36,6 +37,9 @@ from dosvoces.web.problems import (
     NO_RECORD,
     NO_SUCH_ADDRESS,
     NO_SUCH_CONNECTION,
+    NO_SUCH_DELIVERY,
+    NO_SUCH_ENDPOINT,
+    Kind,
     ProblemError,
     invalid,
     problem,
@@ -45,6 +49,8 @@ from dosvoces.web.recipient import ALL_DOMAINS, Domains
 from dosvoces.web.stop import PATH as STOP_PATH
 from dosvoces.web.stop import Switch, stop_routes
 from dosvoces.web.streams import Streams
+from dosvoces.web.webhooks import PATH as WEBHOOKS_PATH
+from dosvoces.web.webhooks import webhook_routes
 
 _log = structlog.get_logger(__name__)
 
@@ -58,6 +64,7 @@ def build_app(
     listeners: Listeners,
     canceller: Canceller,
     switch: Switch,
+    hooks: Hooks,
     readiness: Readiness,
     rules: NumberRules,
     clock: Callable[[], datetime],
@@ -95,6 +102,7 @@ def build_app(
     streams = Streams(feed=feed, listeners=listeners, records=records, clock=clock)
     app.include_router(api_routes(records, canceller, clock, streams))
     app.include_router(stop_routes(switch))
+    app.include_router(webhook_routes(hooks, records))
 
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(ProblemError, _problem)
@@ -111,6 +119,7 @@ def description() -> dict[str, Any]:
     nothing: Any = None  # Nobody asks.
     app.include_router(api_routes(nothing, nothing, nothing, nothing))
     app.include_router(stop_routes(nothing))
+    app.include_router(webhook_routes(nothing, nothing))
     return completed(app.openapi())
 
 
@@ -143,13 +152,21 @@ async def _invalid_request(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     found = error.errors()
     if any(one["loc"][0] == "path" for one in found):
-        missing = NO_SUCH_ADDRESS if request.url.path.startswith(PROBLEMS_PATH) else NO_SUCH_CONNECTION
-        return _response(problem(missing))
+        return _response(problem(_missing(request.url.path, {one["loc"][1] for one in found})))
     problems = [
         Problem(".".join(map(str, one["loc"][1:])), _FIELD_CODES.get(one["type"], "format"), one["msg"])
         for one in found
     ]
     return _response(invalid(problems))
+
+
+def _missing(path: str, wrong: set[str]) -> Kind:
+    """What there isn't at an address of which these parts can't be."""
+    if path.startswith(PROBLEMS_PATH):
+        return NO_SUCH_ADDRESS
+    if path.startswith(WEBHOOKS_PATH):
+        return NO_SUCH_ENDPOINT
+    return NO_SUCH_DELIVERY if wrong == {"message"} else NO_SUCH_CONNECTION
 
 
 _FIELD_CODES = {

@@ -16,6 +16,8 @@ from dosvoces.web.problems import (
     NO_RECORD,
     NO_SUCH_ADDRESS,
     NO_SUCH_CONNECTION,
+    NO_SUCH_DELIVERY,
+    NO_SUCH_ENDPOINT,
     NO_SUCH_EVENT,
     NOT_A_TRIAL,
     NOT_NOW,
@@ -184,4 +186,31 @@ PROBLEM = _shown(
     },
 ) | problems(NO_SUCH_ADDRESS)
 STOP = problems(FORBIDDEN)
+_DELIVERY = {
+    "webhook_id": f"{_ID}.7",
+    "event": "connection.ended",
+    "endpoint": "crm",
+    "state": "waiting",
+    "tries": 1,
+    "answer": "HTTP 503",
+    "at": "2026-05-09T07:37:02.950000Z",
+    "tried_at": "2026-05-09T07:37:03.120000Z",
+    "next_at": "2026-05-09T07:37:08.030000Z",
+}
+_WEBHOOK = {
+    "name": "crm",
+    "url": "https://crm.example.com/dosvoces",
+    "events": ["connection.ended"],
+    "state": "disabled",
+    "failing_since": "2026-05-04T07:36:10.400000Z",
+    "disabled_at": "2026-05-09T07:37:03.120000Z",
+    "why": "HTTP 503",
+}
+DELIVERIES = _shown(200, {"data": [_DELIVERY]}) | problems(NO_SUCH_CONNECTION)
+REPLAY = _shown(202, {"data": [_DELIVERY]}, "It is told once more, or waits already") | problems(
+    INVALID, NO_SUCH_CONNECTION, NO_SUCH_DELIVERY
+)
+WEBHOOKS = _shown(200, {"data": [_WEBHOOK]}) | problems()
+_ENABLED = {"state": "enabled", "failing_since": None, "disabled_at": None, "why": ""}
+ENABLED = _shown(200, _WEBHOOK | _ENABLED) | problems(FORBIDDEN, NO_SUCH_ENDPOINT)
 ASKED = problems(INVALID, TOO_SLOW, TOO_LARGE, MEDIA, KEY_REUSED, TOO_MANY, NOT_NOW)

@@ -117,6 +117,18 @@ METHOD = Kind("method_not_allowed", 405, "This address does not take this method
 TOO_SLOW = Kind(
     "body_too_slow", 408, "The body took too long", "Nothing was done. Ask again, and send the body at once."
 )
+NO_SUCH_DELIVERY = Kind(
+    "no_such_delivery",
+    404,
+    "There is no such delivery",
+    "That message was told to nobody of that name. `GET /v1/connections/{id}/deliveries` shows what was told to whom.",
+)
+NO_SUCH_ENDPOINT = Kind(
+    "no_such_webhook",
+    404,
+    "There is no such webhook",
+    "Name one of the settings; `GET /v1/webhooks` lists them.",
+)
 NO_SUCH_EVENT = Kind(
     "no_such_event",
     410,
@@ -190,6 +202,8 @@ KINDS = {
         KEYS_UNREACHABLE,
         NO_SUCH_ADDRESS,
         NO_SUCH_CONNECTION,
+        NO_SUCH_DELIVERY,
+        NO_SUCH_ENDPOINT,
         NOT_A_TRIAL,
         NO_SUCH_EVENT,
         METHOD,

@@ -26,11 +26,11 @@ def stop_routes(switch: Switch) -> APIRouter:
     routes = APIRouter(prefix="/v1", tags=["operation"])
 
     async def stop(request: Request) -> Response:
-        await switch.stop_calls(by=_admin(request).who)
+        await switch.stop_calls(by=admin_of(request).who)
         return Response(status_code=204)
 
     async def resume(request: Request) -> Response:
-        await switch.resume_calls(by=_admin(request).who)
+        await switch.resume_calls(by=admin_of(request).who)
         return Response(status_code=204)
 
     described = (
@@ -43,7 +43,8 @@ def stop_routes(switch: Switch) -> APIRouter:
     return routes
 
 
-def _admin(request: Request) -> Principal:
+def admin_of(request: Request) -> Principal:
+    """Who asks, if they may do everything. Raises `ProblemError`."""
     principal = principal_of(request.scope)
     if principal is None or not principal.may(Scope.ADMIN):
         raise ProblemError(FORBIDDEN, "an API key with the scope admin is needed")
