@@ -5,6 +5,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from dosvoces.model import ConnectionId
 from dosvoces.testing import until
 from tests.house import ANSWERS, EMAIL, FIRST, SECOND, House, Phones, house
@@ -101,6 +103,64 @@ async def test_a_scheduled_connection_begins_at_its_time(tmp_path: Path) -> None
         (started,) = [entry["at"] for entry in events if entry["event"] == "started"]
         late = datetime.fromisoformat(started) - datetime.fromisoformat(due)
         assert timedelta() <= late < timedelta(seconds=5)
+
+
+async def test_who_a_request_names_is_told_of_that_connection_alone(tmp_path: Path) -> None:
+    urls: dict[str, object] = {"secret": SECRET, "networks": ["127.0.0.0/8"]}
+    async with Receiver.open() as receiver:
+        async with house(tmp_path, trunks=FAKE, webhooks=[hook(receiver)], webhook_urls=urls) as running:
+            own = receiver.url("/own?token=1")
+            answer = await running.client.post("/v1/connections", json=an_order(webhook_url=own))
+            assert (answer.status_code, answer.json()["webhook_url"]) == (202, own)
+            other = await running.client.post("/v1/connections", json=an_order(interval=1))
+            assert other.json()["webhook_url"] is None
+            for each in (answer, other):
+                await running.client.post(f"{each.headers['location']}/cancellation")
+            await receiver.got(2, path="/main")
+            seen = await ended(running, answer.headers["location"])
+
+            async def told() -> bool:
+                return any(message.json["type"] == "connection.ended" for message in receiver.at("/own?token=1"))
+
+            await until(told, limit_s=LIMIT_S)
+            said = [message.verify() for message in receiver.at("/own?token=1")]
+            assert {each["data"]["id"] for each in said} == {seen["id"]}
+            assert [each["data"]["sequence"] for each in said] == list(range(1, len(said) + 1))
+            assert said[-1]["data"]["webhook_url"] == seen["webhook_url"] == own
+
+
+async def test_a_name_that_leads_near_is_given_up_and_nothing_is_connected_to(tmp_path: Path) -> None:
+    """An order with a list of hosts that has this machine's own name: whoever asks has no say in where it leads."""
+    urls: dict[str, object] = {"secret": SECRET, "hosts": ["x.localhost", "localhost"], "networks": ["10.0.0.0/8"]}
+    async with Receiver.open() as receiver, house(tmp_path, trunks=FAKE, webhook_urls=urls) as running:
+        order = an_order(webhook_url=f"https://localhost:{receiver.port}/")
+        answer = await running.client.post("/v1/connections", json=order)
+        assert answer.status_code == 202
+        await running.client.post(f"{answer.headers['location']}/cancellation")
+        connection = ConnectionId(answer.json()["id"])
+
+        async def given_up() -> bool:
+            found = await running.service.store.reports.deliveries_of(connection)
+            return any(each.event == "connection.ended" and each.state == "abandoned" for each in found)
+
+        await until(given_up, limit_s=LIMIT_S)
+        for each in await running.service.store.reports.deliveries_of(connection):
+            assert each.tries == 1
+            assert each.answer.startswith("not sent: localhost is ")
+        assert receiver.connections == 0
+
+
+@pytest.mark.parametrize(
+    ("urls", "code"), [({}, "not_configured"), ({"secret": SECRET}, "not_allowed"), ({"secret": SECRET}, "type")]
+)
+async def test_what_may_not_be_named_is_refused(tmp_path: Path, urls: dict[str, object], code: str) -> None:
+    async with house(tmp_path, trunks=FAKE, webhook_urls=urls) as running:
+        order = an_order(webhook_url=7 if code == "type" else "https://127.0.0.1/")
+        answer = await running.client.post("/v1/connections", json=order)
+        assert answer.status_code == 400
+        (problem,) = answer.json()["errors"]
+        assert (problem["field"], problem["code"]) == ("webhook_url", code)
+        assert (await running.client.get("/v1/connections")).json()["data"] == []
 
 
 async def test_a_scheduled_connection_can_be_cancelled_and_that_is_told(tmp_path: Path) -> None:

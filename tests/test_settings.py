@@ -266,7 +266,7 @@ def test_every_problem_is_listed_with_its_remedy(tmp_path: Path) -> None:
         "[[trunks]] name (the second): it is missing",
         "[[trunks]] carrier (the second) = \"twilio\": it should be 'sip' or 'fake'",
         "bogus: there is no such key; there are http, database, record, mail, sip, nat, media, dialing, "
-        "numbers, limits, node, log, widget, trunks, webhooks",
+        "numbers, limits, node, log, widget, webhook_urls, trunks, webhooks",
     ]
 
 
@@ -407,6 +407,10 @@ TRUNK = '[[trunks]]\nname = "main"\nproxy = "sip:127.0.0.1"\n'
         ),
         (HOOK.replace("https", "ftp"), 'write it as "https://crm.example.com/dosvoces"'),
         (HOOK.replace("https://", "https://me:secret@"), "leave out what is before the @"),
+        (HOOK + 'name = "webhook_url"', "is who a request names itself: take another name"),
+        ('[webhook_urls]\nhosts = ["a.es"]', "`hosts` and `networks` need a `secret`"),
+        ('[webhook_urls]\nhosts = ["https://a.es"]', 'write it as "crm.example.com", or "*.example.com"'),
+        ('[webhook_urls]\nsecret = "whsec_x"', "write whsec_ and 24 to 64 random bytes in base64"),
         (HOOK + 'networks = ["10.0.0.1/8"]', 'write it as "10.0.0.0/8", with nothing but zeros behind the prefix'),
         (HOOK.replace("crm.example.com", "0x7f.1"), 'write it as "https://crm.example.com/dosvoces"'),
         (HOOK.replace("https", "http"), "only https goes to another network"),

@@ -86,6 +86,7 @@ async def test_a_connection_is_shown_masked_and_without_its_lead() -> None:
         "talk_limit_s": None,
         "locale": "",
         "metadata": {"lead_id": "+34600000011"},
+        "webhook_url": None,
         "test": False,
         "joined_at": at(5),
         "ended_at": at(9),

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import structlog
 
 from dosvoces import open_files, telemetry
-from dosvoces.app_deferred import make_dispatcher, reported
+from dosvoces.app_deferred import make_dispatcher, reported, webhook_urls
 from dosvoces.app_door import check_door, guarded
 from dosvoces.app_limits import quota, rates
 from dosvoces.app_trial import make_trial
@@ -71,8 +71,7 @@ YOUNG_OBJECTS = 10_000  # new ones that the garbage collector lets gather: a loo
 INBOX_URL = "inbox:"
 RTP_HEADERS_KEPT = 2000  # of each connection, the newest: ten seconds both ways
 DEFAULT_PING_S = 30.0
-DEFERRED_DRAIN_S = 2.0
-"""How long a shutdown waits for webhooks and mails that are on their way; what isn't over then is done again."""
+DEFERRED_DRAIN_S = 2.0  # of a shutdown for webhooks and mails on their way; what isn't over then is done again
 
 
 class Service:
@@ -199,6 +198,7 @@ class Service:
             default_interval_s=self.settings.dialing.default_interval_s,
             repeats=_repeats(self.settings),
             domains=Domains(self.settings.mail.recipient_domains),
+            webhook_urls=webhook_urls(self.settings),
         )
         add_widget(app, self.settings, connector=connector, records=self.store, rules=rules, clock=self.clock)
         # Each open connection may have its client waiting; beside them there is room to be refused and to look.

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Awaitable, Sequence
 from datetime import timedelta
 from functools import partial
-from typing import Protocol
+from typing import Protocol, get_args
 
 from dosvoces.deferred import Deferred, Kind, outcome_mail
 from dosvoces.deferred import waiting as waiting_kind
@@ -23,14 +23,16 @@ from dosvoces.deferred.webhooks import Endpoint, Webhooks
 from dosvoces.dialplan.hours import CallingHours
 from dosvoces.mail import Mail, Mailbox
 from dosvoces.mail.outcome import compose_outcome
-from dosvoces.model import Order, Outcome
+from dosvoces.model import ConnectionId, Order, Outcome
 from dosvoces.nodes import Membership
 from dosvoces.settings import Settings
+from dosvoces.settings_webhooks import REQUEST_NAME, EventName
 from dosvoces.store import ConnectionRecord, Store
 from dosvoces.store.endpoints import Endpoints
 from dosvoces.store.reports import ENDED
 from dosvoces.store.sql import open_database
 from dosvoces.switchboard import Switchboard
+from dosvoces.web.webhook_urls import WebhookUrls
 
 
 def endpoints_of(settings: Settings) -> list[Endpoint]:
@@ -48,9 +50,35 @@ def endpoints_of(settings: Settings) -> list[Endpoint]:
     ]
 
 
+def request_endpoints(settings: Settings) -> list[Endpoint]:
+    """Whoever a connection's own request named, if the settings allow it."""
+    urls = settings.webhook_urls
+    if urls.secret is None:
+        return []
+    return [
+        Endpoint(
+            name=REQUEST_NAME,
+            url="",
+            secrets=tuple(urls.secret.get_secret_value().split()),
+            events=frozenset(get_args(EventName)),
+            timeout_s=urls.timeout_s,
+            networks=networks_of(urls.networks),
+            of_request=True,
+        )
+    ]
+
+
+def webhook_urls(settings: Settings) -> WebhookUrls | None:
+    """Which URLs a request may name; `None`: none."""
+    urls = settings.webhook_urls
+    return None if urls.secret is None else WebhookUrls(urls.hosts, networks_of(urls.networks))
+
+
 def reported(settings: Settings) -> frozenset[str]:
     """The events of which somebody is told."""
     told = {event for webhook in settings.webhooks for event in webhook.events}
+    if settings.webhook_urls.secret is not None:
+        told |= set(get_args(EventName))
     return frozenset(told if settings.mail.outcome == "never" else told | {ENDED})
 
 
@@ -66,7 +94,16 @@ def make_dispatcher(
     url = settings.database.address
     endpoints = endpoints_of(settings)
     states = Endpoints(open_database(url))
-    webhooks = Webhooks(endpoints, store.reports, states)
+    allowed = webhook_urls(settings)
+
+    async def url_of(connection: ConnectionId) -> str:
+        record = await store.connection(connection)
+        url = "" if record is None else record.webhook_url
+        # Asked anew: the connection may have waited since, and the settings been changed.
+        return "" if allowed is None or allowed.problem(url) else url
+
+    told = [*endpoints, *request_endpoints(settings)]
+    webhooks = Webhooks(told, store.reports, states, url_of=url_of)
     begins = Waiting(store, switchboard, hours=hours)
     mails = OutcomeMail(
         settings.mail.outcome,
@@ -89,7 +126,7 @@ def make_dispatcher(
             # Two at a time: the mails of leads, for which calls wait, go by the same few connections.
             Kind(outcome_mail.KIND, mails.deliver, poll_s=1.0, lane_limit=2),
         ],
-        recipients=[*endpoints, mails],
+        recipients=[*told, mails],
         compose=message,
         open_engine=open_engine,
         live_nodes=membership.live_nodes,

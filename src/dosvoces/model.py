@@ -210,6 +210,8 @@ class Order:
     """The language of its mails; empty: what the settings say."""
     metadata: Texts = ()
     """The client's own; kept and given back."""
+    webhook_url: str = ""
+    """Who is told what happens to it, beside those in the settings; empty: nobody."""
     asker: Asker = field(default_factory=Asker)
     """Whose ceilings it counts against."""
     test: bool = False

@@ -93,6 +93,7 @@ class ConnectionView:
     talk_limit_s: int | None
     locale: str
     metadata: dict[str, str]
+    webhook_url: str | None
     test: bool
     """A trial run: nobody was rung, no mail left."""
     joined_at: datetime | None

@@ -33,7 +33,7 @@ from dosvoces.settings_values import (
     Proxy,
     is_loopback,
 )
-from dosvoces.settings_webhooks import Webhook
+from dosvoces.settings_webhooks import Webhook, WebhookUrls
 from dosvoces.settings_widget import Widget
 
 __all__ = [
@@ -376,6 +376,7 @@ class Settings(Section):
     node: Node = Node()
     log: Log = Log()
     widget: Widget = Widget()
+    webhook_urls: WebhookUrls = WebhookUrls()
     trunks: tuple[Trunk, ...] = ()
     webhooks: tuple[Webhook, ...] = ()
 

@@ -4,10 +4,10 @@ import base64
 import binascii
 import ipaddress
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
 
 from dosvoces.settings_section import Section
 from dosvoces.settings_values import comma_separated, is_literal, is_loopback
@@ -100,10 +100,48 @@ def webhook_secrets(value: SecretStr) -> SecretStr:
     return value
 
 
+def host_pattern(value: str) -> str:
+    name = value.lower()
+    if not _is_host(name.removeprefix("*.")) or (name.startswith("*.") and is_literal(name[2:])) or name.endswith("."):
+        raise ValueError('write it as "crm.example.com", or "*.example.com" for what is below it')
+    return name
+
+
+Networks = Annotated[tuple[Annotated[str, AfterValidator(network)], ...], BeforeValidator(comma_separated)]
+REQUEST_NAME = "webhook_url"
+"""What the record calls whoever a request named; no `[[webhooks]]` may be called so."""
+
+
+class WebhookUrls(Section):
+    """Whether a request may say itself who is told of its connection: `webhook_url` in `POST /v1/connections`."""
+
+    secret: Annotated[SecretStr, AfterValidator(webhook_secrets)] | None = Field(default=None, repr=False)
+    """What those messages are signed with, as in `[[webhooks]]`; without it no `webhook_url` is taken. Or
+    `secret_file`."""
+    hosts: Annotated[tuple[Annotated[str, AfterValidator(host_pattern)], ...], BeforeValidator(comma_separated)] = ()
+    """Which hosts may be named: `["crm.example.com", "*.example.org"]`. Empty: any that is public."""
+    networks: Networks = ()
+    """Where they may lead beside to public addresses: `["10.0.0.0/8"]`. An address in one of them may be `http://`."""
+    timeout_s: Annotated[float, Field(ge=1, le=30)] = 15.0
+    """Longest that one try may take, in seconds."""
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        if self.secret is None and (self.hosts or self.networks):
+            raise ValueError("`hosts` and `networks` need a `secret`, or a `secret_file`: without one nothing is taken")
+        return self
+
+
+def webhook_name(value: str) -> str:
+    if value == REQUEST_NAME:
+        raise ValueError(f"{value!r} is who a request names itself: take another name")
+    return value
+
+
 class Webhook(Section):
     """An address that is told what happens to connections. One `[[webhooks]]` section for each."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")] = "main"
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$"), AfterValidator(webhook_name)] = "main"
     """Ours, for the log and the record: small letters, digits, `-` and `_`. Under another name it is another one."""
     url: Annotated[str, AfterValidator(webhook_url)]
     """Where messages are posted: `https://`, or `http://` within this machine or a private network. Redirects are not
@@ -118,7 +156,7 @@ class Webhook(Section):
     `lead.email.sent`, `lead.email.failed`. See [webhooks](../howto/webhooks.md)."""
     timeout_s: Annotated[float, Field(ge=1, le=30)] = 15.0
     """Longest that one try may take, in seconds."""
-    networks: Annotated[tuple[Annotated[str, AfterValidator(network)], ...], BeforeValidator(comma_separated)] = ()
+    networks: Networks = ()
     """Where a name in `url` may lead beside to public addresses: `["10.0.0.0/8"]`. What leads elsewhere is not
     connected to. Not needed for an address that is itself in `url`, nor for `localhost`."""
     disable_after_days: Annotated[float, Field(gt=0, le=365)] = 5.0

@@ -402,6 +402,7 @@ async def test_an_order_comes_back_with_its_own_terms(store: Store, reopen: Reop
         talk_limit_s=600,
         locale="en",
         metadata=(("b", "1"), ("a", "ñ")),
+        webhook_url="https://crm.example.com/dosvoces",
         lead=replace(ORDER.lead, more=(("rooms", "3"), ("lift", "true"))),
     )
     await store.record(order)
@@ -411,6 +412,7 @@ async def test_an_order_comes_back_with_its_own_terms(store: Store, reopen: Reop
     assert record is not None
     assert (record.ring_timeout_s, record.talk_limit_s, record.locale) == (20, 600, "en")
     assert (record.metadata, record.lead["rooms"]) == ({"b": "1", "a": "ñ"}, "3")
+    assert record.webhook_url == "https://crm.example.com/dosvoces"
 
 
 async def test_a_list_has_what_is_wanted(store: Store) -> None:

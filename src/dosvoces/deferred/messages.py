@@ -43,6 +43,7 @@ def _data(report: Report, record: ConnectionRecord, statistics: Sequence[Entry])
         "talk_limit_s": record.talk_limit_s,
         "locale": record.locale,
         "metadata": dict(record.metadata),
+        "webhook_url": record.webhook_url or None,
         "joined_at": _iso(record.joined_at),
         "ended_at": _iso(record.ended_at),
         "first_number": record.first,

@@ -7,8 +7,8 @@ is told of one connection to one receiver is told in order.
 
 import asyncio
 import ssl
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from weakref import WeakValueDictionary
@@ -56,20 +56,23 @@ class Endpoint:
     """Where else than to public addresses it may be."""
     disable_after: timedelta = timedelta(days=5)
     """After so long without taking anything, and failing, nothing is tried there."""
+    of_request: bool = False
+    """Whether each connection has its own, in `webhook_url`; `url` is empty then."""
 
     @property
     def target(self) -> str:
         """Its name in a delivery."""
         return f"{KIND}:{self.name}"
 
-    def wants(self, report: Report, _: ConnectionRecord) -> bool:
+    def wants(self, report: Report, record: ConnectionRecord) -> bool:
         """Whether it is told of this."""
-        return report.event in self.events
+        return report.event in self.events and (not self.of_request or bool(record.webhook_url))
 
     def work(self, connection_id: ConnectionId, number: int) -> Work:
         """The work of telling it: those for one endpoint hold up only each other."""
         payload: Payload = {"connection": connection_id, "number": number, "endpoint": self.name}
-        return Work(KIND, f"{connection_id}.{number}.{self.name}", payload, lane=self.name)
+        lane = f"{self.name}.{connection_id}" if self.of_request else self.name
+        return Work(KIND, f"{connection_id}.{number}.{self.name}", payload, lane=lane)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +83,8 @@ class Reply:
     """`None` if none came."""
     words: str
     retry_after_s: float = 0.0
+    forbidden: bool = False
+    """Whether it was not sent, as the receiver is at no address that it may be at."""
 
     @property
     def taken(self) -> bool:
@@ -116,7 +121,7 @@ class Poster:
         except TimeoutError:
             return Reply(None, f"no answer within {endpoint.timeout_s:g} s")
         except ForbiddenAddress as error:
-            return Reply(None, f"not sent: {error}"[:WORDS_LIMIT])
+            return Reply(None, f"not sent: {error}"[:WORDS_LIMIT], forbidden=True)
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             return Reply(None, f"{type(error).__name__}: {error}"[:WORDS_LIMIT])
 
@@ -159,7 +164,10 @@ class Webhooks:
         reports: Reports,
         states: Endpoints,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        url_of: Callable[[ConnectionId], Awaitable[str]] | None = None,
     ) -> None:
+        """`url_of` gives the URL that a connection's own request named, empty if it may not be told any more."""
+        self._url_of = url_of
         self._endpoints = {endpoint.name: endpoint for endpoint in endpoints}
         self._reports = reports
         self._states = states
@@ -189,15 +197,21 @@ class Webhooks:
             return await self._note(delivery, reply, last=True)
         if (seconds := early_s(delivery, self._now())) > 0:
             return Again(seconds)
-        state = await self._state(name)
+        state = None if endpoint.of_request else await self._state(name)
         if state is not None and state.disabled_at is not None:
             return await self._park(delivery, name)
         if (first := await self._reports.first_waiting(connection, delivery.target)) is None or first.number < number:
             return await self._after(first, delivery)
+        if endpoint.of_request:
+            endpoint = replace(endpoint, url="" if self._url_of is None else await self._url_of(connection))
+        if not endpoint.url:
+            return await self._note(delivery, Reply(None, "there is no webhook_url that the settings allow"), last=True)
         reply = await self._poster.post(endpoint, report.id, report.body or "")
         crashpoints.reached("k25_webhook_sent")
-        await self._judge(endpoint, reply, failing=state is not None)
-        return await self._note(delivery, reply)
+        if not endpoint.of_request:  # One bad URL says nothing about others' requests.
+            await self._judge(endpoint, reply, failing=state is not None)
+        # The operator can allow an endpoint of his own later; what a request named is not tried until it gets through.
+        return await self._note(delivery, reply, last=endpoint.of_request and reply.forbidden)
 
     async def _after(self, first: Delivery | None, delivery: Delivery) -> Again:
         """Wait for one's turn: in a connection nothing is told before what happened earlier was, or was given up."""

@@ -126,6 +126,8 @@ class ConnectionRecord:
     talk_limit_s: int | None = None
     locale: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
+    webhook_url: str = ""
+    """As asked for; empty once the lead is blanked, too."""
     test: bool = False
     """A trial run, in which nobody is rung."""
 

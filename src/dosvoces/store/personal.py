@@ -36,6 +36,7 @@ ERASED: dict[Table, dict[str, Any]] = {
         "first_received": "",
         "second_received": "",
         **dict.fromkeys(("property_name", "agent_name", "url", "city", "area_m2", "price", "lead_more", "metadata")),
+        "webhook_url": None,
         "idempotency_key": None,
         "fingerprint": "",
         "source": "",

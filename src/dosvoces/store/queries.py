@@ -50,6 +50,7 @@ def order_of(db: Connection, connection_id: ConnectionId) -> Order | None:
         talk_limit_s=row.talk_limit_s,
         locale=row.locale,
         metadata=tuple((row.metadata or {}).items()),
+        webhook_url=row.webhook_url or "",
         test=row.test,
         resumes=row.resumes,
         mailed=row.mail == MailState.SENT,
@@ -165,6 +166,7 @@ def _connection_record(row: Row[Any], legs: Sequence[LegRecord]) -> ConnectionRe
         talk_limit_s=row.talk_limit_s,
         locale=row.locale,
         metadata=row.metadata or {},
+        webhook_url=row.webhook_url or "",
         test=row.test,
     )
 

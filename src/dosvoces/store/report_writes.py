@@ -180,12 +180,13 @@ def _delete_mails() -> Delete:
     return delete(mail).where(mail.c.number.in_(_first(select(mail.c.number).where(before).order_by(mail.c.number))))
 
 
+_CLIENTS = ("lead_more", "metadata", "webhook_url", "answer_body", "first_received", "second_received")
+"""What a connection has in the client's own words beside the lead."""
+
+
 def _blank_leads() -> tuple[Delete | Update, ...]:
     c = connection.c
-    values: dict[str, Any] = {
-        name: "" if name.endswith("_received") else null()
-        for name in (*LEAD_COLUMNS, "lead_more", "metadata", "answer_body", "first_received", "second_received")
-    }
+    values: dict[str, Any] = {name: "" if name.endswith("_received") else null() for name in (*LEAD_COLUMNS, *_CLIENTS)}
     there = [c[name] != literal_column("''") if value == "" else c[name].is_not(None) for name, value in values.items()]
     old = _first(
         select(c.id)

@@ -30,7 +30,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeEngine
 
-REVISION = "0013"
+REVISION = "0014"
 """The newest migration: what a database must be at. A test holds it equal to the head of `migrations/versions`."""
 
 
@@ -119,6 +119,7 @@ connection = Table(
     Column("talk_limit_s", Integer),
     Column("locale", String(8), nullable=False, server_default="", doc="Of the mails; empty: by the settings."),
     Column("metadata", JSON(none_as_null=True), doc="The client's own texts by name."),
+    Column("webhook_url", Text, doc="Who is told of it beside those in the settings; NULL: nobody."),
     Column("asked_by", String(8), nullable=False, server_default="", doc="`api_key.id`; empty where no key is needed."),
     Column("source", String(43), nullable=False, server_default="", doc="The network address that asked."),
     Column("test", Boolean, nullable=False, server_default=false(), doc="A trial run: nobody is ever rung for it."),

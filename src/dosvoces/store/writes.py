@@ -251,7 +251,8 @@ _CONNECTION_COLUMNS = (
     *("id", "created_at", "first", "second", "first_received", "second_received"),
     *("caller_id_first", "caller_id_second", "email", *LEAD_COLUMNS, "lead_more", "interval_s"),
     *("idempotency_key", "fingerprint", "resumes", "mail", "owner", "not_before", "expires_at"),
-    *("ring_timeout_s", "talk_limit_s", "locale", "metadata", "asked_by", "source", "test", "phase"),
+    *("ring_timeout_s", "talk_limit_s", "locale", "metadata", "webhook_url", "asked_by", "source", "test"),
+    "phase",
 )
 _ATTEMPT_COLUMNS = ("connection_id", "side", "attempt", "number", "at", "trunk", "facts")
 _STATE_COLUMNS = ("phase", "mail", "ended_by", "failed_side", "started_at", "joined_at", "deadline")
@@ -371,6 +372,7 @@ def _connection_row(order: Order, node: NodeId) -> Row:
         "talk_limit_s": order.talk_limit_s,
         "locale": order.locale,
         "metadata": dict(order.metadata) or None,
+        "webhook_url": order.webhook_url or None,
         "asked_by": order.asker.key,
         "source": order.asker.source,
         "test": order.test,

@@ -49,6 +49,7 @@ from dosvoces.web.recipient import ALL_DOMAINS, Domains
 from dosvoces.web.stop import PATH as STOP_PATH
 from dosvoces.web.stop import Switch, stop_routes
 from dosvoces.web.streams import Streams
+from dosvoces.web.webhook_urls import WebhookUrls
 from dosvoces.web.webhooks import PATH as WEBHOOKS_PATH
 from dosvoces.web.webhooks import webhook_routes
 
@@ -71,6 +72,7 @@ def build_app(
     default_interval_s: int = 0,
     repeats: Repeats = Repeats(),  # noqa: B008  # It is frozen.
     domains: Domains = ALL_DOMAINS,
+    webhook_urls: WebhookUrls | None = None,
 ) -> FastAPI:
     """The whole HTTP application. `clock` gives the aware UTC time of an order's creation."""
     app = _door()
@@ -97,6 +99,7 @@ def build_app(
         default_interval_s=default_interval_s,
         key_lifetime_s=repeats.key_lifetime_s,
         domains=domains,
+        webhook_urls=webhook_urls,
     )
     app.router.routes.append(Route(CONNECTIONS_PATH, ask.__call__, methods=["POST"]))
     streams = Streams(feed=feed, listeners=listeners, records=records, clock=clock)

@@ -46,6 +46,7 @@ from dosvoces.web.rate_limit import rate_limit
 from dosvoces.web.recipient import ALL_DOMAINS, Domains
 from dosvoces.web.terms import LEAD_NAMES, check_terms, with_lead
 from dosvoces.web.views import ConnectionView, connection_view
+from dosvoces.web.webhook_urls import WebhookUrls
 
 MAX_WAIT_S = 60
 """Longest that an answer is held back for `Prefer: wait`."""
@@ -79,6 +80,7 @@ class ConnectionsEndpoint:
         default_interval_s: int = 0,
         key_lifetime_s: int = 24 * 3600,
         domains: Domains = ALL_DOMAINS,
+        webhook_urls: WebhookUrls | None = None,
     ) -> None:
         self._connector = connector
         self._scheduler = scheduler
@@ -87,6 +89,7 @@ class ConnectionsEndpoint:
         self._domains = domains
         self._clock = clock
         self._locales = locales
+        self._webhook_urls = webhook_urls
         self._default_interval_s = default_interval_s
         self._repeats = Repeats(key_lifetime_s)
 
@@ -129,7 +132,7 @@ class ConnectionsEndpoint:
         if isinstance(fields, list):
             problems += fields
         now = self._clock()
-        terms = check_terms(members, now, self._locales, problems.append)
+        terms = check_terms(members, now, self._locales, problems.append, self._webhook_urls)
         if problems or isinstance(fields, list):
             return problems
         if closed := out_of_hours(self._rules.hours, fields.first, fields.second, max(now, terms.not_before or now)):
@@ -151,6 +154,7 @@ class ConnectionsEndpoint:
             talk_limit_s=terms.talk_limit_s,
             locale=terms.locale,
             metadata=terms.metadata,
+            webhook_url=terms.webhook_url,
             asker=asker_of(scope),
             test=caller_of(scope).test,
         )
@@ -239,6 +243,7 @@ def _as_asked(order: Order) -> ConnectionView:
         talk_limit_s=order.talk_limit_s,
         locale=order.locale,
         metadata=dict(order.metadata),
+        webhook_url=order.webhook_url or None,
         test=order.test,
         joined_at=None,
         ended_at=None,

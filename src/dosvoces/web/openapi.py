@@ -15,6 +15,7 @@ from dosvoces.web.terms import (
     MAX_RING_TIMEOUT_S,
     MAX_TALK_LIMIT_S,
 )
+from dosvoces.web.webhook_urls import MAX_URL
 
 _MESSAGE: dict[str, Any] = {
     "application/json": {
@@ -171,6 +172,13 @@ _ASK_SCHEMA: dict[str, Any] = {
             "maxProperties": MAX_METADATA_MEMBERS,
             "propertyNames": {"pattern": r"^[A-Za-z0-9_.-]{1,40}$"},
             "additionalProperties": {"type": "string", "maxLength": MAX_METADATA_TEXT},
+        },
+        "webhook_url": {
+            "type": ["string", "null"],
+            "format": "uri",
+            "maxLength": MAX_URL,
+            "example": "https://crm.example.com/dosvoces",
+            "description": "Told of all that happens, signed; 400 where [webhook_urls] of the settings has no secret",
         },
     },
 }

@@ -76,6 +76,8 @@ def fingerprint(path: str, order: Order) -> str:
     terms = [lead.more, order.ring_timeout_s, order.talk_limit_s, order.locale, order.metadata]
     if any(terms):  # Else it stays what it was before there were any.
         asked += terms
+    if order.webhook_url:
+        asked.append(["webhook_url", order.webhook_url])
     if order.test:  # No real request may be taken for the repeat of a trial run, nor the reverse.
         asked.append("test")
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()

@@ -9,6 +9,7 @@ from decimal import Decimal, InvalidOperation
 from dosvoces.model import Texts
 from dosvoces.web.answers import Problem, quoted
 from dosvoces.web.body import Number
+from dosvoces.web.webhook_urls import WebhookUrls
 
 MAX_AHEAD = timedelta(days=366)
 """How far in the future a connection may wait."""
@@ -38,11 +39,18 @@ class OwnTerms:
     talk_limit_s: int | None
     locale: str
     metadata: Texts
+    webhook_url: str
     more: Texts
 
 
-def check_terms(members: Mapping[str, object], now: datetime, locales: frozenset[str], report: _Report) -> OwnTerms:
-    """The order's own terms; what is wrong with them goes to `report`."""
+def check_terms(
+    members: Mapping[str, object],
+    now: datetime,
+    locales: frozenset[str],
+    report: _Report,
+    webhook_urls: WebhookUrls | None = None,
+) -> OwnTerms:
+    """The order's own terms; what is wrong with them goes to `report`. Without `webhook_urls` it may name none."""
     not_before = _not_before(members, now, report)
     expires_at = _moment(members, "expires_at", now, report)
     if expires_at is not None and expires_at <= max(now, not_before or now):
@@ -57,6 +65,7 @@ def check_terms(members: Mapping[str, object], now: datetime, locales: frozenset
         talk_limit_s=_seconds(members, "talk_limit", MAX_TALK_LIMIT_S, report),
         locale=_locale(members, locales, report),
         metadata=_metadata(members, report),
+        webhook_url=_webhook_url(members, webhook_urls, report),
         more=_more(members, report),
     )
 
@@ -132,6 +141,21 @@ def _metadata(members: Mapping[str, object], report: _Report) -> Texts:
         elif _text(text, f"metadata.{name}", MAX_METADATA_TEXT, report) is not None:
             kept.append((name, text))
     return tuple(kept)
+
+
+def _webhook_url(members: Mapping[str, object], allowed: WebhookUrls | None, report: _Report) -> str:
+    value = members.get("webhook_url")
+    if value is None:
+        return ""
+    if allowed is None:
+        report(Problem("webhook_url", "not_configured", "is not taken: [webhook_urls] of the settings has no secret"))
+    elif not isinstance(value, str):
+        report(Problem("webhook_url", "type", "is not a text"))
+    elif wrong := allowed.problem(value):
+        report(Problem("webhook_url", *wrong))
+    else:
+        return value
+    return ""
 
 
 def _locale(members: Mapping[str, object], locales: frozenset[str], report: _Report) -> str:

@@ -55,6 +55,7 @@ def connection_view(record: ConnectionRecord, entries: Iterable[Entry], now: dat
         talk_limit_s=record.talk_limit_s,
         locale=record.locale,
         metadata=dict(record.metadata),
+        webhook_url=record.webhook_url or None,
         test=record.test,
         joined_at=record.joined_at,
         ended_at=record.ended_at,
