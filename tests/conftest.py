@@ -10,6 +10,12 @@ __all__ = ["postgres_cluster", "postgres_url", "shared_cluster"]
 # Before anything imports them: tests/contract uses them too, and is collected before tests/peers.
 pytest.register_assert_rewrite("tests.peers.trial", "tests.peers.sipp", "tests.peers.baresip")
 
+
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """API keys differ from run to run, the names of tests must not: each process that runs tests makes its own."""
+    return "key" if isinstance(val, str) and val.startswith(("dv_live_", "dv_test_")) else None
+
+
 # What takes long on a machine that does much else is no fault; what a test may cost is the number of its examples.
 settings.register_profile(
     "dosvoces", max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True

@@ -98,14 +98,18 @@ def test_when_a_key_ends() -> None:
 
 async def test_a_key_made_beside_a_running_service_is_needed_and_opens_it(tmp_path: Path) -> None:
     trial: dict[str, object] = {"name": "trial", "carrier": "fake"}
-    async with process(tmp_path, None, [trial]) as service:
+    async with process(tmp_path, None, [trial], dialing={"talk_limit_s": 1}) as service:
         key = (await service.command("keys", "create", "web")).strip()
         fields = [part for name, value in lead().items() for part in (f"--{name}", str(value))]
         told = await service.command("call", "--url", service.url, "--key", key, *fields)
-        assert told.startswith("200 ")
+        assert told.startswith("200 ")  # It may not read, so that nothing is followed.
+        reader = (await service.command("keys", "create", "crm", "--scope", "call", "--scope", "read")).strip()
+        again = await service.command("call", "--url", service.url, "--key", reader, *fields, "--url_anuncio", "again")
+        assert again.startswith("200 ")
+        assert again.splitlines()[-1] == "completed"
 
         async def noted() -> bool:
-            return service.rows("SELECT 1 FROM api_key WHERE last_used_at IS NOT NULL") == [(1,)]
+            return service.rows("SELECT 1 FROM api_key WHERE last_used_at IS NOT NULL") == [(1,), (1,)]
 
         await until(noted, limit_s=LIMIT_S)
         assert [line for line in service.lines if key[8:] in line] == []

@@ -241,7 +241,7 @@ def call(
     key: Annotated[
         str, typer.Option("--key", envvar="DOSVOCES_KEY", help="The API key, where the service wants one.")
     ] = "",
-    follow: Annotated[bool, typer.Option("--follow", help="Tell what happens until it is over.")] = False,
+    follow: Annotated[bool | None, typer.Option(help="Tell what happens; so with --url and --key.")] = None,
     config: Config = None,
 ) -> None:
     """Ask a running service to connect two numbers."""
@@ -260,8 +260,8 @@ def call(
     typer.echo(f"{answer.status} {answer.text}")
     if answer.connection_id:
         typer.echo(f"dosvoces show {answer.connection_id}")
-    if answer.connection_id and follow:
-        tell(service, key.strip(), answer.connection_id)
+    if answer.connection_id and (follow or (follow is None and url and key)):
+        tell(service, key.strip(), answer.connection_id, asked=bool(follow))
     raise typer.Exit(answer.status != 200)
 
 
