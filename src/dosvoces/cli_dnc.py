@@ -1,13 +1,12 @@
 """The commands about the do-not-call list."""
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from dosvoces.cli_options import AsJson, Config, as_json, operator, settings_of
+from dosvoces.cli_options import AsJson, Config, as_json, ask_record, operator, settings_of
 from dosvoces.errors import DosvocesError
 
 if TYPE_CHECKING:
@@ -123,11 +122,4 @@ def ask(settings: "Settings", question: "Callable[[DoNotCall], Awaitable[T]]") -
     """Ask the record, beside the services."""
     from dosvoces.store.sql import open_do_not_call
 
-    async def run() -> T:
-        listed = open_do_not_call(settings.database.address)
-        try:
-            return await question(listed)
-        finally:
-            await listed.close()
-
-    return asyncio.run(run())
+    return ask_record(settings, open_do_not_call, question)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from dosvoces.cli_options import AsJson, Config, as_json, operator, settings_of
+from dosvoces.cli_options import AsJson, Config, as_json, ask_record, operator, settings_of
 from dosvoces.errors import DosvocesError, NoRecordYet
 from dosvoces.keys import OWN_LIMITS, SECRET_BITS, ApiKey, Limits, Network, Scope, digest_of, id_of, is_key, make
 
@@ -292,14 +292,7 @@ def _ask(settings: "Settings", question: "Callable[[Keys], Awaitable[T]]") -> T:
     """Ask the record, beside the services."""
     from dosvoces.store.sql import open_keys
 
-    async def ask() -> T:
-        keys = open_keys(settings.database.address)
-        try:
-            return await question(keys)
-        finally:
-            await keys.close()
-
-    return asyncio.run(ask())
+    return ask_record(settings, open_keys, question)
 
 
 def _ask_or_begin(settings: "Settings", question: "Callable[[Keys], Awaitable[T]]") -> T:

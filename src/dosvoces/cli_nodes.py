@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from dosvoces.cli_options import AsJson, Config, as_json, operator, settings_of
+from dosvoces.cli_options import AsJson, Config, as_json, ask_record, operator, settings_of
 from dosvoces.errors import DosvocesError
 
 if TYPE_CHECKING:
@@ -123,11 +123,4 @@ def _ask(settings: "Settings", question: "Callable[[Roll], Awaitable[T]]") -> T:
     """Ask the roll, beside the services."""
     from dosvoces.store.sql import open_roll
 
-    async def ask() -> T:
-        roll = open_roll(settings.database.address)
-        try:
-            return await question(roll)
-        finally:
-            await roll.close()
-
-    return asyncio.run(ask())
+    return ask_record(settings, open_roll, question)

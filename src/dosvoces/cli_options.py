@@ -1,13 +1,24 @@
 """What the command line's modules share: the options that many commands have, and the settings that they lead to."""
 
+import asyncio
 import json
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Protocol, TypeVar
 
 import typer
 
 if TYPE_CHECKING:
     from dosvoces.settings import Settings
+
+T = TypeVar("T")
+
+
+class _Opened(Protocol):
+    async def close(self) -> None: ...
+
+
+Opened = TypeVar("Opened", bound=_Opened)
 
 Config = Annotated[
     Path | None,
@@ -38,3 +49,16 @@ def operator() -> str:
         return f"operator {getpass.getuser()}"
     except (OSError, KeyError):
         return "operator"
+
+
+def ask_record(settings: "Settings", opened: Callable[[str], Opened], question: Callable[[Opened], Awaitable[T]]) -> T:
+    """Ask the record something, or change it, beside the services; `opened` gives the part of it, which is closed."""
+
+    async def ask() -> T:
+        part = opened(settings.database.address)
+        try:
+            return await question(part)
+        finally:
+            await part.close()
+
+    return asyncio.run(ask())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from dosvoces.cli_options import AsJson, Config, as_json, operator, settings_of
+from dosvoces.cli_options import AsJson, Config, as_json, ask_record, operator, settings_of
 from dosvoces.errors import DosvocesError
 
 if TYPE_CHECKING:
@@ -153,14 +153,7 @@ def _at_desk(settings: "Settings", question: "Callable[[Endpoints], Awaitable[T]
     from dosvoces.store.endpoints import Endpoints
     from dosvoces.store.sql import open_database
 
-    async def run() -> T:
-        desk = Endpoints(open_database(settings.database.address))
-        try:
-            return await question(desk)
-        finally:
-            await desk.close()
-
-    return asyncio.run(run())
+    return ask_record(settings, lambda url: Endpoints(open_database(url)), question)
 
 
 @webhooks_app.command("test")
