@@ -182,24 +182,29 @@ OVERLOADED = Kind(
     "overloaded", 503, "Too many requests at once", "Nothing was done. Ask again after `Retry-After` seconds."
 )
 
+AT_THE_DOOR = (
+    KEY_NEEDED,
+    SEVERAL_KEYS,
+    KEY_UNKNOWN,
+    KEY_REVOKED,
+    KEY_EXPIRED,
+    STRAY_TEST_KEY,
+    NETWORK_REFUSED,
+    KEY_NETWORK,
+    SCOPE_MISSING,
+    TEST_KEY,
+    FOREIGN_PAGE,
+    KEYS_UNREACHABLE,
+)
+"""What any address may be answered with before it is looked at."""
+
 KINDS = {
     kind.code: kind
     for kind in (
         INVALID,
         BROKEN_OFF,
         FORBIDDEN,
-        KEY_NEEDED,
-        SEVERAL_KEYS,
-        KEY_UNKNOWN,
-        KEY_REVOKED,
-        KEY_EXPIRED,
-        STRAY_TEST_KEY,
-        NETWORK_REFUSED,
-        KEY_NETWORK,
-        SCOPE_MISSING,
-        TEST_KEY,
-        FOREIGN_PAGE,
-        KEYS_UNREACHABLE,
+        *AT_THE_DOOR,
         NO_SUCH_ADDRESS,
         NO_SUCH_CONNECTION,
         NO_SUCH_DELIVERY,
@@ -220,22 +225,6 @@ KINDS = {
         OVERLOADED,
     )
 }
-
-AT_THE_DOOR = (
-    KEY_NEEDED,
-    SEVERAL_KEYS,
-    KEY_UNKNOWN,
-    KEY_REVOKED,
-    KEY_EXPIRED,
-    STRAY_TEST_KEY,
-    NETWORK_REFUSED,
-    KEY_NETWORK,
-    SCOPE_MISSING,
-    TEST_KEY,
-    FOREIGN_PAGE,
-    KEYS_UNREACHABLE,
-)
-"""What any address may be answered with before it is looked at."""
 
 FIELD_CODES = {
     "missing": "mandatory, and not there or empty",
