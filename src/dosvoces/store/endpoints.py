@@ -9,13 +9,13 @@ from typing import Any
 from sqlalchemy import Connection, and_, delete, exists, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from dosvoces.model import ConnectionId
 from dosvoces.store.audit import write_act
 from dosvoces.store.beside import Beside
 from dosvoces.store.clock import database_now
 from dosvoces.store.database import Database
 from dosvoces.store.keys import Act
 from dosvoces.store.reports import Delivery, DeliveryState
+from dosvoces.store.sql_reports import delivery_of
 from dosvoces.store.tables import delivery, report, webhook_endpoint
 
 WEBHOOK = "webhook:"
@@ -138,21 +138,7 @@ def _failed_since(db: Connection, since: datetime, name: str | None) -> list[Del
         .order_by(d.connection_id, d.number, d.target)
         .limit(BATCH)
     )
-    return [
-        Delivery(
-            connection_id=ConnectionId(row.connection_id),
-            number=row.number,
-            target=row.target,
-            event=row.event,
-            at=row.at,
-            state=DeliveryState(row.state),
-            tries=row.tries,
-            tried_at=row.tried_at,
-            next_at=row.next_at,
-            answer=row.answer,
-        )
-        for row in db.execute(found)
-    ]
+    return [delivery_of(row) for row in db.execute(found)]
 
 
 def _anew(db: Connection) -> dict[str, Any]:

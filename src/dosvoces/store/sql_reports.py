@@ -183,20 +183,20 @@ def _one_delivery(db: Database, connection_id: ConnectionId, number: int, target
     c = delivery.c
     this = and_(c.connection_id == connection_id, c.number == number, c.target == target)
     row = db.execute(_DELIVERIES.where(this)).one_or_none()
-    return None if row is None else _delivery(row)
+    return None if row is None else delivery_of(row)
 
 
 def _first_waiting(db: Database, connection_id: ConnectionId, target: str) -> Delivery | None:
     c = delivery.c
     line = and_(c.connection_id == connection_id, c.target == target, c.state == DeliveryState.WAITING.value)
     row = db.execute(_DELIVERIES.where(line).order_by(c.number).limit(1)).one_or_none()
-    return None if row is None else _delivery(row)
+    return None if row is None else delivery_of(row)
 
 
 def _deliveries_of(db: Database, connection_id: ConnectionId) -> list[Delivery]:
     c = delivery.c
     rows = db.execute(_DELIVERIES.where(c.connection_id == connection_id).order_by(c.number, c.target))
-    return [_delivery(row) for row in rows]
+    return [delivery_of(row) for row in rows]
 
 
 def _newest_deliveries(
@@ -209,7 +209,7 @@ def _newest_deliveries(
     if due_before is not None:
         found = found.where(delivery.c.next_at < due_before)
     newest = found.order_by(delivery.c.connection_id.desc(), delivery.c.number.desc(), delivery.c.target)
-    return [_delivery(row) for row in db.execute(newest.limit(limit))]
+    return [delivery_of(row) for row in db.execute(newest.limit(limit))]
 
 
 def _waiting(db: Database, limit: int) -> list[WaitingConnection]:
@@ -225,7 +225,8 @@ def _report(row: Row[Any]) -> Report:
     return Report(ConnectionId(row.connection_id), row.number, row.event, side, row.at, row.body)
 
 
-def _delivery(row: Row[Any]) -> Delivery:
+def delivery_of(row: Row[Any]) -> Delivery:
+    """What a row of `delivery`, with its report's `event` and `at`, says."""
     return Delivery(
         connection_id=ConnectionId(row.connection_id),
         number=row.number,
