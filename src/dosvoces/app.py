@@ -21,7 +21,7 @@ import structlog
 from dosvoces import open_files, telemetry
 from dosvoces.app_deferred import make_dispatcher, reported, webhook_urls
 from dosvoces.app_door import check_door, guarded
-from dosvoces.app_limits import quota, rates
+from dosvoces.app_limits import calling_hours, quota, rates
 from dosvoces.app_trial import make_trial
 from dosvoces.app_widget import add_widget
 from dosvoces.carriers import Carrier
@@ -36,7 +36,6 @@ from dosvoces.deferred.dispatcher import Dispatcher
 from dosvoces.deferred.hooks import Hooks
 from dosvoces.deferred.overflow import Overflow
 from dosvoces.dialplan import NumberRules
-from dosvoces.dialplan.hours import CallingHours
 from dosvoces.errors import SettingsError
 from dosvoces.mail import Mailbox
 from dosvoces.mail.inbox import Inbox
@@ -144,7 +143,7 @@ class Service:
             await switchboard.start()
             await membership.start(switchboard)
             dispatcher, webhooks, hooks = make_dispatcher(
-                settings, store, mailbox, trial.mailbox, switchboard, membership, number_rules(settings).hours
+                settings, store, mailbox, trial.mailbox, switchboard, membership, calling_hours(settings)
             )
             stack.push_async_callback(webhooks.close)
             service = cls(
@@ -256,7 +255,7 @@ def number_rules(settings: Settings) -> NumberRules:
         own_numbers=own,
         denied_prefixes=settings.numbers.deny_prefixes,
         allowed_prefixes=settings.numbers.allow_prefixes,
-        hours=CallingHours(settings.numbers.calling_hours, frozenset(settings.numbers.holidays)),
+        hours=calling_hours(settings),
         rates=rates(settings),
     )
 

@@ -4,12 +4,18 @@ import math
 from decimal import Decimal
 from pathlib import Path
 
+from dosvoces.dialplan.hours import CallingHours
 from dosvoces.dialplan.rates import Rates, millionths, parse_rates
 from dosvoces.errors import SettingsError
 from dosvoces.settings import Settings
 from dosvoces.store.budget import Budget
 from dosvoces.store.ceilings import Ceilings, Most
 from dosvoces.store.limits import Quota, TrunkQuota
+
+
+def calling_hours(settings: Settings) -> CallingHours:
+    """When the settings let whom be called."""
+    return CallingHours(settings.numbers.calling_hours, frozenset(settings.numbers.holidays))
 
 
 def quota(settings: Settings) -> Quota:
