@@ -2,13 +2,16 @@
 
 import asyncio
 import json
+from dataclasses import replace
 from datetime import UTC, timedelta
 from typing import Any
 
 import httpx
 import pytest
 
-from dosvoces.errors import NotAllowed, NotNow, StoreError
+from dosvoces.dialplan import NumberRules
+from dosvoces.dialplan.hours import CallingHours, opening
+from dosvoces.errors import NotAllowed, NotNow, NumberRefused, StoreError, TooMany
 from dosvoces.model import ConnectionId, Lead, Order
 from dosvoces.store import ConnectionRecord
 from dosvoces.web.terms import MAX_AHEAD
@@ -208,6 +211,59 @@ async def test_a_repeat_under_the_same_key_gets_the_same_connection() -> None:
     assert again.headers["location"] == first.headers["location"]
     assert again.headers["idempotent-replayed"] == "true"
     assert len(door.connector.orders) == 1
+
+
+@pytest.mark.parametrize(
+    ("refusal", "status"),
+    [
+        (NumberRefused("is on the list", code="do_not_call", second=False), 400),
+        (NotNow("all calls are stopped"), 503),
+        (TooMany("as many as allowed", retry_after_s=60), 429),
+    ],
+)
+async def test_a_repeat_is_answered_also_when_its_like_would_be_refused(refusal: Exception, status: int) -> None:
+    door = Door()
+    first = await door.post(key="k")
+    door.connector.answer = refusal
+    again = await door.post(key="k")
+    assert (again.status_code, again.headers["location"]) == (202, first.headers["location"])
+    assert again.headers["idempotent-replayed"] == "true"
+    assert (await door.post(key="k", interval=1)).status_code == 422
+    assert (await door.post(key="other")).status_code == status
+
+
+async def test_a_repeat_is_answered_after_hours() -> None:
+    door = Door()
+    first = await door.post(key="k")
+    closed = NumberRules(hours=CallingHours((opening("ES sun 03:00-04:00"),)))
+    app = app_with(door.connector, door.records, rules=closed)
+    door.client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://door")
+    again = await door.post(key="k")
+    assert (again.status_code, again.headers["location"]) == (202, first.headers["location"])
+    assert again.headers["idempotent-replayed"] == "true"
+    assert (await door.post(key="k", interval=1)).status_code == 422
+    refused = await door.post(key="other")
+    assert (refused.status_code, refused.json()["errors"][0]["code"]) == (400, "quiet_hours")
+
+
+async def test_the_twin_of_the_last_that_got_in_is_its_repeat() -> None:
+    class Racing(FakeConnector):
+        """The first with the same key is recorded between the look for it and the refusal."""
+
+        async def accept(self, order: Order) -> None:
+            if not self.orders:
+                await super().accept(replace(order, id=ConnectionId("01m8gcrrkzkq5pr8w64r5rrn30")))
+            raise TooMany("as many as allowed", retry_after_s=60)
+
+    door = Door()
+    connector = Racing()
+    records = Records(connector.orders)
+    app = app_with(connector, records)
+    door.client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://door")
+    again = await door.post(key="k")
+    assert (again.status_code, again.headers["idempotent-replayed"]) == (202, "true")
+    assert again.headers["location"] == "/v1/connections/01m8gcrrkzkq5pr8w64r5rrn30"
+    assert (await door.post(key="other")).status_code == 429
 
 
 async def test_other_methods_are_not_allowed_there() -> None:

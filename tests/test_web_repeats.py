@@ -8,12 +8,14 @@ import httpx
 import pytest
 
 from dosvoces.core import Answer, AnswerKind
-from dosvoces.errors import NotNow, StoreError
+from dosvoces.dialplan import NumberRules
+from dosvoces.dialplan.hours import CallingHours, opening
+from dosvoces.errors import NotNow, NumberRefused, StoreError, TooMany
 from dosvoces.model import ConnectionId, Order, Outcome, Repeats, Side
 from dosvoces.store import Earlier
 from dosvoces.testing import an_order, until
 from dosvoces.web.repeats import fingerprint, idempotency_key
-from tests.web_fakes import FakeConnector, app_with
+from tests.web_fakes import NOW, FakeConnector, app_with
 
 BODY: dict[str, Any] = {"firstnumber": "+34 600 000 011", "secondnumber": "+34960000022", "email": "ana@milmoh.com"}
 MADE = Answer(AnswerKind.MADE)
@@ -146,6 +148,60 @@ async def test_an_answer_that_can_not_be_kept_is_given_all_the_same() -> None:
 
     assert (await post(Forgetful())).status_code == 200
     assert (await post(Forgetful(), key="k")).status_code == 200
+
+
+LISTED = NumberRefused("is on the do-not-call list", code="do_not_call", second=True)
+SHUT = NotNow("all calls are stopped; nothing was done")
+REACHED = TooMany("as many as allowed", retry_after_s=60)
+
+
+@pytest.mark.parametrize(("refusal", "status"), [(LISTED, 400), (SHUT, 503), (REACHED, 429)])
+async def test_a_repeat_is_answered_also_when_its_like_would_be_refused(refusal: Exception, status: int) -> None:
+    connector = FakeConnector()
+    await post(connector, key="k")
+    connector.answer = refusal
+    response = await post(connector, key="k")
+    assert (response.status_code, response.headers["idempotent-replayed"]) == (200, "true")
+    assert (await post(connector, key="k", call_interval=1)).status_code == 422
+    assert (await post(connector, key="other")).status_code == status
+    connector.answers.clear()  # The first is under way.
+    response = await post(connector, key="k")
+    assert (response.status_code, response.headers["retry-after"]) == (409, "5")
+    # One that came to nothing would be begun anew, which is refused.
+    connector.known = {"outcome": Outcome.INTERRUPTED, "answer": Answer(AnswerKind.MAIL_FAILED), "dialled": False}
+    assert (await post(connector, key="k")).status_code == status
+    assert len(connector.orders) == 1
+
+
+@pytest.mark.parametrize("refusal", [LISTED, REACHED])
+async def test_an_identical_request_may_have_been_the_last_to_get_in(refusal: Exception) -> None:
+    connector = FakeConnector()
+    first = await post(connector)
+    connector.answer = refusal
+    response = await post(connector)
+    assert (response.status_code, response.headers["location"]) == (200, first.headers["location"])
+    assert response.headers["idempotent-replayed"] == "true"
+
+
+@pytest.mark.parametrize("key", [None, "k"])
+async def test_a_repeat_is_answered_after_hours(key: str | None) -> None:
+    connector, now = FakeConnector(), [NOW]
+    rules = NumberRules(hours=CallingHours((opening("ES mon-fri 09:00-21:00"),)))
+    app = app_with(connector, repeats=Repeats(coalesce_s=30), rules=rules, clock=lambda: now[0])
+    headers = {} if key is None else {"Idempotency-Key": key}
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://dosvoces") as client:
+        first = await client.post("/call", json=BODY, headers=headers)
+        now[0] = NOW.replace(hour=22)
+        again = await client.post("/call", json=BODY, headers=headers)
+        assert (again.status_code, again.text) == (200, first.text)
+        assert again.headers["location"] == first.headers["location"]
+        assert again.headers["idempotent-replayed"] == "true"
+        other = await client.post("/call", json=BODY | {"call_interval": 1}, headers={"Idempotency-Key": "other"})
+        assert (other.status_code, other.json()["Errors"][0]["code"]) == (400, "quiet_hours")
+        if key is not None:
+            connector.answers.clear()  # The first is under way.
+            assert (await client.post("/call", json=BODY, headers=headers)).status_code == 409
+    assert len(connector.orders) == 1
 
 
 # --- an answer that nobody kept ---

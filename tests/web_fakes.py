@@ -1,7 +1,7 @@
 """What stands behind the HTTP door in tests: a connector that counts, a record in memory, a readiness to set."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -178,6 +178,8 @@ def app_with(
     canceller: FakeCanceller | None = None,
     scheduler: FakeScheduler | None = None,
     repeats: Repeats = Repeats(),  # noqa: B008  # It is frozen.
+    rules: NumberRules = RULES,
+    clock: Callable[[], datetime] = lambda: NOW,
 ) -> FastAPI:
     feed: Any = None  # Streams are tried with a whole service,
     hooks: Any = None  # and so are webhooks.
@@ -191,7 +193,7 @@ def app_with(
         switch=FakeSwitch(),
         hooks=hooks,
         readiness=readiness or FakeReadiness(),
-        rules=RULES,
-        clock=lambda: NOW,
+        rules=rules,
+        clock=clock,
         repeats=repeats,
     )

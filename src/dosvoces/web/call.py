@@ -97,8 +97,7 @@ class CallEndpoint:
         if isinstance(fields, list):
             return refusal(missing_arguments(members), fields)
         now = self._clock()
-        if closed := out_of_hours(self._rules.hours, fields.first, fields.second, now):
-            return refusal(missing_arguments(members), closed)
+        closed = out_of_hours(self._rules.hours, fields.first, fields.second, now)
         order = Order(
             id=connection_id(now, secrets.randbits(80)),
             created_at=now,
@@ -112,26 +111,24 @@ class CallEndpoint:
             test=caller_of(scope).test,
         )
         order = replace(order, fingerprint=repeats.fingerprint("/call", order))
-        reply = await self._place(order, quoted(fields.email_as_received))
+        shut = refusal(missing_arguments(members), closed) if closed else None
+        reply = await self._place(order, quoted(fields.email_as_received), shut)
         return reply.with_headers(*rate_limit(order.asker.standing)) if order.asker.standing else reply
 
-    async def _place(self, order: Order, email: str) -> Reply:
+    async def _place(self, order: Order, email: str, shut: Reply | None) -> Reply:
         """
-        Carry `order` out, or give the answer to the request that it repeats.
+        Carry `order` out, or give the answer to the request that it repeats; `shut` to what may not begin now.
 
         The work is a task of its own: whoever waits for it may be cancelled, and the phones ring on.
         """
-        task = asyncio.create_task(self._carry_out(order, email))
+        task = asyncio.create_task(self._carry_out(order, email, shut))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return await asyncio.shield(task)
 
-    async def _carry_out(self, order: Order, email: str) -> Reply:
+    async def _carry_out(self, order: Order, email: str, shut: Reply | None) -> Reply:
         try:
-            return await self._connect_or_repeat(order, email)
-        except NumberRefused as error:
-            field = "secondnumber" if error.second else "firstnumber"
-            return refusal(_asked(order, email), [Problem(field, error.code, str(error))])
+            return await self._connect_or_repeat(order, email, shut)
         except NotAllowed as error:
             return message(400, str(error))
         except StoreError as error:
@@ -141,21 +138,28 @@ class CallEndpoint:
             _log.exception("connection_failed", connection_id=order.id)
             return INTERNAL_ERROR
 
-    async def _connect_or_repeat(self, order: Order, email: str) -> Reply:
+    async def _connect_or_repeat(self, order: Order, email: str, shut: Reply | None) -> Reply:
         """The record decides who was first; what it is to be asked about the first is asked only then."""
         for _ in range(MAX_TRIES):
+            refused = shut
             try:
-                return await self._connect(order, email)
-            except NotNow as error:
-                # Nothing new begins now, but a repeat begins nothing. Without a key that isn't worth a question to the
-                # record: to refuse must stay cheap, and the client may ask again.
-                # But for one that reached a ceiling: it waits for long, and its first may have been the last to get in.
-                asks = order.idempotency_key is not None or isinstance(error, TooMany)
-                earlier = await self._repeated(order) if asks else None
-                if earlier is None or earlier.resumable:
-                    return _not_now(error)
+                if refused is None:
+                    return await self._connect(order, email)
             except AlreadyRecorded:
+                pass
+            except (NotNow, NumberRefused) as error:
+                refused = _refused(error, order, email)
+                # Without a key that isn't worth a question to the record where a node is full or drains: to refuse
+                # must stay cheap, and the client may ask again soon.
+                if order.idempotency_key is None and not isinstance(error, TooMany | NumberRefused):
+                    return refused
+            if refused is None:
                 earlier = await self._connector.repeated(order)
+            else:
+                # Nothing new begins now, but a repeat begins nothing: its first may have been the last to get in.
+                earlier = await self._repeated(order)
+                if earlier is None or earlier.resumable:
+                    return refused
             if earlier is None:
                 continue  # The first one is over by now, and this one is no repeat any more.
             if not (earlier.resumable and earlier.fingerprint == order.fingerprint):
@@ -208,7 +212,10 @@ def _asked(order: Order, email: str) -> str:
     )
 
 
-def _not_now(error: NotNow) -> Reply:
+def _refused(error: NotNow | NumberRefused, order: Order, email: str) -> Reply:
+    if isinstance(error, NumberRefused):
+        field = "secondnumber" if error.second else "firstnumber"
+        return refusal(_asked(order, email), [Problem(field, error.code, str(error))])
     closes: tuple[Header, ...] = ((b"connection", b"close"),) if error.leaving else ()
     status = 429 if isinstance(error, TooMany) else 503
     return message(status, str(error), (b"retry-after", str(error.retry_after_s).encode()), *closes)

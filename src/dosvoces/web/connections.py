@@ -22,6 +22,7 @@ from starlette.types import Scope
 from dosvoces.dialplan import NumberRules
 from dosvoces.errors import AlreadyRecorded, NotAllowed, NotNow, NumberRefused, StoreError, TooMany
 from dosvoces.model import ConnectionId, Order, Repeats, connection_id
+from dosvoces.store import Earlier
 from dosvoces.web import repeats
 from dosvoces.web.answers import REPLAYED, Header, Problem, Reply
 from dosvoces.web.auth import asker_of, caller_of
@@ -135,8 +136,6 @@ class ConnectionsEndpoint:
         terms = check_terms(members, now, self._locales, problems.append, self._webhook_urls)
         if problems or isinstance(fields, list):
             return problems
-        if closed := out_of_hours(self._rules.hours, fields.first, fields.second, max(now, terms.not_before or now)):
-            return closed
         order = Order(
             id=connection_id(now, secrets.randbits(80)),
             created_at=now,
@@ -163,23 +162,19 @@ class ConnectionsEndpoint:
     async def _place(self, order: Order) -> Reply:
         try:
             if order.idempotency_key is not None and (earlier := await self._connector.repeated(order)):
-                if earlier.fingerprint != order.fingerprint:
-                    return problem(KEY_REUSED)
-                if not earlier.resumable:
-                    return await self._replayed(earlier.connection_id)
+                if not earlier.resumable or earlier.fingerprint != order.fingerprint:
+                    return await self._repeated(earlier, order)
                 order = earlier.resumed_by(order)
+            at = max(order.created_at, order.not_before or order.created_at)
+            if closed := out_of_hours(self._rules.hours, order.first, order.second, at):
+                return invalid(closed)
             self._connector.check(order)
             if order.not_before is None or order.not_before <= order.created_at:
                 await self._connector.accept(order)
             else:
                 await self._scheduler.schedule(order)
-        except NotNow as error:
-            kind = TOO_MANY if isinstance(error, TooMany) else NOT_NOW
-            return problem(kind, str(error), (b"retry-after", str(error.retry_after_s).encode()))
-        except NumberRefused as error:
-            return invalid([Problem(NAMES.second if error.second else NAMES.first, error.code, str(error))])
-        except NotAllowed as error:
-            return invalid([Problem("caller_ids", "not_allowed", str(error))])
+        except (NotNow, NotAllowed) as error:
+            return await self._begun_meanwhile(order) or _refused(error)
         except AlreadyRecorded:
             # A request with the same key was quicker by a moment.
             return await self._place(order)
@@ -196,6 +191,26 @@ class ConnectionsEndpoint:
             _log.warning("accepted_connection_not_read", connection_id=order.id, error=str(error))
             view = None
         return _shown(view or _as_asked(order))
+
+    async def _begun_meanwhile(self, order: Order) -> Reply | None:
+        """
+        The answer to a request with the same key that was quicker by a moment, and may have been the last to get in.
+
+        `None` if there is none, or as far as is known: then this one is refused.
+        """
+        if order.idempotency_key is None:
+            return None
+        try:
+            earlier = await self._connector.repeated(order)
+            return None if earlier is None or earlier.resumable else await self._repeated(earlier, order)
+        except StoreError as error:
+            _log.warning("earlier_request_not_found", connection_id=order.id, error=str(error))
+            return None
+
+    async def _repeated(self, earlier: Earlier, order: Order) -> Reply:
+        if earlier.fingerprint != order.fingerprint:
+            return problem(KEY_REUSED)
+        return await self._replayed(earlier.connection_id)
 
     async def _replayed(self, connection: ConnectionId) -> Reply:
         view = await self._view(connection)
@@ -220,6 +235,17 @@ class ConnectionsEndpoint:
         if record is None:
             return None
         return connection_view(record, await self._records.statistics([connection]), self._clock())
+
+
+def _refused(error: NotNow | NotAllowed) -> Reply:
+    match error:
+        case NotNow():
+            kind = TOO_MANY if isinstance(error, TooMany) else NOT_NOW
+            return problem(kind, str(error), (b"retry-after", str(error.retry_after_s).encode()))
+        case NumberRefused():
+            return invalid([Problem(NAMES.second if error.second else NAMES.first, error.code, str(error))])
+        case _:
+            return invalid([Problem("caller_ids", "not_allowed", str(error))])
 
 
 def _shown(view: ConnectionView, *headers: Header) -> Reply:
