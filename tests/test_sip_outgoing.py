@@ -116,8 +116,53 @@ def test_invite_is_repeated_until_timer_b() -> None:
     stage = Stage()
     stage.invite()
     assert stage.sent() == ["INVITE"]
-    assert stage.moments(40) == [(at, "INVITE") for at in (0.5, 1.5, 3.5, 7.5, 15.5, 31.5)]
+    assert stage.moments(32) == [
+        *((at, "INVITE") for at in (0.5, 1.5, 3.5, 7.5, 15.5, 31.5)),
+        (32.0, "CANCEL"),
+    ]
     assert stage.recorder.end == CallEnd(EndCause.TIMEOUT, "remote", None, "no answer to the INVITE")
+    stage.rest()
+
+
+def test_a_phone_whose_ringing_was_never_heard_of_is_cancelled_when_it_is_given_up() -> None:
+    """All that its trunk said is lost. The CANCEL is repeated like any request, and the 487 gets its ACK."""
+    stage = Stage()
+    stage.invite()
+    invite = stage.request()
+    stage.wait(31.9)
+    stage.sent()
+    assert stage.moments(6) == [(at, "CANCEL") for at in (0.1, 0.6, 1.6, 3.6)]
+    stage.wait(2)
+    cancel = stage.request("CANCEL")
+    assert (cancel.uri, cancel.header("via"), cancel.header("cseq"), cancel.header("to")) == (
+        invite.uri,
+        invite.header("via"),
+        "1 CANCEL",
+        invite.header("to"),
+    )
+    stage.answer(cancel, 200)
+    stage.answer(invite, 487)
+    assert stage.sent() == ["ACK"]
+    assert stage.moments(60) == []
+    assert stage.recorder.end == CallEnd(EndCause.TIMEOUT, "remote", None, "no answer to the INVITE")
+    stage.rest()
+
+
+def test_a_phone_that_rings_after_its_cancel_was_refused_is_cancelled_again() -> None:
+    """The CANCEL overtook the INVITE."""
+    stage = Stage()
+    stage.invite()
+    invite = stage.request()
+    stage.wait(31.9)
+    stage.sent()
+    stage.wait(0.1)
+    stage.answer(stage.request("CANCEL"), 481)
+    stage.answer(invite, 180)
+    stage.answer(stage.request("CANCEL"), 200)
+    stage.answer(invite, 180)
+    assert stage.sent() == []  # what was accepted isn't repeated
+    stage.answer(invite, 487)
+    assert stage.sent() == ["ACK"]
     stage.rest()
 
 
@@ -190,8 +235,9 @@ def test_cancel_asked_and_never_a_word_from_the_peer() -> None:
     stage = Stage()
     call = stage.invite()
     call.hangup()
-    stage.wait(33)
+    stage.wait(32)
     assert stage.recorder.end == cancelled(detail="INVITE: timeout")
+    assert stage.sent()[-1] == "CANCEL"  # a phone may be ringing all the same
     stage.rest()
 
 

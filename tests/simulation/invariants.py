@@ -35,11 +35,15 @@ class Violation:
 
 def violations(world: World) -> list[Violation]:
     found = [Violation(None, *each) for each in _of_world(world)]
-    for connection, request in world.requests.items():
-        view = _View(world, connection, request)
-        for check in _CHECKS:
-            found += [Violation(connection, *each) for each in check(view)]
+    for connection in world.requests:
+        found += violations_of(world, connection)
     return found
+
+
+def violations_of(world: World, connection: int) -> list[Violation]:
+    """Those of one connection."""
+    view = _View(world, connection, world.requests[connection])
+    return [Violation(connection, *each) for check in _CHECKS for each in check(view)]
 
 
 _Found = Iterator[tuple[str, str]]
@@ -74,14 +78,28 @@ class _View:
         return any(ring.answered_at is not None for ring in self.rings[side])
 
     def said(self, side: Side, *, in_time: bool = False, last: bool = False) -> set[int]:
-        """What it was told of its INVITEs; `in_time`: before it gave the ringing up; `last`: by the last way tried."""
+        """
+        What it was told of its INVITEs; `in_time`: before it gave the ringing up; `last`: by the last way tried.
+
+        Of a way that was given up because it said nothing, what it says afterwards is no part of the outcome.
+        """
         patience_s = self.world.limits.ring_timeout_s if in_time else math.inf
         return {
             status
             for call in (sorted(self.calls[side], key=lambda call: call.left_at)[-1:] if last else self.calls[side])
             if call.heard_final_at is not None and call.heard_final_at < call.left_at + patience_s
+            if not self.given_up(call)
             for status in call.heard
         }
+
+    def given_up(self, call: FarCall) -> bool:
+        """Whether its newest INVITE had no answer when the service stopped to wait for one."""
+        return call.heard_at is None or call.heard_at > call.asked_at + self.world.limits.trunk_timeout_s
+
+    def cancellable_at(self, call: FarCall) -> float:
+        """From when on its newest INVITE may be cancelled: RFC 3261 §9.1, or else when it is given up."""
+        gives_up_at = call.asked_at + self.world.limits.trunk_timeout_s
+        return gives_up_at if call.heard_at is None else min(call.heard_at, gives_up_at)
 
     def hung_up(self, side: Side) -> bool:
         return any(ring.answered_at is not None and ring.ended_by == "phone" for ring in self.rings[side])
@@ -143,10 +161,9 @@ def _no_orphan(view: _View) -> _Found:
         sure = not lossy and not view.world.kills
         if sure and ring.answered_at is not None and ring.acknowledged_at is None:
             yield "I2", f"{side.upper()}'s phone {ring.tag} answered and got no ACK"
-        gone_at = _reason_gone(view, side, ring)
-        # A CANCEL waits for a provisional answer, RFC 3261 §9.1; without any, nothing can be taken back.
-        if gone_at is not None and call.heard_at is not None:
-            gone_at = max(gone_at, ring.began_at, call.heard_at)
+        gone_at = _reason_gone(view, side, call, ring)
+        if gone_at is not None:
+            gone_at = max(gone_at, ring.began_at, view.cancellable_at(call))
             limit_s = REPEATS_S if lossy else RELEASE_S
             if ring.ended_at <= gone_at + limit_s:
                 continue
@@ -175,13 +192,15 @@ def _extra_and_killed(view: _View, call: FarCall, ring: Ring) -> bool:
     return extra and at is not None and any(-late_s <= kill.at - at <= repeated_s for kill in view.world.kills)
 
 
-def _reason_gone(view: _View, side: Side, ring: Ring) -> float | None:
+def _reason_gone(view: _View, side: Side, call: FarCall, ring: Ring) -> float | None:
     """When the phone had nobody to wait for any more, as somebody outside could know."""
     moments = []
     if view.request.cancelled_at is not None:
         moments.append(view.request.cancelled_at)
     # A kill that it lived to see ends it.
     moments += [kill.back_at for kill in view.world.kills if ring.began_at <= kill.at]
+    # Another way was tried in its place.
+    moments += [other.left_at for other in view.calls[side] if other.left_at > call.left_at]
     theirs = view.calls[side.other]
     if theirs and all(call.over_at is not None for call in theirs) and (side is Side.B or view.rings[side.other]):
         moments.append(max(call.over_at for call in theirs if call.over_at is not None))
@@ -210,11 +229,8 @@ def _bounded(view: _View) -> _Found:
     limits, order = view.world.limits, view.request.order
     slack_s = REPEATS_S + GIVE_UP_S + sum(kill.back_at - kill.at for kill in view.world.kills)
     most_s = order.interval_s + 3 * limits.ring_timeout_s + limits.talk_limit_s + slack_s
-    for side, call, ring in view.all_rings():
-        # Whoever was never heard of can't be told to stop, and its trunk's own limit ends it.
-        if call.heard_at is None or ring.ended_at is None or call.heard_at > ring.ended_at:
-            continue
-        if ring.ended_at - ring.began_at > most_s:
+    for side, _call, ring in view.all_rings():
+        if ring.ended_at is not None and ring.ended_at - ring.began_at > most_s:
             yield "I4", f"{side.upper()}'s phone was busy for {ring.ended_at - ring.began_at:.0f} s"
     talked = [
         ring.ended_at - ring.answered_at

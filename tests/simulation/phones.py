@@ -111,8 +111,11 @@ class FarCall:
     """When that was said."""
     left_at: float = 0.0
     """When its INVITE first left the service."""
+    asked_cseq: int = 0
+    asked_at: float = 0.0
+    """When its newest INVITE first did: after a challenge that is another one, which begins to be waited for anew."""
     heard_at: float | None = None
-    """When a process of the service first got any answer to it."""
+    """When a process of the service first got any answer to its newest INVITE."""
     heard_ringing_at: float | None = None
     """When that was word of a phone: 18x, or 2xx."""
     heard_final_at: float | None = None
@@ -151,7 +154,7 @@ class Phones:
         self.scripts: dict[tuple[int, Side], Script] = {}
         self.deliver = lambda data, host: None
         """Where datagrams to the service go, set by the world."""
-        self._left: dict[str, float] = {}
+        self._left: dict[tuple[str, int], float] = {}
         self.strays = 0
         """Requests within a dialog that no trunk knows."""
         self._clock = clock
@@ -202,7 +205,9 @@ class Phones:
                 self.scripts[connection, side],
                 self._clock.now,
                 from_=headers["From"],
-                left_at=self._left[headers["Call-ID"]],
+                left_at=self._left[headers["Call-ID"], cseq],
+                asked_cseq=cseq,
+                asked_at=self._left[headers["Call-ID"], cseq],
             )
             self.calls[call.call_id] = call
             self.of.setdefault((connection, side), []).append(call)
@@ -351,6 +356,8 @@ class Phones:
                 ring.acknowledged_at = self._clock.now
 
     def _cancelled(self, call: FarCall | None, headers: dict[str, str], host: str) -> None:
+        if call is not None and call.script.trunks[call.trunk] == "silent":
+            return
         if call is None or int(headers["CSeq"].partition(" ")[0]) != call.cseq:
             self._reply(headers, host, 481)
             return
@@ -430,8 +437,13 @@ class Phones:
     # --- what the service knows ---
 
     def left_service(self, data: bytes) -> None:
-        if data.startswith(b"INVITE "):
-            self._left.setdefault(_call_id(data), self._clock.now)
+        if not data.startswith(b"INVITE "):
+            return
+        call_id, cseq = _call_id(data), _cseq(data)
+        self._left.setdefault((call_id, cseq), self._clock.now)
+        call = self.calls.get(call_id)
+        if call is not None and cseq > call.asked_cseq:
+            call.asked_cseq, call.asked_at, call.heard_at = cseq, self._clock.now, None
 
     def reached_service(self, data: bytes) -> None:
         """A process that lives got this: from now on it can know it."""
@@ -439,7 +451,7 @@ class Phones:
             return
         call, now, status = self.calls[_call_id(data)], self._clock.now, int(data[8:11])
         call.heard.add(status)
-        if call.heard_at is None:
+        if call.heard_at is None and _cseq(data) == call.asked_cseq:
             call.heard_at = now
         if 100 < status < 300 and call.heard_ringing_at is None:
             call.heard_ringing_at = now
@@ -449,3 +461,7 @@ class Phones:
 
 def _call_id(data: bytes) -> str:
     return data.partition(b"Call-ID: ")[2].partition(b"\r\n")[0].decode("ascii")
+
+
+def _cseq(data: bytes) -> int:
+    return int(data.partition(b"CSeq: ")[2].partition(b" ")[0])

@@ -13,7 +13,7 @@ from .api import SDP, Hop, InviteMark, Withheld
 from .dialog import Dialog
 from .digest import DigestError, parse_challenges
 from .message import Message, Response, clean, compose_lines, tag
-from .transaction import CANCEL_SUFFIX, TIMEOUT, Failure, Head, InviteClient, NonInviteClient, Wire
+from .transaction import CANCEL_SUFFIX, TIMEOUT, ClientUser, Failure, Head, InviteClient, NonInviteClient, Wire
 
 MAX_DATAGRAM = 1_300  # bytes, RFC 3261 §18.1.1
 MAX_ROUNDS = 2  # challenges answered per request: one, and one more if the nonce was stale or callee and proxy ask
@@ -127,13 +127,17 @@ class Exchange:
         assert isinstance(self.transaction, InviteClient)
         self.transaction.hold(tag(response.header("to")))
 
-    def cancel(self, extra: tuple[str, ...] = ()) -> None:
-        """Send a CANCEL for this INVITE; the caller has seen a provisional answer (RFC 3261 §9.1)."""
+    def cancel(self, extra: tuple[str, ...] = (), done: ClientUser | None = None) -> None:
+        """
+        Send a CANCEL for this INVITE; `done` gets what came of it.
+
+        The caller has seen a provisional answer (RFC 3261 §9.1), or has given up waiting for one.
+        """
         transaction = self.transaction
         assert isinstance(transaction, InviteClient)
         head, wire = transaction.head, self._line.wire
         data = head.hop_by_hop("CANCEL", head.to, extra)
-        NonInviteClient(wire, head.branch + CANCEL_SUFFIX, data, transaction.destination, None)
+        NonInviteClient(wire, head.branch + CANCEL_SUFFIX, data, transaction.destination, done)
 
     def abandon(self) -> None:
         """Wait no longer for this INVITE's final answer; a late 2xx is still told, so that it can be hung up."""

@@ -65,7 +65,7 @@ class OutgoingCall(Call):
         self._cancel_lines: tuple[str, ...] | None = None
         """Not `None` once a hang-up was asked for; holds the CANCEL's further headers."""
         self._cancelled = False
-        """Whether the CANCEL has left."""
+        """Whether a CANCEL has left that wasn't refused."""
         self._cancel_timer: Timer | None = None
         self._heard = 0
         """The highest provisional status that came."""
@@ -101,7 +101,7 @@ class OutgoingCall(Call):
 
     def _invite_event(self, exchange: Exchange, event: Response | Failure) -> None:
         if isinstance(event, Failure):
-            self._failed(event)
+            self._failed(exchange, event)
         elif event.code < 200:
             self._provisional(exchange, event)
         elif event.code < 300:
@@ -112,10 +112,7 @@ class OutgoingCall(Call):
     def _provisional(self, exchange: Exchange, response: Response) -> None:
         self._heard = max(self._heard, response.code)
         if self._phase is Phase.OVER:
-            if not self._cancelled:
-                # Given up before it gave a sign (RFC 3261 §9.1 forbids to cancel then); now it stirs.
-                self._cancelled = True
-                exchange.cancel()
+            self._cancel(exchange)  # given up before it gave a sign; now it stirs
             return
         if self._cancel_lines is not None:
             self._send_cancel()
@@ -234,7 +231,12 @@ class OutgoingCall(Call):
                 )
             )
 
-    def _failed(self, failure: Failure) -> None:
+    def _failed(self, exchange: Exchange, failure: Failure) -> None:
+        if failure is Failure.TIMEOUT:
+            # We diverge from RFC 3261 §9.1, which wants a provisional answer first: all of them may be lost, and the
+            # phone ring on. By now the INVITE isn't repeated any more, so that no CANCEL overtakes it; who never got
+            # it says 481.
+            self._cancel(exchange)
         if self._end is not None:
             self._conclude(self._end)
         elif self._cancel_lines is not None:
@@ -260,14 +262,23 @@ class OutgoingCall(Call):
             self._invite.stopped = True
             if self._invite.transaction.state is State.PROCEEDING:
                 self._send_cancel()
-        # RFC 3261 §9.1: before any provisional answer the CANCEL is held back; the next 1xx lets it go.
+        # RFC 3261 §9.1: before any provisional answer the CANCEL is held back; the next 1xx or the time-out lets it go.
 
     def _send_cancel(self) -> None:
-        if self._cancelled or self._invite is None:
+        if self._invite is None:
             return
-        self._cancelled = True
-        self._invite.cancel(self._cancel_lines or ())
-        self._cancel_timer = self._ua.wire.after(TIMEOUT, self._cancel_timeout)
+        self._cancel(self._invite)
+        if self._cancel_timer is None:
+            self._cancel_timer = self._ua.wire.after(TIMEOUT, self._cancel_timeout)
+
+    def _cancel(self, exchange: Exchange) -> None:
+        if not self._cancelled:
+            self._cancelled = True
+            exchange.cancel(self._cancel_lines or (), self._cancel_answered)
+
+    def _cancel_answered(self, event: Response | Failure) -> None:
+        # Who knew nothing of the INVITE and rings after all is cancelled again.
+        self._cancelled = isinstance(event, Response) and event.code < 300
 
     def _cancel_timeout(self) -> None:
         """RFC 3261 §9.1: no final answer 64*T1 after the CANCEL; the INVITE is given up, a late 2xx is hung up."""
