@@ -18,6 +18,8 @@ from dosvoces.store.database import Database
 from dosvoces.store.prepared import Cursor
 from dosvoces.store.writes import Writes
 
+PASSING_TRIES = 3
+"""How often one commit is tried that others were in the way of: each deadlock costs the server's `deadlock_timeout`."""
 LEGS_REMEMBERED = 4_000
 """Of so many connections the writer knows what the disk has of their legs; past it, it writes them once more."""
 
@@ -38,6 +40,8 @@ class Request:
     """Who waits for it; `None` once it is tried again on its own."""
     keep: bool
     """Whether it is tried again when the database fails; it can be repeated without harm."""
+    locks: tuple[int, ...] = ()
+    """What no other transaction may have meanwhile: keys of PostgreSQL's advisory locks."""
 
 
 State = tuple[Connection, datetime | None]
@@ -81,13 +85,7 @@ class Committer:
         try:
             self._database.check_present()
             self._cursor = self._database.cursor()
-            try:
-                self._in_transaction(batch, self._run)
-            except self._database.passing_errors:
-                self._in_transaction(batch, self._run)
-            except self._row_errors:
-                # One row is bad; find it. Rare enough that it may cost a second transaction.
-                self._in_transaction(batch, self._run_one_by_one)
+            self._try_until_nobody_is_in_the_way(batch)
         except self._database.errors as error:
             self._database.drop()
             raise self._database.explain(error) from error
@@ -95,12 +93,29 @@ class Committer:
             self._legs_on_disk.clear()
         self._legs_on_disk.update({key: (state.a, state.b) for key, (state, _) in batch.states.items()})
 
+    def _try_until_nobody_is_in_the_way(self, batch: Batch) -> None:
+        run = self._run
+        for tries_left in reversed(range(PASSING_TRIES)):
+            try:
+                return self._in_transaction(batch, run)
+            except self._database.passing_errors:
+                if not tries_left:
+                    raise
+            except self._row_errors:
+                # One row is bad; find it. Rare enough that it may cost a second transaction.
+                if run == self._run_one_by_one or not tries_left:
+                    raise
+                run = self._run_one_by_one
+
     def _in_transaction(self, batch: Batch, run: Callable[[Batch], None]) -> None:
         batch.refusals.clear()
         batch.not_ours.clear()
         self._cursor.execute(self._database.begin)
         committing = False
         try:
+            # All at once, and before any row's: two batches that want the same never wait for each other.
+            if locks := {lock for request in batch.requests for lock in request.locks}:
+                self._writes.lock(self._cursor, sorted(locks))
             run(batch)
             committing = True
             self._cursor.execute("COMMIT")

@@ -89,6 +89,10 @@ class SharedLimits:
         self._has_list, self._list_due = False, float("-inf")
         self._set_pace = Prepared(_set_pace(dialect), dialect)
 
+    def locks(self, order: Order) -> tuple[int, ...]:
+        """What `admit` will lock if anything is limited: to be taken with what else is locked in its transaction."""
+        return (LOCK,) if self._locks and (self._quota != NO_QUOTA or order.asker.limits) else ()
+
     def admit(self, cursor: Cursor, order: Order, trunks: Mapping[Side, Sequence[str]]) -> Admitted:
         """
         Raise `LimitReached` if `order` may not be opened now; else what `charge` is to count once it is.

@@ -4,11 +4,11 @@ Of what a request is a repeat, in SQL: the statements by which `record` refuses 
 The looks are part of the transaction that inserts: of many that arrive at once, on whatever nodes, one is first.
 """
 
+import hashlib
 from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import (
-    BigInteger,
     Connection,
     Row,
     Select,
@@ -59,14 +59,19 @@ def hand_key_on() -> Update:
     )
 
 
-def lock() -> Select[Any]:
-    """On PostgreSQL: let no other transaction look for this fingerprint before ours has committed."""
-    return select(func.pg_advisory_xact_lock(bindparam("hash", type_=BigInteger)))
+def locks(order: Order) -> tuple[int, ...]:
+    """
+    The advisory locks (64 bits, signed) under which nobody else looks for the first of this order, or records it.
 
-
-def lock_number(fingerprint: str) -> int:
-    """The advisory lock of a fingerprint: its first 64 bits, signed. Two that share one only wait for each other."""
-    return int(fingerprint[:16], 16) - (1 << 63)
+    Also under a key, whose unique index would make others wait as well, but in any order. Two orders that share a lock
+    by chance only wait for each other.
+    """
+    if (key := order.idempotency_key) is not None:
+        digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
+        return (int.from_bytes(digest, "big", signed=True),)
+    if order.repeats.coalesce_s is not None:
+        return (int(order.fingerprint[:16], 16) - (1 << 63),)
+    return ()
 
 
 def identical() -> Select[Any]:

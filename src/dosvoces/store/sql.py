@@ -234,7 +234,7 @@ class SqlStore(Store):
         offer = self.waiting.offering(order.id) if waits else nullcontext()
         async with offer:
             try:
-                await writer.write(record)
+                await writer.write(record, locks=self.limits.locks(order) + writes.locks(order))
             except StoreError as error:
                 if error.unknown:
                     # The client is told that nothing was done: if it was written all the same, it is no longer so.
@@ -331,7 +331,7 @@ class SqlStore(Store):
     async def blank_leads(self, *, before: datetime, since: datetime, limit: int) -> int:
         return await self.change(lambda cursor, writes: writes.blank_leads(cursor, before, since, limit))
 
-    async def change(self, write: Callable[[Cursor, ReportWrites], T]) -> T:
+    async def change(self, write: Callable[[Cursor, ReportWrites], T], *, locks: tuple[int, ...] = ()) -> T:
         """Run `write` in a transaction that others share, and return what it returned once that is committed."""
         writer, _ = self._opened()
         assert self._report_writes is not None
@@ -341,7 +341,7 @@ class SqlStore(Store):
         def run(cursor: Cursor) -> None:
             returned[:] = [write(cursor, writes)]  # It may have to be run twice.
 
-        await writer.write(run)
+        await writer.write(run, locks=locks)
         return returned[0]
 
     def _opened(self) -> tuple[Writer, Writes]:

@@ -32,7 +32,7 @@ class Lanes(Protocol):
     """The record's two ways, which belong to `SqlStore`."""
 
     def ask(self, question: Callable[[Database], T]) -> Awaitable[T]: ...
-    def change(self, write: Callable[[Cursor, ReportWrites], T]) -> Awaitable[T]: ...
+    def change(self, write: Callable[[Cursor, ReportWrites], T], *, locks: tuple[int, ...] = ()) -> Awaitable[T]: ...
     @property
     def limits(self) -> SharedLimits:
         """What all nodes share."""
@@ -121,7 +121,7 @@ class SqlWaiting(Waiting):
             return True
 
         try:
-            return await self._lanes.change(claim)
+            return await self._lanes.change(claim, locks=self._lanes.limits.locks(order))
         except StoreError as error:
             if error.unknown:
                 # It may be ours now, and nobody would begin it: whoever has room may claim it again.

@@ -90,12 +90,13 @@ class Writer:
 
     # --- what comes in ---
 
-    async def write(self, write: Write, *, keep: bool = False) -> None:
+    async def write(self, write: Write, *, keep: bool = False, locks: tuple[int, ...] = ()) -> None:
         """
         Return when `write` is committed. Raises what `write` raised, or `StoreError` for a failure of the database:
         `unknown` if it may have been committed all the same.
 
-        With `keep`, a failure is raised as well, and the write is tried again on its own until it succeeds.
+        With `keep`, a failure is raised as well, and the write is tried again on its own until it succeeds. `locks`
+        are what no other transaction may have before it is committed (`Writes.locks`).
         """
         if self._closed:
             raise StoreError("the record is closed")
@@ -104,7 +105,7 @@ class Writer:
         if len(self._requests) >= WAITING_REQUESTS_LIMIT:
             raise StoreError(f"{WAITING_REQUESTS_LIMIT} writes wait for the record already: its disk is too slow")
         future: asyncio.Future[None] = self._loop.create_future()
-        self._requests.append(Request(write, future, keep))
+        self._requests.append(Request(write, future, keep, locks))
         self._start_now()
         await future
 
@@ -260,7 +261,7 @@ class Writer:
             if request.future is not None:
                 _finish(request, error)
             if request.keep and len(self._owed) < WAITING_REQUESTS_LIMIT:
-                self._owed.append(Request(request.write, None, keep=True))
+                self._owed.append(Request(request.write, None, keep=True, locks=request.locks))
 
     def _wake_idle(self) -> None:
         idle, self._idle = self._idle, []

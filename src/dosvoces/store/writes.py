@@ -47,6 +47,9 @@ from dosvoces.store.tables import (
     stopped,
 )
 
+LOCK_EACH = "SELECT pg_advisory_xact_lock(each) FROM unnest(%(locks)s::bigint[]) AS each"
+"""PostgreSQL's; takes them one after the other, as they are given."""
+
 
 class Writes:
     """All that is ever written, for one dialect, by one node. Times and ids come from the caller."""
@@ -61,7 +64,7 @@ class Writes:
         self._hand_key_on = Prepared(repeats.hand_key_on(), dialect)
         self._identical = Prepared(repeats.identical(), dialect)
         # SQLite has one writer at a time: there nothing comes between the look and the insert.
-        self._lock_fingerprint = Prepared(repeats.lock(), dialect) if dialect.name == "postgresql" else None
+        self._locks = dialect.name == "postgresql"
         self._withdraw = Prepared(_withdraw(), dialect)
         self._insert_leg = Prepared(insert(leg), dialect, ("connection_id", "side", "number", "state"))
         self._insert_attempt = insert_new(dial_attempt, dialect, _ATTEMPT_COLUMNS)
@@ -80,9 +83,17 @@ class Writes:
         self._remember_answer = Prepared(_remember_answer(), dialect)
         self._touch = Prepared(update(alembic_version).values(version_num=alembic_version.c.version_num), dialect)
 
+    def locks(self, order: Order) -> tuple[int, ...]:
+        """What `record` needs `lock` to have taken: so that no other transaction looks for what is the same as this."""
+        return repeats.locks(order) if self._locks else ()
+
+    def lock(self, cursor: Cursor, locks: list[int]) -> None:
+        """Let no other transaction have one of `locks` before ours has committed; in this order, whatever waits."""
+        cursor.execute(LOCK_EACH, {"locks": locks})
+
     def record(self, cursor: Cursor, order: Order) -> None:
         """
-        Write a new connection and its legs.
+        Write a new connection and its legs; `lock` comes first.
 
         Raises `AlreadyRecorded` for a taken id or idempotency key, and for what the order is a repeat of.
         """
@@ -108,8 +119,6 @@ class Writes:
             if order.resumes is not None:
                 self._hand_key_on.run(cursor, {"key": key})
         elif terms.coalesce_s is not None:
-            if self._lock_fingerprint is not None:
-                self._lock_fingerprint.run(cursor, {"hash": repeats.lock_number(order.fingerprint)})
             since = order.created_at - timedelta(seconds=terms.coalesce_s)
             self._identical.run(cursor, {"fingerprint": order.fingerprint, "since": since})
             if (first := cursor.fetchone()[0]) is not None:
