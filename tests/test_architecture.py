@@ -57,6 +57,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "cli_widget",
             "doctor",
             "doctor_door",
+            "doctor_hours",
             "doctor_trunks",
             "app",
             "app_deferred",

@@ -95,11 +95,16 @@ def _list_step(*, listed: bool) -> "Step":
 
 def _hours_step(hours: "CallingHours", number: str) -> "Step":
     from dosvoces.dialplan import Refusal, Step, as_e164
+    from dosvoces.dialplan.hours import LOOK_AHEAD_DAYS
 
-    until = hours.closed_until(as_e164(number) or number, datetime.now(UTC))
-    if until is None:
+    now = datetime.now(UTC)
+    opens = hours.next_opening([as_e164(number) or number], now)
+    if opens == now:
         return Step("hours", "its calling hours, or none are set")
-    when = f"not now: from {until:%Y-%m-%d %H:%M} on its clock"
+    if opens is None:
+        when = f"not within {LOOK_AHEAD_DAYS} days: no hour is one in all the time zones where it may be"
+    else:
+        when = f"not now: from {opens:%Y-%m-%d %H:%M} on its clock"
     return Step("hours", when, Refusal("quiet_hours", "is not called at this hour"))
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from dosvoces.app_limits import budget
 from dosvoces.doctor_door import examine_door
+from dosvoces.doctor_hours import examine_hours
 from dosvoces.doctor_trunks import Finding as Finding
 from dosvoces.doctor_trunks import Level as Level
 from dosvoces.doctor_trunks import examine_trunk, own_certificate, unverified
@@ -63,7 +64,7 @@ async def examine(
 
 def offline(settings: Settings) -> list[Finding]:
     """What the settings alone tell: cheap enough for every start."""
-    return [*_dialing(settings), *unverified(settings), *_addresses(settings)]
+    return [*_dialing(settings), *unverified(settings), *_addresses(settings), *examine_hours(settings)]
 
 
 # --- the machine and the file ---

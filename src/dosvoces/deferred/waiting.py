@@ -19,6 +19,8 @@ log = structlog.get_logger(__name__)
 KIND = "connection"
 ROOM_POLL_S = 1.0
 """How soon a connection that found no room asks again; whichever node takes that."""
+NEVER_POLL_S = 24 * 3600.0
+"""How soon one asks again that no calling hours suit: the settings may have changed by then."""
 YOUNG = timedelta(seconds=10)
 """A client may wait for one that is so young, and another node has room for it: it is put back at once."""
 
@@ -86,8 +88,8 @@ class Waiting:
         """Seconds until both may be called; 0 if they may now."""
         if not self._hours:
             return 0.0
-        untils = [self._hours.closed_until(order.number(side).e164, now) for side in Side]
-        return max((until - now).total_seconds() if until is not None else 0.0 for until in untils)
+        opens = self._hours.next_opening([order.number(side).e164 for side in Side], now)
+        return NEVER_POLL_S if opens is None else (opens - now).total_seconds()
 
     def _until_expiry_s(self, order: Order, now: datetime) -> float:
         return float("inf") if order.expires_at is None else (order.expires_at - now).total_seconds()

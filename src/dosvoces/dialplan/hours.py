@@ -6,12 +6,21 @@ is called only while it is time in all of them.
 """
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from datetime import date, datetime, time, timedelta
+from heapq import merge
 from zoneinfo import ZoneInfo
 
-from phonenumbers import COUNTRY_CODE_TO_REGION_CODE, parse, region_code_for_number
+from phonenumbers import (
+    COUNTRY_CODE_TO_REGION_CODE,
+    PhoneNumberFormat,
+    PhoneNumberType,
+    example_number_for_type,
+    format_number,
+    parse,
+    region_code_for_number,
+)
 from phonenumbers.timezone import time_zones_for_geographical_number, time_zones_for_number
 
 LOOK_AHEAD_DAYS = 31
@@ -21,6 +30,12 @@ _OPENING = re.compile(
     r"(?P<opens>[0-2]\d:[0-5]\d)-(?P<closes>[0-2]\d:[0-5]\d)"
 )
 _NO_ZONE = "Etc/Unknown"
+_KINDS = {
+    PhoneNumberType.FIXED_LINE: "fixed lines",
+    PhoneNumberType.MOBILE: "mobiles",
+    PhoneNumberType.VOIP: "internet telephony",
+}
+"""Of which a country's numbers may be in different zones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,37 +82,83 @@ class CallingHours:
     def __bool__(self) -> bool:
         return bool(self.openings)
 
-    def closed_until(self, number: str, at: datetime) -> datetime | None:
+    def next_opening(self, numbers: Iterable[str], at: datetime) -> datetime | None:
         """
-        `None` if `number` (E.164) may be called at `at`; else from when on, on its clock.
+        When all of `numbers` (E.164) may be called at once, from `at` on: `at` itself if they may then.
 
-        Where that isn't within `LOOK_AHEAD_DAYS`, the end of them.
+        Else the first such moment, on the clock of the number whose hours begin then; `None` if there is none within
+        `LOOK_AHEAD_DAYS`.
         """
+        places = [place for number in numbers if (place := self._place(number)) is not None]
+        if all(self._open(place, at) for place in places):
+            return at
+        # All of them are open when the last one opens, so one of the openings it is.
+        each = [_starts(place, at.astimezone(zone)) for place in places for zone in place.zones]
+        for moment in merge(*each, key=datetime.timestamp):
+            if moment > at and all(self._open(place, moment) for place in places):
+                return moment
+        return None
+
+    def never(self, now: datetime) -> Iterator["Never"]:
+        """The kinds of numbers of the countries named that can never be called, whatever the holidays."""
+        always = replace(self, holidays=frozenset())
+        for country in sorted({each.country for each in self.openings}):
+            for kind, words in _KINDS.items():
+                example = example_number_for_type(country, kind)
+                place = None if example is None else self._place(format_number(example, PhoneNumberFormat.E164))
+                if place is None or place.country != country:
+                    continue
+                # A country's zones needn't change to summer time together.
+                seasons = (now, now + timedelta(days=182))
+                if not any(always._open_within(place, at) for at in seasons):
+                    yield Never(country, words, tuple(zone.key for zone in place.zones))
+
+    def _open_within(self, place: "_Place", at: datetime) -> bool:
+        moments = (moment for zone in place.zones for moment in _starts(place, at.astimezone(zone)))
+        return any(self._open(place, moment) for moment in moments)
+
+    def _place(self, number: str) -> "_Place | None":
+        """Where `number` may be; `None` where no hours are set."""
         parsed = parse(number)
         country = region_code_for_number(parsed) or COUNTRY_CODE_TO_REGION_CODE[parsed.country_code or 0][0]
-        openings = [each for each in self.openings if each.country == country]
-        if not openings:
-            return None
-        zones = [ZoneInfo(name) for name in _zones(number)]
-        if all(self._open(country, openings, at.astimezone(zone)) for zone in zones):
-            return None
-        # It opens when it does in some zone, and is open in all the others by then.
-        moments = sorted(moment for zone in zones for moment in self._starts(openings, at.astimezone(zone)))
-        for moment in moments:
-            if moment > at and all(self._open(country, openings, moment.astimezone(zone)) for zone in zones):
-                return moment
-        return at.astimezone(zones[0]) + timedelta(days=LOOK_AHEAD_DAYS)
+        openings = tuple(each for each in self.openings if each.country == country)
+        return _Place(country, openings, tuple(ZoneInfo(name) for name in _zones(number))) if openings else None
 
-    def _open(self, country: str, openings: Iterable[Opening], local: datetime) -> bool:
-        if (country, local.date()) in self.holidays:
+    def _open(self, place: "_Place", at: datetime) -> bool:
+        """Whether it is time in all the zones."""
+        return all(self._open_there(place, at.astimezone(zone)) for zone in place.zones)
+
+    def _open_there(self, place: "_Place", local: datetime) -> bool:
+        if (place.country, local.date()) in self.holidays:
             return False
-        return any(o.opens <= local.time() < o.closes and local.weekday() in o.days for o in openings)
+        return any(o.opens <= local.time() < o.closes and local.weekday() in o.days for o in place.openings)
 
-    def _starts(self, openings: Iterable[Opening], local: datetime) -> Iterable[datetime]:
-        for ahead in range(LOOK_AHEAD_DAYS):
-            day = local.date() + timedelta(days=ahead)
-            for each in openings:
-                yield datetime.combine(day, each.opens, tzinfo=local.tzinfo)
+
+@dataclass(frozen=True, slots=True)
+class Never:
+    """Numbers that the calling hours let nobody call, ever: no moment is within them in all of their zones."""
+
+    country: str
+    kind: str
+    """In words."""
+    zones: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a number may be, and when it is called there."""
+
+    country: str
+    openings: tuple[Opening, ...]
+    zones: tuple[ZoneInfo, ...]
+
+
+def _starts(place: _Place, local: datetime) -> Iterator[datetime]:
+    """When it opens in one zone, the earliest first; of the first day those that have been, too."""
+    for ahead in range(LOOK_AHEAD_DAYS + 1):
+        day = local.date() + timedelta(days=ahead)
+        for opens in sorted(each.opens for each in place.openings if day.weekday() in each.days):
+            yield datetime.combine(day, opens, tzinfo=local.tzinfo)
 
 
 ALWAYS = CallingHours()

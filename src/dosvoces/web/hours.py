@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from dosvoces.dialplan.hours import CallingHours
+from dosvoces.dialplan.hours import LOOK_AHEAD_DAYS, CallingHours
 from dosvoces.model import PhoneNumber
 from dosvoces.web.answers import Problem
 
@@ -11,8 +11,11 @@ def out_of_hours(hours: CallingHours, first: PhoneNumber, second: PhoneNumber, a
     """What is wrong with calling them at `at`: nothing, or one problem that says when it may be done."""
     if not hours:
         return []
-    closed = [until for number in (first, second) if (until := hours.closed_until(number.e164, at)) is not None]
-    if not closed:
+    opens = hours.next_opening((first.e164, second.e164), at)
+    if opens == at:
         return []
-    when = max(closed).isoformat(timespec="minutes")
-    return [Problem("policy", "quiet_hours", f"allows no call at this hour; the next one begins at {when}")]
+    if opens is None:
+        when = f"no hour within {LOOK_AHEAD_DAYS} days is one for both numbers, wherever they may be"
+    else:
+        when = f"the next one begins at {opens.isoformat(timespec='minutes')}"
+    return [Problem("policy", "quiet_hours", f"allows no call at this hour; {when}")]
