@@ -2,18 +2,23 @@
 
 from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
+from sqlalchemy import select, update
 
 from dosvoces.core import Connection, Terms
 from dosvoces.deferred import Deferred, Kind, Work
 from dosvoces.deferred.dispatcher import Dispatcher
 from dosvoces.model import ConnectionId, Outcome
 from dosvoces.store import ConnectionRecord, Entry
+from dosvoces.store.ceilings import Ceilings, Most
+from dosvoces.store.limits import Quota
 from dosvoces.store.reports import ENDED, Report
-from dosvoces.store.sql import SqlStore, open_store
+from dosvoces.store.sql import SqlStore, open_roll, open_store
+from dosvoces.store.tables import spent
 from dosvoces.testing import T0, an_order, until
 
 
@@ -79,3 +84,45 @@ async def test_a_report_that_can_not_be_made_up_holds_up_no_other(store: SqlStor
     await until(told, limit_s=5)
     await dispatcher.close(0)
     assert [report.connection_id for report in await store.reports.to_pass_on(limit=10)] == [bad.id]
+
+
+async def test_old_counters_go_also_where_there_is_no_deferred_work(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'record.db'}"
+    store = open_store(url, quota=Quota(ceilings=Ceilings(calls=Most(per_day=10))))
+    await store.open()
+    await store.record(an_order(1))
+    roll = open_roll(url)
+
+    async def counted(change: datetime | None = None) -> int:
+        def look(db: Any) -> int:
+            if change is not None:
+                db.execute(update(spent).values(since=change))
+            return len(db.execute(select(spent)).all())
+
+        return await roll._do(look)
+
+    assert await counted(datetime(2026, 3, 2, tzinfo=UTC)) == 1
+
+    async def open_engine(kinds: Sequence[Kind]) -> Deferred:
+        raise AssertionError("there is nothing to do for it")
+
+    async def live_nodes() -> list[str]:
+        return [store.node]
+
+    dispatcher = Dispatcher(
+        store=store,
+        kinds=[],
+        recipients=[],
+        compose=lambda *_: "{}",
+        open_engine=open_engine,
+        live_nodes=live_nodes,
+    )
+    dispatcher.start()
+
+    async def gone() -> bool:
+        return await counted() == 0
+
+    await until(gone, limit_s=20)
+    await dispatcher.close(0)
+    await roll.close()
+    await store.close()

@@ -93,7 +93,7 @@ class Dispatcher:
         self._engine_node = store.node
         """The node that it does its work as."""
         self._task: asyncio.Task[None] | None = None
-        self._next_sweep = self._next_retention = datetime.min.replace(tzinfo=UTC)
+        self._next_sweep = self._next_retention = self._next_counts = datetime.min.replace(tzinfo=UTC)
         self._submitted: set[ConnectionId] = set()
         """Waiting connections that are with the engine for certain."""
         self._closed = False
@@ -229,6 +229,7 @@ class Dispatcher:
         if self._watched is not None:
             await self._watched.look()
         await self._sweep_waiting()
+        await self._sweep_counts()
         if self._engine is None:
             if not await self._store.reports.deliveries(state=DeliveryState.WAITING, limit=1):
                 return
@@ -251,6 +252,13 @@ class Dispatcher:
                 self._submitted.add(each.id)
             elif each.not_before is None or each.not_before < self._now() - OVERDUE:
                 await self._resubmit(work)
+
+    async def _sweep_counts(self) -> None:
+        """Without the engine, which isn't open where there is no work for it: whatever is counted gets old."""
+        if self._now() < self._next_counts:
+            return
+        await retention.forget_counts(self._store)
+        self._next_counts = self._now() + timedelta(seconds=RETENTION_S)
 
     async def _sweep_deliveries(self) -> None:
         overdue = await self._store.reports.deliveries(

@@ -1,4 +1,6 @@
-"""Forgets what is old: leads, connections with all that belongs to them, kept mails, the engine's own history."""
+"""
+Forgets what is old: leads, connections with all that belongs to them, kept mails, the engine's own history, counters.
+"""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -14,7 +16,7 @@ KIND = "retention"
 HISTORY_KEPT = timedelta(days=3)
 """Of works that are done: as long as somebody may ask why one was or wasn't. What they did is in the record."""
 BATCH = 200
-"""Connections deleted in one transaction, which the writes of live connections share."""
+"""Rows of a kind deleted in one transaction, which the writes of live connections share."""
 
 
 def work_of(now: datetime) -> Work:
@@ -25,6 +27,15 @@ def work_of(now: datetime) -> Work:
 EVERYTHING = datetime(1970, 1, 1, tzinfo=UTC)
 LOOK_BACK = timedelta(days=2)
 """How far before the last sweep one looks for leads; once a day at all of them: a connection may wait for months."""
+
+
+async def forget_counts(store: Store) -> None:
+    """Delete the counters of days that are over. Raises `StoreError`: it goes on with the next call then."""
+    rows = 0
+    while found := await store.forget_counts(limit=BATCH):
+        rows += found
+    if rows:
+        log.info("old counters deleted", counters=rows)
 
 
 class Retention:

@@ -325,6 +325,14 @@ class Store(Protocol):
         Returns how many it were. Raises `StoreError`.
         """
 
+    async def forget_counts(self, *, limit: int) -> int:
+        """
+        Delete what was counted for ceilings and budgets in days that are over: at most `limit` counters and as many
+        reservations. Nothing that is asked for depends on them.
+
+        Returns how many it were. Raises `StoreError`.
+        """
+
     async def blank_leads(self, *, before: datetime, since: datetime, limit: int) -> int:
         """
         Take the lead out of at most `limit` connections that were asked for since then and ended before that.

@@ -20,6 +20,7 @@ from dosvoces.model import ConnectionId, Order, Side, mask_number
 from dosvoces.store.budget import NO_BUDGET, Budget, BudgetCounts, Reservation
 from dosvoces.store.ceilings import LOCK, NO_CEILINGS, CeilingCounts, Ceilings, Tally
 from dosvoces.store.clock import database_now
+from dosvoces.store.old_counts import OldCounts
 from dosvoces.store.prepared import Cursor, Prepared
 from dosvoces.store.tables import Moment, connection, dial_attempt, do_not_call, leg, trunk_pace
 
@@ -80,6 +81,7 @@ class SharedLimits:
         self._quota = quota
         self._ceilings = CeilingCounts(dialect, quota.ceilings)
         self._budget = BudgetCounts(dialect, quota.budget)
+        self._old = OldCounts(dialect)
         self._locks = dialect.name == "postgresql"
         self._count_open = Prepared(_count_open(), dialect)
         self._count_calls = Prepared(_count_calls(), dialect)
@@ -114,6 +116,11 @@ class SharedLimits:
     def settle(self, cursor: Cursor, connection_id: ConnectionId, state: Connection, at: datetime) -> None:
         """Give back what a connection reserved and didn't use, in the transaction that writes its outcome."""
         self._budget.settle(cursor, connection_id, state, at)
+
+    def forget(self, cursor: Cursor, limit: int) -> int:
+        """Delete counters of days that are over, at most `limit` of a kind; how many it were."""
+        self._lock(cursor, limit)
+        return self._old.forget(cursor, limit)
 
     def _admit_numbers(self, cursor: Cursor, order: Order) -> None:
         """

@@ -328,6 +328,9 @@ class SqlStore(Store):
     async def forget(self, *, before: datetime, limit: int) -> int:
         return await self.change(lambda cursor, writes: writes.forget(cursor, before, limit))
 
+    async def forget_counts(self, *, limit: int) -> int:
+        return await self.change(lambda cursor, _: self.limits.forget(cursor, limit))
+
     async def blank_leads(self, *, before: datetime, since: datetime, limit: int) -> int:
         return await self.change(lambda cursor, writes: writes.blank_leads(cursor, before, since, limit))
 
