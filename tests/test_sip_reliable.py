@@ -81,6 +81,23 @@ def test_each_fork_has_its_own_reliable_answer_and_count() -> None:
     assert stage.recorder.told[-1] == ("answer", b"sdp of two")
 
 
+def test_a_fork_that_lost_is_hung_up_with_a_number_above_its_pracks() -> None:
+    """Below them the BYE would be out of order, and be refused with 500 (RFC 3261 §12.2.2): its phone stays up."""
+    stage = Stage()
+    stage.invite()
+    invite = stage.request()
+    for rseq in (1, 2):
+        stage.answer(invite, 180, to_tag="loser", headers=reliable(rseq))
+        stage.answer(stage.request("PRACK"), 200)
+    stage.answer(invite, 200, to_tag="winner", body=ANSWER)
+    assert stage.sent() == ["ACK"]
+    stage.answer(invite, 200, to_tag="loser", body=ANSWER)
+    assert [(m.header("cseq"), m.header("to")) for m, _ in stage.messages()] == [
+        ("1 ACK", "<sip:600@example.com>;tag=loser"),
+        ("4 BYE", "<sip:600@example.com>;tag=loser"),
+    ]
+
+
 def test_repeats_and_gaps_are_neither_told_nor_acknowledged() -> None:
     """RFC 3262 §4: the PRACK repeats itself; what comes too early comes again."""
     stage = Stage()

@@ -34,6 +34,7 @@ class OutgoingCall(Call):
         "_cancel_timer",
         "_cancelled",
         "_early",
+        "_early_cseq",
         "_heard",
         "_invite",
         "_losers",
@@ -60,6 +61,8 @@ class OutgoingCall(Call):
         """Sends the answer's ACK, while that waits for `confirm`."""
         self._early: dict[str, _Early] | None = None
         """By To tag."""
+        self._early_cseq = 0
+        """The highest number that was used in an early dialog, once the call is answered."""
         self._losers: set[str] | None = None
         """To tags of forks that answered and were hung up."""
         self._cancel_lines: tuple[str, ...] | None = None
@@ -147,8 +150,9 @@ class OutgoingCall(Call):
         if early is not None and early.same_route(response):
             return early.dialog
         dialog = self._dialog.established_by(response)
-        if early is not None:
-            dialog.local_cseq = max(dialog.local_cseq, early.dialog.local_cseq)  # PRACKs went before
+        # PRACKs went before, in a loser's dialog too: numbered below them its BYE would be refused with 500 (§12.2.2).
+        used = early.dialog.local_cseq if early is not None else self._early_cseq
+        dialog.local_cseq = max(dialog.local_cseq, used)
         self._ua.learn(self, dialog.hosts())
         return dialog
 
@@ -170,7 +174,9 @@ class OutgoingCall(Call):
         self.answered = True
         self._dialog = dialog
         self._invite = None
-        self._early = None
+        if self._early is not None:
+            self._early_cseq = max(each.dialog.local_cseq for each in self._early.values())
+            self._early = None
         self._ua.wire.timers.stop(self._cancel_timer)
         if self._phase is Phase.LEAVING:
             # RFC 3261 §9.1, §15: the answer overtook the CANCEL, so it takes a BYE.
