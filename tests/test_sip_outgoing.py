@@ -1,5 +1,7 @@
 """Our own calls until they are answered or given up, with every race on the way (RFC 3261 §9, §13, §17.1)."""
 
+from dataclasses import replace
+
 import pytest
 
 from dosvoces.sip.api import CallEnd, EndCause, Hop, Invitation
@@ -8,6 +10,14 @@ from dosvoces.sip.message import MessageError, Request, quoted_branch, tag
 from tests.sip_stage import ANSWER, OFFER, TRUNK, Recorder, Stage
 
 CREDENTIALS = Credentials("user", "secret")
+INVITATION = Invitation(
+    request_uri="sip:600@example.com",
+    destination=TRUNK,
+    from_uri="sip:910@example.com",
+    to_uri="sip:600@example.com",
+    call_id="leg-a",
+    body=OFFER,
+)
 CHALLENGE = ("Proxy-Authenticate", 'Digest realm="trunk", nonce="n1", qop="auth", algorithm=MD5')
 
 
@@ -506,6 +516,50 @@ def test_unreachable_destination_ends_the_call_at_once() -> None:
     stage.ua.unreachable(destination, data, stage.now)
     assert stage.recorder.end == CallEnd(EndCause.TRANSPORT, "remote", None, "destination unreachable")
     stage.ua.unreachable(destination, data, stage.now)
+    stage.rest()
+
+
+def test_an_invite_that_a_broken_connection_may_have_carried_is_cancelled() -> None:
+    """The trunk may have passed it on before it broke off: the phone rings, while we try the next way."""
+    stage = Stage()
+    hop = Hop(*TRUNK, "tcp")
+    stage.ua.invite(replace(INVITATION, destination=hop), stage.recorder)
+    data, _ = stage.ua.outbox[0]
+    invite = stage.request()
+    stage.ua.lost(hop, stage.now)
+    assert stage.request().header("via") == invite.header("via")
+    stage.ua.unreachable(hop, data, stage.now)
+    ((cancel, to),) = stage.messages()
+    assert (cancel.header("cseq"), cancel.header("via"), to) == ("1 CANCEL", invite.header("via"), hop)
+    assert stage.recorder.end == CallEnd(EndCause.TRANSPORT, "remote", None, "destination unreachable")
+    stage.answer(invite, 487)
+    assert stage.sent() == ["ACK"]
+    stage.rest()
+
+
+def test_an_invite_whose_repeat_finds_nobody_any_more_is_cancelled() -> None:
+    stage = Stage()
+    stage.invite()
+    data, destination = stage.ua.outbox[0]
+    stage.wait(0.6)
+    assert stage.sent() == ["INVITE", "INVITE"]
+    stage.ua.unreachable(destination, data, stage.now)
+    assert stage.sent() == ["CANCEL"]
+    assert stage.recorder.end == CallEnd(EndCause.TRANSPORT, "remote", None, "destination unreachable")
+    stage.rest()
+
+
+def test_a_long_invite_that_tcp_may_have_carried_does_not_go_by_udp_too() -> None:
+    """It would be another INVITE, with the next CSeq number: the phone that has the first one would be rung again."""
+    stage = Stage()
+    stage.ua.invite(replace(INVITATION, destination=Hop(*TRUNK, tcp_too=True), body=b"x" * 1_300), stage.recorder)
+    ((data, hop),) = stage.ua.outbox
+    assert hop.transport == "tcp"
+    stage.ua.lost(hop, stage.now)
+    assert stage.sent() == ["INVITE", "INVITE"]
+    stage.ua.unreachable(hop, data, stage.now)
+    assert [(each.header("cseq"), to) for each, to in stage.messages()] == [("1 CANCEL", hop)]
+    assert stage.recorder.end == CallEnd(EndCause.TRANSPORT, "remote", None, "destination unreachable")
     stage.rest()
 
 

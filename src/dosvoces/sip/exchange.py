@@ -139,6 +139,11 @@ class Exchange:
         data = head.hop_by_hop("CANCEL", head.to, extra)
         NonInviteClient(wire, head.branch + CANCEL_SUFFIX, data, transaction.destination, done)
 
+    @property
+    def may_have_arrived(self) -> bool:
+        """Whether this INVITE, which failed, may have been heard all the same."""
+        return isinstance(self.transaction, InviteClient) and self.transaction.may_have_arrived
+
     def abandon(self) -> None:
         """Wait no longer for this INVITE's final answer; a late 2xx is still told, so that it can be hung up."""
         assert isinstance(self.transaction, InviteClient)
@@ -215,6 +220,8 @@ class Exchange:
         """Send by UDP, with fragments if need be, what TCP was refused for (RFC 3261 §18.1.1)."""
         if self.stopped or self._udp_only or self.transaction.destination.transport == self._next_hop.transport:
             return False
+        if self.may_have_arrived and not self.dialog.remote_tag:
+            return False  # a second INVITE, by its number another one, would ring the phone twice
         self._udp_only = True
         self.transaction = self._send()
         return True

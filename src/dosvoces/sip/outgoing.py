@@ -238,10 +238,10 @@ class OutgoingCall(Call):
             )
 
     def _failed(self, exchange: Exchange, failure: Failure) -> None:
-        if failure is Failure.TIMEOUT:
+        if failure is Failure.TIMEOUT or exchange.may_have_arrived:
             # We diverge from RFC 3261 §9.1, which wants a provisional answer first: all of them may be lost, and the
-            # phone ring on. By now the INVITE isn't repeated any more, so that no CANCEL overtakes it; who never got
-            # it says 481.
+            # phone ring on; so it may where a connection broke under the INVITE, or a server died before its repeat.
+            # By now the INVITE isn't repeated any more, so that no CANCEL overtakes it; who never got it says 481.
             self._cancel(exchange)
         if self._end is not None:
             self._conclude(self._end)

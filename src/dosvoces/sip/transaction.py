@@ -191,6 +191,11 @@ class InviteClient:
     def waits(self) -> bool:
         return self.state in (State.CALLING, State.PROCEEDING)
 
+    @property
+    def may_have_arrived(self) -> bool:
+        """Of one that failed: whether an earlier sending met nobody's refusal, so that a phone may ring for it."""
+        return self._repeated or self._interval > T1
+
     def takes(self, response: Response) -> bool:
         """Whether the response is to this request (RFC 3261 §17.1.3); its branch is known to be."""
         return response.cseq_method == "INVITE"
