@@ -185,15 +185,32 @@ async def test_invite_that_cannot_leave(agent: Agent) -> None:
 
 
 async def test_dialog_that_leads_nowhere_is_logged_and_ends(agent: Agent, caplog: pytest.LogCaptureFixture) -> None:
-    """The phone's Contact is of another family than our socket: neither ACK nor BYE can leave."""
+    """The phone's Contact is an address that the system sends nothing to: neither ACK nor BYE can leave."""
     phone = Phone()
-    phone.agent = await Agent.open(bind=(HOST, 0), advertised=("2001:db8::1", 5060), peers=None, on_invite=phone.ring)
+    nowhere = ("255.255.255.255", 5060)
+    phone.agent = await Agent.open(bind=(HOST, 0), advertised=nowhere, peers=None, on_invite=phone.ring)
     party = Party()
     call = agent.invite(invitation(phone.agent.local), party)
     await party.answered.wait()
     call.hangup()
     assert await party.ended == CallEnd(EndCause.HANGUP, "local", None, "", "BYE: transport")
     assert "cannot send" in caplog.text
+    await phone.agent.close(0.01)
+
+
+@pytest.mark.parametrize("advertised", [("2001:db8::1", 5060), ("0.0.0.0", 5060)])
+async def test_a_call_whose_contact_can_t_be_reached_is_acknowledged_and_hung_up(
+    agent: Agent, advertised: Address
+) -> None:
+    """At the address that the INVITE went to: else it would stay up, or end after 32 s without an ACK."""
+    phone = Phone()
+    phone.agent = await Agent.open(bind=(HOST, 0), advertised=advertised, peers=None, on_invite=phone.ring)
+    party = Party()
+    call = agent.invite(invitation(phone.agent.local), party)
+    await party.answered.wait()
+    call.hangup()
+    assert await party.ended == CallEnd(EndCause.HANGUP, "local")
+    assert phone.agent.open_calls == 0
     await phone.agent.close(0.01)
 
 

@@ -70,10 +70,11 @@ class Dialog:
     @property
     def destination(self) -> Hop:
         """
-        The next hop: the first route, or else the target, if that is a literal address, and the INVITE's otherwise.
+        The next hop: the first route, or else the target, if that is an address to be had, and the INVITE's otherwise.
 
         We diverge from RFC 3263 for names: a trunk that writes names into Record-Route or Contact is the one that we
-        sent the INVITE to, and asking the resolver amid a hang-up could hold it up.
+        sent the INVITE to, and asking the resolver amid a hang-up could hold it up. So is one that writes an address of
+        another family, or 0.0.0.0: what is sent to the INVITE's hop may arrive, what is sent there can't.
         """
         uri = address_uri(self.route_set[0]) if self.route_set else self.remote_target
         return destination(uri, self.fallback) or self.fallback

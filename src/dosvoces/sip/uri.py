@@ -72,7 +72,8 @@ def transport_of(uri: str) -> str:
 
 def destination(uri: str, along: Hop) -> Hop | None:
     """
-    Where the URI leads if its host is a literal address, else `None` (names are the shell's business).
+    Where the URI leads if its host is a literal address that can be the peer's, else `None` (names are the shell's
+    business).
 
     `along` is the hop that the dialog began with. A URI that asks for no transport stays with that hop's: we diverge
     from RFC 3263 §4.1 (UDP), since a trunk that is spoken to by TLS is not to be lost, or overheard, for a Contact
@@ -84,7 +85,7 @@ def destination(uri: str, along: Hop) -> Hop | None:
 def _find_destination(uri: str, along: Hop) -> Hop | None:
     host, port = host_port(uri)
     address = literal(host)
-    if address is None:
+    if address is None or not _may_be_of(address, along.host):
         return None
     asked = transport_of(uri)
     if asked and asked not in TRANSPORTS:
@@ -97,6 +98,20 @@ def _find_destination(uri: str, along: Hop) -> Hop | None:
     if (address, port, transport) == along[:3]:
         return along
     return Hop(address, port, transport, along.name if transport == "tls" else "", same_host and along.tcp_too)
+
+
+def _may_be_of(address: str, known: str) -> bool:
+    """
+    Whether a peer that we reach at `known` can mean `address`: our sockets are of one family, and nobody is at 0.0.0.0.
+
+    A loopback address would be this very machine: what listens there is no business of a trunk's.
+    """
+    if literal(known) is None:
+        return True
+    there, here = ipaddress.ip_address(address), ipaddress.ip_address(known)
+    if there.version != here.version or there.is_unspecified or there.is_multicast:
+        return False
+    return here.is_loopback or not there.is_loopback
 
 
 _destination = lru_cache(maxsize=1024)(_find_destination)
