@@ -19,7 +19,7 @@ from rich.table import Table
 from bench import latency, media_bench
 from bench.parts import HOLD_S, STEP_LIMIT_S, kept, lines, step_up
 from bench.processes import PYTHON, children, cpu_s, measured
-from dosvoces.phone_call import user_part
+from dosvoces.phone.call import user_part
 from dosvoces.sip import sdp
 from dosvoces.sip.agent import Agent, IncomingCall
 from dosvoces.sip.api import CallEnd, CallHandler

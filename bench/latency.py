@@ -18,7 +18,7 @@ from typing import Any
 
 from bench import call
 from bench.processes import measured, spread
-from dosvoces.phone_call import even_socket, user_part
+from dosvoces.phone.call import even_socket, user_part
 from dosvoces.sip import sdp
 from dosvoces.sip.agent import Agent, IncomingCall
 from dosvoces.sip.api import CallEnd, CallHandler

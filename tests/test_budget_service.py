@@ -7,7 +7,7 @@ from sqlite3 import connect
 
 import pytest
 
-from dosvoces.app_limits import budget
+from dosvoces.app.limits import budget
 from dosvoces.doctor import Level, _budget
 from dosvoces.errors import SettingsError
 from dosvoces.model import ConnectionId

@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from dosvoces.app import _caller_ids, number_rules
+from dosvoces.app import number_rules
+from dosvoces.app.telephony import caller_ids
 from dosvoces.carriers import Call
 from dosvoces.carriers.caller_id import CallerIds, Identity, Shown, one_number
 from dosvoces.carriers.sip import SipCarrier
@@ -115,7 +116,7 @@ def settings(**trunk: object) -> Settings:
     ],
 )
 def test_what_the_settings_come_to(trunk: dict[str, object], first: str, second: str) -> None:
-    callers = _caller_ids(settings(**trunk).trunks[0])
+    callers = caller_ids(settings(**trunk).trunks[0])
     assert (callers.number(A), callers.number(B)) == (first, second)
 
 
@@ -161,7 +162,7 @@ def every_trunk(far: Address) -> Iterator[tuple[Settings, Trunk]]:
         except ValueError:
             continue
         (trunk,) = made.trunks
-        yield made, Trunk(f"t{count}", *far, prefixes=(f"+346{count:03d}",), shows=_caller_ids(trunk))
+        yield made, Trunk(f"t{count}", *far, prefixes=(f"+346{count:03d}",), shows=caller_ids(trunk))
         count += 1
 
 

@@ -17,7 +17,7 @@ from dosvoces.events import Answered, Dialed, Ended, Ringing
 from dosvoces.media.relay import MediaSettings, WorkerRelay
 from dosvoces.model import ConnectionId, EndReason, PhoneNumber, Side, leg_id
 from dosvoces.phone import Phone, PhoneBehaviour
-from dosvoces.phone_call import PhoneCall
+from dosvoces.phone.call import PhoneCall
 from dosvoces.sip import sdp
 from dosvoces.sip.api import Address, EndCause
 from dosvoces.testing import A, B

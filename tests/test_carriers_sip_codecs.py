@@ -13,7 +13,7 @@ from dosvoces.events import Answered, Ended
 from dosvoces.media import rtp
 from dosvoces.model import EndReason, Side
 from dosvoces.phone import Phone, PhoneBehaviour
-from dosvoces.phone_call import PhoneCall
+from dosvoces.phone.call import PhoneCall
 from dosvoces.sip import sdp
 from dosvoces.testing import A, B, until
 from tests.far_ends import HOST, LIMIT_S, Exchange, Party, place, sip_far_end

@@ -18,7 +18,8 @@ import pytest
 
 from dosvoces import __version__
 from dosvoces.capture import Capture, Captured, pack
-from dosvoces.cli import CONTRACT_FIELDS, main
+from dosvoces.cli import main
+from dosvoces.cli.calls import CONTRACT_FIELDS
 from dosvoces.client import service_url
 from dosvoces.demo import REQUEST
 from dosvoces.mail import Mail

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dosvoces.cli import main
-from dosvoces.cli_keys import duration, moment
+from dosvoces.cli.keys import duration, moment
 from dosvoces.errors import DosvocesError
 from dosvoces.keys import is_key
 from dosvoces.testing import until

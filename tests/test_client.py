@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from dosvoces.cli_follow import follow
+from dosvoces.cli.follow import follow
 from dosvoces.client import AsyncClient, Client, InvalidRequest, NotNow, NotPermitted, NotThere, Unreachable
 from tests.house import EMAIL, FIRST, SECOND, house
 from tests.test_trial_runs import BRIEF, clients

@@ -19,7 +19,7 @@ from dosvoces.deferred.guard import (
     resolve,
 )
 from dosvoces.deferred.webhooks import Endpoint, Poster, Reply
-from dosvoces.settings_webhooks import webhook_url
+from dosvoces.settings.webhooks import webhook_url
 from tests.hostile_urls import HOSTILE, NAMED
 from tests.webhook_receiver import SECRET, Receiver
 

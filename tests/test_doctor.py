@@ -12,10 +12,10 @@ from typing import cast
 import pytest
 
 from dosvoces import doctor
-from dosvoces.app_door import check_door
+from dosvoces.app.door import check_door
 from dosvoces.doctor import Finding, Level, examine, offline
-from dosvoces.doctor_door import examine_door
-from dosvoces.doctor_trunks import examine_trunk
+from dosvoces.doctor.door import examine_door
+from dosvoces.doctor.trunks import examine_trunk
 from dosvoces.errors import MailError, SettingsError, StoreError
 from dosvoces.keys import ApiKey
 from dosvoces.mail import Mail, Mailbox

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dosvoces.doctor import Finding, Level, offline
-from dosvoces.doctor_trunks import examine_trunk, own_certificate
+from dosvoces.doctor.trunks import examine_trunk, own_certificate
 from dosvoces.phone import Phone
 from dosvoces.settings import Settings
 from dosvoces.sip.tls import Tls

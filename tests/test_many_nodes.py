@@ -16,7 +16,7 @@ import httpx
 import psycopg
 
 from dosvoces.phone import PhoneBehaviour
-from dosvoces.phone_call import PhoneEventKind
+from dosvoces.phone.call import PhoneEventKind
 from dosvoces.testing import until
 from tests.house import ANSWERS, FIRST, HOST, LIMIT_S, SECOND, Phones, Process, lead, process
 

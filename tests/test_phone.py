@@ -19,7 +19,7 @@ from dosvoces.phone import (
     PhoneEventKind,
     run_phone,
 )
-from dosvoces.phone_call import even_socket, user_part
+from dosvoces.phone.call import even_socket, user_part
 from dosvoces.sip import sdp
 from dosvoces.sip.agent import Agent, OutgoingCall
 from dosvoces.sip.api import CallEnd, CallHandler, DialogFacts, EndCause, Invitation

@@ -17,7 +17,7 @@ from dosvoces.web import reference as http_reference
 
 _HEAD = """# Settings
 
-Written by `make docs` from `src/dosvoces/settings.py`; don't edit it here.
+Written by `make docs` from `src/dosvoces/settings/`; don't edit it here.
 
 The settings come from `dosvoces.toml` in the folder where the service starts, or from the file that `--config` (or
 `DOSVOCES_CONFIG`) names. Environment variables lie over the file: `DOSVOCES_HTTP__PORT=8080` sets `port` in `[http]`,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dosvoces.doctor import Finding, Level
-from dosvoces.doctor_trunks import examine_trunk, own_certificate
+from dosvoces.doctor.trunks import examine_trunk, own_certificate
 from dosvoces.errors import CarrierError
 from dosvoces.model import Side
 from dosvoces.settings import Settings

@@ -16,7 +16,7 @@ from dosvoces.media import Lost, RelayEvent
 from dosvoces.media.rtpengine import RtpengineRelay, RtpengineSettings
 from dosvoces.model import ConnectionId, EndReason, PhoneNumber, Side
 from dosvoces.phone import Phone, PhoneBehaviour
-from dosvoces.phone_call import PhoneCall
+from dosvoces.phone.call import PhoneCall
 from dosvoces.settings import Settings
 from tests.far_ends import Recorder, place
 from tests.peers.rtpengine import HOST, Rtpengine

@@ -1,6 +1,6 @@
 """
 One process of the service: the switchboard, the SIP driver, the agent and the recovery that ship, put together as
-`app.py` does, with what is outside the process simulated.
+`app` does, with what is outside the process simulated.
 """
 
 import asyncio

@@ -6,7 +6,7 @@ work that waits, for seconds or for days, is a row and nothing else: it belongs 
 node takes it. Only what runs belongs to somebody, and `inherit` moves that by `list_workflows` and `resume_workflow`.
 
 DBOS blocks: its calls run on a lane of their own, its workflows on its own threads, our handlers on our loop. Importing
-this module imports DBOS, which takes most of a second: `app.py` does it on a thread, and only when there is work.
+this module imports DBOS, which takes most of a second: `app` does it on a thread, and only when there is work.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """
 Puts the HTTP application on a socket, inside the loop that is already running.
 
-uvicorn with its signal handlers, access log and banner off: `app.py` decides when to stop, structlog what is said.
+uvicorn with its signal handlers, access log and banner off: `app` decides when to stop, structlog what is said.
 """
 
 import asyncio

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from dosvoces.deferred.guard import ForbiddenAddress, Network, check
-from dosvoces.settings_webhooks import url_parts
+from dosvoces.settings.webhooks import url_parts
 
 MAX_URL = 2000  # characters
 _NEAR = frozenset({"localhost", "local", "localdomain", "internal", "lan", "home", "intranet", "onion", "test"})

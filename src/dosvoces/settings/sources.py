@@ -1,0 +1,286 @@
+"""
+From `dosvoces.toml` and the environment to `Settings`: merging, secrets in files, and errors a person can act on.
+
+pydantic-settings is not used: it passes by a `DOSVOCES_` variable that it doesn't know, it can't reach into
+`[[trunks]]` and `[[webhooks]]`, and it can't say which of file and environment a bad value came from.
+"""
+
+import difflib
+import re
+import tomllib
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, SecretStr, ValidationError
+from pydantic_core import ErrorDetails
+
+from dosvoces import crashpoints
+from dosvoces.settings import InvalidSettings, Settings
+
+PREFIX = "DOSVOCES_"
+DEFAULT_FILE = Path("dosvoces.toml")
+NOT_SETTINGS = {"DOSVOCES_CONFIG", "DOSVOCES_KEY", crashpoints.VARIABLE}  # options of the commands, see `cli`
+LISTS = {"trunks": "trunk", "webhooks": "webhook"}
+"""Sections of which there may be several, and the word for one of them."""
+MAX_FILE = 1 << 20  # bytes of dosvoces.toml, and of a secret's file
+MAX_SHOWN = 80  # characters of a wrong value
+
+KeyPath = tuple[str | int, ...]
+"""Where a value is in the tree: `("trunks", 0, "password")`."""
+
+
+@dataclass
+class Origin:
+    """Where the values came from, to name it when one is wrong."""
+
+    file: Path | None
+    variables: dict[KeyPath, str] = field(default_factory=dict)
+    """The environment variable that set the value."""
+    problems: list[str] = field(default_factory=list)
+    """What is wrong already, before any value is looked at."""
+
+    @property
+    def name(self) -> str:
+        return str(self.file) if self.file is not None else "the environment"
+
+
+# --- gathering ---
+
+
+def gather(config: Path | None, environ: Mapping[str, str]) -> tuple[dict[str, Any], Origin]:
+    """The file's values with those of the environment over them. Raises `SettingsError` if the file can't be read."""
+    if crashpoints.VARIABLE in environ:
+        crashpoints.wanted(environ[crashpoints.VARIABLE])
+    file = file_to_read(config)
+    origin = Origin(file)
+    values = _read_toml(file) if file is not None else {}
+    for variable in sorted(environ):
+        if variable.startswith(PREFIX) and variable not in NOT_SETTINGS:
+            _set(values, variable, environ[variable], origin)
+    _read_secret_files(values, origin)
+    return values, origin
+
+
+def file_to_read(config: Path | None) -> Path | None:
+    """`config` if it is named, else the file in this folder if there is one."""
+    return config if config is not None else DEFAULT_FILE if DEFAULT_FILE.is_file() else None
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    try:
+        with file.open("rb") as stream:
+            content = stream.read(MAX_FILE + 1)
+        if len(content) > MAX_FILE:
+            raise InvalidSettings(str(file), [f"it is larger than {MAX_FILE >> 20} MiB"])
+        return tomllib.loads(content.decode())
+    except OSError as error:
+        raise InvalidSettings(str(file), [f"it can't be read: {error.strerror}"]) from error
+    except UnicodeDecodeError as error:
+        raise InvalidSettings(str(file), ["it is not UTF-8 text"]) from error
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidSettings(str(file), [f"not TOML: {error}"]) from error
+
+
+def _set(values: dict[str, Any], variable: str, value: str, origin: Origin) -> None:
+    """Put one environment variable in its place: `DOSVOCES_HTTP__PORT`, `DOSVOCES_TRUNKS__0__PASSWORD`."""
+    path: list[str | int] = list(variable[len(PREFIX) :].lower().split("__"))
+    place: Any = values
+    for at, step in enumerate(path[:-1]):
+        if path[0] in LISTS and at == 1:
+            listed = values.setdefault(path[0], [])
+            index = _index(listed, str(step)) if isinstance(listed, list) else None
+            if index is None:
+                one = LISTS[str(path[0])]
+                origin.problems.append(f"{variable}: there is no such {one}; name one, or count them from 0")
+                return
+            path[1] = index
+            place = listed[index]
+        elif not (path[0] in LISTS and at == 0):
+            place = place.setdefault(step, {})
+        if not isinstance(place, dict):
+            origin.problems.append(f"{variable}: {_where(values, tuple(path[: at + 1]))} has no keys")
+            return
+    if path[0] in LISTS and len(path) < 3:
+        example = {"trunks": "TRUNKS__0__PASSWORD", "webhooks": "WEBHOOKS__0__SECRET"}[str(path[0])]
+        origin.problems.append(f"{variable}: name the {LISTS[str(path[0])]} and the key: {PREFIX}{example}")
+        return
+    last = str(path[-1])
+    # A secret set here outweighs the file's own, in whichever of the two ways that was given.
+    place.pop(last.removesuffix("_file") if last.endswith("_file") else f"{last}_file", None)
+    place[last] = value
+    origin.variables[tuple(path)] = variable
+
+
+def _index(listed: list[Any], step: str) -> int | None:
+    """The section meant by its number or its name; the next number makes a new one."""
+    if step.isdecimal():
+        if int(step) == len(listed):
+            listed.append({})
+        return int(step) if int(step) < len(listed) else None
+    for index, section in enumerate(listed):
+        if isinstance(section, dict) and str(section.get("name", "")).replace("-", "_") == step:
+            return index
+    return None
+
+
+def _read_secret_files(values: dict[str, Any], origin: Origin) -> None:
+    """Replace every `password_file` and `url_file` by what is in that file, without the line's end."""
+    for path, section, model in _sections(values):
+        for key in _secret_keys(model):
+            name = section.get(f"{key}_file")
+            if name is None:
+                continue
+            where = _where(values, (*path, f"{key}_file"))
+            if key in section:
+                origin.problems.append(f"{where}: {key} is given too; keep one of them")
+                continue
+            # A relative path goes from the file that it stands in, one of the environment from here.
+            base = origin.file.parent if origin.file and (*path, f"{key}_file") not in origin.variables else Path()
+            try:
+                with (base / str(name)).open("rb") as stream:
+                    section[key] = stream.read(MAX_FILE).decode().rstrip("\r\n")
+            except (OSError, ValueError) as error:
+                why = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+                origin.problems.append(f"{where} = {_toml(str(name))}: can't be read: {why}")
+            section.pop(f"{key}_file")
+
+
+def _sections(values: dict[str, Any]) -> Iterator[tuple[KeyPath, dict[str, Any], type[BaseModel]]]:
+    """Every section that is there, where it is, and the model that it must fit."""
+    for name, info in Settings.model_fields.items():
+        value = values.get(name)
+        if isinstance(value, dict) and (model := _model(info.annotation)) is not None:
+            yield (name,), value, model
+        elif isinstance(value, list) and (model := _model(info.annotation)) is not None:
+            yield from (((name, at), item, model) for at, item in enumerate(value) if isinstance(item, dict))
+
+
+def _model(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
+        return annotation if issubclass(annotation, BaseModel) else None
+    return next((model for part in typing.get_args(annotation) if (model := _model(part)) is not None), None)
+
+
+def _secret_keys(model: type[BaseModel]) -> list[str]:
+    return [
+        name
+        for name, info in model.model_fields.items()
+        if info.annotation is SecretStr or SecretStr in typing.get_args(info.annotation)
+    ]
+
+
+# --- checking ---
+
+
+def validate(values: dict[str, Any], origin: Origin) -> Settings:
+    """The settings, or `InvalidSettings` with everything that is wrong."""
+    try:
+        settings = Settings.model_validate(values)
+    except ValidationError as error:
+        details = error.errors(include_url=False, include_context=False)
+        raise InvalidSettings(origin.name, origin.problems + [_problem(d, values, origin) for d in details]) from None
+    if origin.problems:
+        raise InvalidSettings(origin.name, origin.problems)
+    return settings
+
+
+def _problem(detail: ErrorDetails, values: dict[str, Any], origin: Origin) -> str:
+    """One line: the key, its value, the remedy."""
+    path = _reach(values, detail["loc"])
+    where = _where(values, path)
+    if variable := origin.variables.get(path):
+        where = f"{variable}, that is {where}" if origin.file is not None else variable
+    value = _at(values, path)
+    if detail["type"] == "missing":
+        return f"{where}: it is missing"
+    if detail["type"] == "extra_forbidden":
+        return f"{where}: there is no such key{_suggestion(path)}"
+    shown = "" if isinstance(value, dict | list) else f" = {_shown(value, str(path[-1]) if path else '')}"
+    return f"{where}{shown}: {_remedy(detail)}" if where else _remedy(detail)
+
+
+def _remedy(detail: ErrorDetails) -> str:
+    match detail["type"]:
+        case "model_type":
+            return f"write it as a section, [{detail['loc'][0]}]"
+        case "tuple_type" if len(detail["loc"]) == 1 and (name := str(detail["loc"][0])) in LISTS:
+            return f"write every {LISTS[name]} as a section of its own, [[{name}]]"
+        case _:
+            text = detail["msg"].removeprefix("Value error, ").removeprefix("Input ")
+            return f"it {text}" if text.startswith("should ") else text
+
+
+def _reach(values: dict[str, Any], location: tuple[int | str, ...]) -> KeyPath:
+    """`location` as far as it is in the file: pydantic adds the branch of a union that it tried."""
+    path: list[int | str] = []
+    place: Any = values
+    for step in location:
+        if isinstance(place, dict) and isinstance(step, str) and (step in place or not path or len(path) < 3):
+            place = place.get(step)
+        elif isinstance(place, list | tuple) and isinstance(step, int) and step < len(place):
+            place = place[step]
+        else:
+            break
+        path.append(step)
+    return tuple(path)
+
+
+def _at(values: Any, path: KeyPath) -> Any:
+    for step in path:
+        values = values.get(step) if isinstance(values, dict) else values[step]
+    return values
+
+
+def _where(values: dict[str, Any], path: KeyPath) -> str:
+    """The key as the file writes it: `[http] port`, `[[trunks]] caller_id (trunk "main")`."""
+    match path:
+        case ():
+            return ""
+        case (str(section),):
+            return f"[{section}]" if isinstance(values.get(section), dict) else section
+        case (str(kind), int(at), *rest) if kind in LISTS:
+            section = _at(values, (kind, at))
+            name = section.get("name") if isinstance(section, dict) else None
+            named = isinstance(name, str) and rest != ["name"]
+            which = f'{LISTS[kind]} "{name}"' if named else f"the {_ordinal(at + 1)}"
+            return f"[[{kind}]]{_key(rest)} ({which})"
+        case _:
+            return f"[{path[0]}]{_key(path[1:])}"
+
+
+def _key(steps: Sequence[int | str]) -> str:
+    return "".join(f"[{step}]" if isinstance(step, int) else f" {step}" for step in steps)
+
+
+def _ordinal(number: int) -> str:
+    return {1: "first", 2: "second", 3: "third"}.get(number, f"{number}th")
+
+
+def _suggestion(path: KeyPath) -> str:
+    """`; did you mean …?`, or what there is instead."""
+    model: type[BaseModel] = Settings
+    for step in path[:-1]:
+        if isinstance(step, str):
+            model = _model(model.model_fields[step].annotation) or model
+    keys = [info.alias or name for name, info in model.model_fields.items()]
+    keys += [f"{key}_file" for key in _secret_keys(model)]
+    if near := difflib.get_close_matches(str(path[-1]), keys, n=1, cutoff=0.6):
+        return f"; did you mean {near[0]}?"
+    return f"; there are {', '.join(keys)}"
+
+
+def _shown(value: Any, key: str) -> str:
+    """The value as the file writes it, its secret masked."""
+    if key == "url" and isinstance(value, str):
+        return _toml(re.sub(r"//.*@", "//•••@", value))
+    return '"•••"' if key in ("password", "secret") else _toml(value)
+
+
+def _toml(value: Any) -> str:
+    text = f'"{value}"' if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else str(value)
+    text = "".join(char if char.isprintable() else "�" for char in text)
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
