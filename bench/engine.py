@@ -60,7 +60,9 @@ class Watch:
     async def settle(self, connection_id: ConnectionId, state: Connection, outcome: Outcome, *, at: datetime) -> None:
         self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
 
-    def journal(self, entry: Entry, *, kept: object = None) -> None:
+    def journal(self, entry: Entry, *, kept: Callable[[], None] | None = None) -> None:
+        if kept is not None:
+            asyncio.get_running_loop().call_soon(kept)  # never at once: who journals isn't ready for it yet
         match entry.event, entry.side:
             case "dialed", Side.A:
                 self.to_dial_ms.append((time.perf_counter() - self.asked[entry.connection_id]) * 1000)
