@@ -164,6 +164,24 @@ async def test_address_that_a_registrar_saw_is_said_and_registered_anew() -> Non
         assert server.bound[f"<sip:dosvoces@203.0.113.7:{port}>"] == 0
 
 
+async def test_registrars_that_see_different_ports_do_not_have_us_register_without_end() -> None:
+    """Behind a NAT that gives each destination another port: no port is right for both, and one is kept."""
+    async with TrunkServer.open() as one, TrunkServer.open() as two:
+        one.sees, two.sees = (lambda _port: 40_001), (lambda _port: 40_002)
+        trunks = [Trunk(name, "127.0.0.1", server.port, username="me", register=True) for name, server in
+                  (("one", one), ("two", two))]  # fmt: skip
+        async with carried(*trunks, host="127.0.0.1", nat=Nat(signalling=True)) as (carrier, _told):
+            await asyncio.gather(one.came("REGISTER", 2), two.came("REGISTER", 2))
+            host, port = carrier.agent.advertised
+            assert (host, port in (40_001, 40_002)) == ("203.0.113.7", True)
+            await asyncio.sleep(0.3)
+            assert (len(one.of("REGISTER")), len(two.of("REGISTER"))) == (2, 2)
+            assert carrier.agent.advertised == (host, port)
+            # A mapping that changes is followed.
+            carrier._public.seen("one", "203.0.113.7", 40_003)
+            assert carrier.agent.advertised == ("203.0.113.7", 40_003)
+
+
 async def test_address_that_nobody_tells_is_a_warning() -> None:
     trunk = Trunk("main", "127.0.0.1", 5060)
     async with carried(trunk, host="127.0.0.1", nat=Nat(media=True)) as (carrier, _told):

@@ -1,6 +1,7 @@
 """What is kept current of the trunks: their addresses, their answers, our registration, against servers on loopback."""
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -67,7 +68,7 @@ async def house(*trunks: Trunk, resolver: Dns | None = None, follows: bool = Fal
     known = Trunks(trunks, lambda most: most)
     seen: list[tuple[str, int]] = []
 
-    def on_public_address(host: str, port: int) -> None:
+    def on_public_address(_trunk: str, host: str, port: int) -> None:
         seen.append((host, port))
         if follows and agent.advertised != (host, port):
             agent.set_advertised(host, port)
@@ -192,6 +193,18 @@ async def test_a_contact_that_the_registrar_shows_to_be_another_is_registered_at
             f"<sip:dosvoces@203.0.113.7:{port}>",
         )
         assert server.bound == {f"<sip:dosvoces@203.0.113.7:{port}>": 600}
+
+
+async def test_a_registrar_that_shows_another_contact_each_time_is_not_asked_without_end() -> None:
+    """Once more at once, then with pauses: hundreds a second would have us barred."""
+    async with TrunkServer.open() as server:
+        shown = itertools.count(40_000)
+        server.sees = lambda _port: next(shown)
+        async with house(registering(server), follows=True) as made:
+            await server.came("REGISTER", 2)
+            await made.up()
+            await asyncio.sleep(0.2)
+            assert len(server.of("REGISTER")) == 2
 
 
 async def test_a_wrong_password_is_told_and_not_tried_again_and_again() -> None:

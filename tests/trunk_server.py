@@ -1,7 +1,7 @@
 """A trunk on loopback that answers REGISTER and OPTIONS as the test says."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import cast
 
@@ -26,6 +26,8 @@ class TrunkServer(asyncio.DatagramProtocol):
         self.register_code = 200
         self.options_code = 200
         self.silent = False
+        self.sees: Callable[[int], int] = lambda port: port
+        """The port that `rport` says, by that which the request came from."""
         self.bound: dict[str, int] = {}
         """The last granted time by Contact."""
         self._came = asyncio.Event()
@@ -87,7 +89,7 @@ class TrunkServer(asyncio.DatagramProtocol):
         return 200, [("Contact", f"{contact};expires={granted_s}")]
 
     def _reply(self, request: Request, addr: tuple[str, int], code: int, headers: list[tuple[str, str]]) -> bytes:
-        via = request.header("via").replace(";rport;", f";rport={addr[1]};received=203.0.113.7;")
+        via = request.header("via").replace(";rport;", f";rport={self.sees(addr[1])};received=203.0.113.7;")
         lines = [("Via", via), ("From", request.header("from")), ("To", f"{request.header('to')};tag=t")]
         lines += [("Call-ID", request.header("call-id")), ("CSeq", request.header("cseq")), *headers]
         return compose(f"SIP/2.0 {code} said", lines)

@@ -45,6 +45,12 @@ class PublicSide:
         self._agent: Agent | None = None
         self._stun: PublicAddress | None = None
         self._host = ""
+        self._port = 0
+        """As a registrar told it; 0: none did."""
+        self._told: dict[str, tuple[str, int]] = {}
+        """By trunk, what its registrar told last."""
+        self._several_ports = False
+        """Whether that was told to differ."""
 
     async def start(self, agent: Agent) -> None:
         """Begin to ask; returns when the address is known, after `FIRST_ANSWER_S` at most."""
@@ -54,17 +60,33 @@ class PublicSide:
             self._stun = agent.learn_public_address(nat.stun, self._learned, advertise=nat.signalling)
             await self._stun.first(FIRST_ANSWER_S)
 
-    def seen(self, host: str, port: int) -> None:
-        """A registrar saw us at this address; port 0 where it could not see the one that we listen on."""
+    def seen(self, trunk: str, host: str, port: int) -> None:
+        """
+        The registrar of this trunk saw us at this address; port 0 where it could not see the one that we listen on.
+
+        A NAT that gives each destination another port shows each registrar another one, and no port is right for all.
+        So what another one's answer is merely different from changes nothing: only a registrar that sees us elsewhere
+        than before tells of a change. Else each answer would have all trunks registered anew, without end.
+        """
         agent = self._agent
         if agent is None or self._stun is not None or not (self._nat.signalling or self._nat.media):
             return
-        before = agent.advertised
+        before, self._told[trunk] = self._told.get(trunk), (host, port)
+        if before == (host, port) or (before is None and host == self._host and (self._port or not port)):
+            self._warn_of_ports(trunk, host, port)
+            return
+        self._port = port or self._port
+        advertised = agent.advertised
         if self._nat.signalling:
             agent.set_advertised(host, port or None)
-        if host != self._host or agent.advertised != before:
+        if host != self._host or agent.advertised != advertised:
             log.warning("our public address is another", host=host, port=port or None)
             self._learned((host, port))
+
+    def _warn_of_ports(self, trunk: str, host: str, port: int) -> None:
+        if self._nat.signalling and host == self._host and port not in (0, self._port) and not self._several_ports:
+            self._several_ports = True
+            log.warning("the NAT gives each trunk another port: see docs/howto/nat.md", trunk=trunk, port=port)
 
     def media(self, addresses: Mapping[Side, Address]) -> dict[Side, Address]:
         """Where a connection's audio shall be sent, as the parties see it."""

@@ -89,7 +89,7 @@ class SipCarrier:
             self._trunks,
             dns or Dns(),
             families=("AAAA",) if ":" in bind[0] else ("A",),
-            on_public_address=lambda host, port: self._public.seen(host, port),
+            on_public_address=lambda trunk, host, port: self._public.seen(trunk, host, port),
             times=times,
         )
         self._public = PublicSide(nat, changed=self._upkeep.renew)

@@ -48,6 +48,8 @@ class Times:
     ping_down_s: float = 10.0
     """At most from ping to ping while an address is down."""
     register_limit_s: float = 8.0
+    renew_pause_s: float = 10.0
+    """At least from one REGISTER for a Contact that has changed to the next such one."""
     leave_limit_s: float = 2.0
 
 
@@ -63,10 +65,10 @@ class Upkeep:
         dns: Dns,
         *,
         families: Iterable[str],
-        on_public_address: Callable[[str, int], None] | None = None,
+        on_public_address: Callable[[str, str, int], None] | None = None,
         times: Times = USUAL,
     ) -> None:
-        """`on_public_address` is told where a registrar saw us, at each REGISTER that it granted; port 0: unknown."""
+        """`on_public_address` is told of the trunk and where it saw us, at each REGISTER granted; port 0: unknown."""
         self._lines = [_Care(line) for line in trunks.lines]
         self._dns = dns
         self._families = tuple(families)
@@ -248,6 +250,7 @@ class Upkeep:
             expires_s=trunk.register_expires_s, uniform=random.uniform, now=self._now()
         )
         skip: list[Hop] = []
+        not_before = 0.0
         while True:
             await care.looked.wait()
             hop = self._registrar(care, skip)
@@ -274,6 +277,10 @@ class Upkeep:
                     ):
                         await care.renew.wait()
                 self._tell_registration(care, machine)
+            if care.renew.is_set():
+                # Where each answer shows another address, each would bring the next REGISTER.
+                await asyncio.sleep(not_before - self._now())
+                not_before = self._now() + self._times.renew_pause_s
 
     def _registrar(self, care: "_Care", skip: list[Hop]) -> Hop | None:
         """The hop to register at: the last one as long as it works, else the first that isn't known to be down."""
@@ -298,7 +305,7 @@ class Upkeep:
         self._tell_registration(care, machine)
         if granted and self._on_public_address is not None and (seen := _public(answer)) is not None:
             # Of a connection the port is its own, not the one that we listen on.
-            self._on_public_address(seen[0], seen[1] if hop.transport == "udp" else 0)
+            self._on_public_address(care.line.trunk.name, seen[0], seen[1] if hop.transport == "udp" else 0)
         return answer
 
     def _tell_registration(self, care: "_Care", machine: Registration) -> None:
