@@ -126,6 +126,12 @@ def test_a_contact_that_has_changed_takes_the_old_one_back() -> None:
         (["Contact: <sip:other@192.0.2.9>;expires=5", "Expires: 99"], 99),
         ([f"Contact: <sip:other@192.0.2.9>;expires=5, {CONTACT};expires=44"], 44),
         ([f"Contact: {CONTACT}"], 600),
+        # Mended for a NAT, or spelt otherwise: the user is what stays.
+        (["Contact: <sip:dosvoces@203.0.113.9:40123;ob>;expires=60"], 60),
+        (["Contact: <sip:dosvoces@198.51.100.7>;expires=60;received=x, <sip:other@192.0.2.9>;expires=5"], 60),
+        (["Contact: <sip:dosvoces@203.0.113.9>;expires=60, <sip:dosvoces@203.0.113.8>;expires=50"], 50),
+        (["Contact: <sip:dosvoces@203.0.113.9>;expires=60, <sip:dosvoces@203.0.113.8>;expires=0"], 60),
+        (["Contact: <sip:dosvoces@203.0.113.9>", "Expires: 99"], 99),
         (["Expires: never"], 600),
         ([], 600),
     ],

@@ -100,13 +100,31 @@ class Registration:
 
 
 def granted_s(answer: Response, contact: str, asked_s: int) -> int:
-    """How long the binding is good: our Contact's `expires`, else the Expires header, else what was asked for."""
+    """
+    How long the binding is good: our Contact's `expires`, else the Expires header, else what was asked for.
+
+    A registrar that mends Contacts behind a NAT shows ours with another host and port, and with our user: which of such
+    is ours can't be told, and the shortest time is the safe one.
+    """
+    bound = {address_uri(value): value for value in split_values(answer.values("contact"))}
     ours = address_uri(contact)
-    for value in split_values(answer.values("contact")):
-        if address_uri(value) == ours:
-            parameters = value.rpartition(">")[2].split(";")
-            for name, _, text in (parameter.partition("=") for parameter in parameters):
-                if name.strip().lower() == "expires" and (found := seconds(text.strip().strip('"'))) is not None:
-                    return found
-    found = seconds(answer.header("expires"))
+    if ours in bound:
+        found = _expires(bound[ours])
+    else:
+        mended = [_expires(value) for uri, value in bound.items() if _user(uri) == _user(ours)]
+        found = min((each for each in mended if each), default=None)
+    if found is None:
+        found = seconds(answer.header("expires"))
     return asked_s if found is None else found
+
+
+def _user(uri: str) -> str:
+    return uri.partition(":")[2].rpartition("@")[0]
+
+
+def _expires(contact: str) -> int | None:
+    for parameter in contact.rpartition(">")[2].split(";"):
+        name, _, text = parameter.partition("=")
+        if name.strip().lower() == "expires" and (found := seconds(text.strip().strip('"'))) is not None:
+            return found
+    return None
