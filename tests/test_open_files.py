@@ -42,3 +42,4 @@ async def test_with_few_open_files_the_calls_that_fit_are_made_and_the_rest_refu
         rung = {number for number, answer in zip(firsts, answers, strict=True) if answer.status_code == 200}
         assert {call.number for call in phones.phone.calls} & set(firsts) == rung
         assert serving.rows("SELECT count(*) FROM connection") == serving.rows("SELECT count(*) FROM mail") == [(5,)]
+        assert sum('"fewer connections than set"' in line for line in serving.lines) == 1

@@ -274,6 +274,24 @@ async def test_what_the_store_says_of_its_files_is_not_for_clients(bench: Bench)
     assert ["the record /srv/record.db is locked"] == bench.switchboard.problems()
 
 
+async def test_the_record_is_asked_once_whether_it_can_be_written(bench: Bench) -> None:
+    class Asked(SqlStore):
+        times = 0
+
+        def problems(self) -> list[str]:
+            self.times += 1
+            return super().problems()
+
+    asked = object.__new__(Asked)
+    asked.__dict__ = bench.store.__dict__
+    bench.store = asked
+    await bench.make().start()
+    assert MADE == await bench.connect(an_order())
+    assert 1 == asked.times
+    assert [] == bench.switchboard.problems()
+    assert 2 == asked.times
+
+
 async def test_nobody_is_rung_without_the_intent_on_disk(bench: Bench) -> None:
     broken = object.__new__(_Broken)
     broken.__dict__ = bench.store.__dict__

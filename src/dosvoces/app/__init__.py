@@ -111,12 +111,13 @@ class Service:
             stack.push_async_callback(trial.carrier.close)
             membership = _membership(settings, store)
             clock = SteadyClock(lambda: not (switchboard.open_connections or switchboard.open_trials), wall=wall)
+            limits = _limits(settings)
             switchboard = Switchboard(
                 store=store,
                 mailbox=mailbox,
                 carrier=carrier,
                 compose=partial(compose_lead, sender=settings.mail.from_, locale=settings.mail.locale),
-                limits=_limits(settings),
+                limits=limits,
                 now=clock,
                 holds_lease=membership.holds_lease,
                 trial=trial,
@@ -143,7 +144,7 @@ class Service:
             telemetry.OPEN_CONNECTIONS.set_function(lambda: switchboard.open_connections)
             telemetry.OPEN_TEST_CONNECTIONS.set_function(lambda: switchboard.open_trials)
             stack.callback(asyncio.create_task(telemetry.watch_loop(), name="loop lag").cancel)
-            await service._listen(stack, keys, hooks)
+            await service._listen(stack, keys, hooks, limits.max_connections)
             membership.url = service.http_url
             stack.push_async_callback(dispatcher.close, DEFERRED_DRAIN_S)
             # Last, and in the background: neither hanging up what a crash left nor the door waits for it.
@@ -158,7 +159,7 @@ class Service:
         self.listeners.close()
         await self.switchboard.drain(by="shutdown", limit_s=limit_s)
 
-    async def _listen(self, stack: AsyncExitStack, keys: Keys, hooks: Hooks) -> None:
+    async def _listen(self, stack: AsyncExitStack, keys: Keys, hooks: Hooks, most: int) -> None:
         connector = Overflow(
             self.switchboard,
             store=self.store,
@@ -185,7 +186,6 @@ class Service:
         )
         add_widget(app, self.settings, connector=connector, records=self.store, rules=rules, clock=self.clock)
         # Each open connection may have its client waiting; beside them there is room to be refused and to look.
-        most = _max_connections(self.settings)
         max_clients = min(
             2 * most + 200 + self.settings.http.max_streams, open_files.clients_within(open_files.raise_limit(), most)
         )

@@ -96,7 +96,7 @@ class Admission:
 
     def problems(self) -> list[str]:
         """Why a request would be refused now, in words; empty if it would be taken."""
-        return self._problems(self._carrier.problems())
+        return self._problems(self._store.problems(), self._carrier.problems())
 
     @contextmanager
     def entering(self, order: Order) -> Iterator[None]:
@@ -113,13 +113,14 @@ class Admission:
             self._entering.discard(order.id)
 
     def _admit(self, order: Order) -> None:
-        if self._store.problems() and not self._shut.leaving:
+        of_store = self._store.problems()
+        if of_store and not self._shut.leaving:
             # The store's words name files; they are for the operator, who has them in the log and in `problems`.
             raise NotNow(NOT_RECORDABLE)
         if self._shut.stopped:
             # By whom is the operator's to know, who has it in `problems`.
             raise NotNow(STOPPED, leaving=bool(self._shut.leaving))
-        if problems := self._problems(self._carrier.problems(order.first, order.second)):
+        if problems := self._problems(of_store, self._carrier.problems(order.first, order.second)):
             full = self.full and len(problems) == 1
             raise NotNow("; ".join(problems), leaving=bool(self._shut.leaving), full=full)
         self.check(order)
@@ -130,8 +131,8 @@ class Admission:
             if wanted := order.caller_id(side):
                 self._carrier.check_caller_id(order.number(side), wanted)
 
-    def _problems(self, of_carrier: list[str]) -> list[str]:
-        problems = [*self._store.problems(), *of_carrier]
+    def _problems(self, of_store: list[str], of_carrier: list[str]) -> list[str]:
+        problems = [*of_store, *of_carrier]
         problems += [why for why in (self._shut.leaving, self._shut.stopped, self._shut.fenced) if why]
         if self.full:
             problems.append(self._fullness())
