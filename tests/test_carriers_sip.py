@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
@@ -15,7 +15,7 @@ from dosvoces.carriers.trunks import Trunk
 from dosvoces.errors import CarrierError
 from dosvoces.events import Answered, Dialed, Ended, Ringing
 from dosvoces.media.relay import MediaSettings, WorkerRelay
-from dosvoces.model import ConnectionId, EndReason, PhoneNumber, Side, leg_id
+from dosvoces.model import ConnectionId, EndReason, Note, PhoneNumber, Side, leg_id
 from dosvoces.phone import Phone, PhoneBehaviour
 from dosvoces.phone.call import PhoneCall
 from dosvoces.sip import sdp
@@ -334,6 +334,36 @@ async def test_what_it_takes_to_hang_up_is_noted_before_the_answer_is_told(bench
     (note,) = bench.told.notes_of(ONE, "dialog", A)
     assert note.facts["call_id"] == party.incoming.call_id
     assert str(note.facts["call_id"]).startswith(f"{ONE}-a-")
+
+
+class SlowRecord(Recorder):
+    """Has nothing on disk until it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unkept: list[Callable[[], None]] = []
+
+    def noted(self, connection_id: ConnectionId, note: Note, kept: Callable[[], None] | None = None) -> None:
+        super().noted(connection_id, note)
+        if kept is not None:
+            self.unkept.append(kept)
+
+
+async def test_the_ack_waits_for_a_disk_that_takes_its_time() -> None:
+    """Killed after the ACK and before the dialog is on disk, nobody would know of the call any more."""
+    async with sip_far_end() as far:
+        bench = Bench(far)
+        told = bench.told = SlowRecord()
+        await far.sip.start(told)
+        party = await bench.rung(A)
+        party.answer()
+        await told.saw(ONE, Answered(A))
+        await asyncio.sleep(1.0)  # in which the far end repeats its answer
+        assert not party.confirmed.is_set()
+        for kept in told.unkept:
+            kept()
+        await asyncio.wait_for(party.confirmed.wait(), LIMIT_S)
+        await far.sip.close()
 
 
 # --- what an earlier process left ---

@@ -25,7 +25,7 @@ from tests.simulation.phones import FarCall
 from tests.simulation.record import Kept, SimulatedStore
 from tests.simulation.run import Tally, replay, run_worlds, simulate
 from tests.simulation.service import Build, SimulatedAgent, SimulatedCarrier, SimulatedMailbox, Transmit
-from tests.simulation.world import World
+from tests.simulation.world import Kill, World
 
 SEED_VARIABLE = "DOSVOCES_SIMULATION_SEED"
 SEED_OF_THE_DAY = int(os.environ.get(SEED_VARIABLE) or datetime.now(UTC).strftime("%Y%m%d"))
@@ -50,28 +50,38 @@ def test_a_seed_makes_the_same_world_again() -> None:
     assert first == second
 
 
-def test_a_phone_that_rang_unheard_after_a_challenge_is_released() -> None:
-    """Found with seed 5: of the INVITE with credentials every answer was lost, and the first one's had been heard."""
-    trace, broken = replay(5, 96626)
-    assert [line for line in trace if "LOST  SIP/2.0 180 Ringing  [2 INVITE]" in line] != []
-    assert broken == []
-
-
 @pytest.mark.parametrize(("heard_at", "found"), [(20.9, ["I5"]), (21.1, [])])
 def test_what_a_trunk_says_after_it_was_given_up_is_no_part_of_the_outcome(heard_at: float, found: list[str]) -> None:
     """480 is no failure of the call; but with `trunk_timeout_s` it was over for the service 6 s after its INVITE."""
-    world = World(1, 0)
-    request = world.requests[0]
-    world.disk.connections[request.order.id] = Kept(request.order, outcomes=[Outcome.FIRST_FAILED])
-    dials = world.disk.connections[request.order.id].dials
-    dials[Side.A, 1] = DialRecord(Side.A, 1, request.order.created_at, None, {})
-    world.mails.taken[f"<{request.order.id}@simulated>"] = 1
-    call = FarCall("1", 0, Side.A, 0, world.phones.scripts[0, Side.A], invited_at=15.0, left_at=15.0, asked_at=15.0)
+    world, (call,) = dialed(15.0, outcome=Outcome.FIRST_FAILED)
     call.status, call.settled_at, call.heard = 480, heard_at, {480}
     call.heard_at = call.heard_final_at = heard_at
-    world.phones.of[0, Side.A] = [call]
-    request.answer = Answer(AnswerKind.CALL_FAILED, Side.A)
     assert found == [each.invariant for each in violations_of(world, 0)]
+
+
+@pytest.mark.parametrize(("left_at", "found"), [(19.9, []), (20.1, ["I1"])])
+def test_an_invite_that_arrives_after_the_kill_that_it_left_before_is_no_dial_after_it(
+    left_at: float, found: list[str]
+) -> None:
+    world, (_first, second) = dialed(15.0, left_at, outcome=Outcome.INTERRUPTED)
+    world.kills = [Kill(20.0, 20.2)]
+    second.invited_at = 20.3
+    assert found == [each.invariant for each in violations_of(world, 0)]
+
+
+def dialed(*left_at: float, outcome: Outcome) -> tuple[World, list[FarCall]]:
+    """A world whose connection 0 has this outcome, its A dialled at these times; nothing else is known of the calls."""
+    world = World(1, 0)
+    request = world.requests[0]
+    kept = world.disk.connections[request.order.id] = Kept(request.order, outcomes=[outcome])
+    world.mails.taken[f"<{request.order.id}@simulated>"] = 1
+    request.answer = Answer(AnswerKind.CALL_FAILED, Side.A)
+    script = world.phones.scripts[0, Side.A]
+    calls = world.phones.of[0, Side.A] = []
+    for attempt, at in enumerate(left_at, 1):
+        kept.dials[Side.A, attempt] = DialRecord(Side.A, attempt, request.order.created_at, None, {})
+        calls.append(FarCall(f"{attempt}", 0, Side.A, 0, script, invited_at=at, left_at=at, asked_at=at))
+    return world, calls
 
 
 # --- broken parts ---

@@ -172,8 +172,11 @@ def test_answer_of_an_earlier_process_is_hung_up() -> None:
     after.answer(invite, 200, contact="")
     assert after.sent() == []
     after.answer(invite, 200, headers=[("Record-Route", "<sip:192.0.2.10;lr>")])
-    (ack, _), (bye, _) = after.messages()
-    assert isinstance(bye, Request)
+    bye = after.request("BYE")
+    after.answer(invite, 200)
+    assert after.sent() == []
+    after.answer(bye, 200)
+    ack = after.request("ACK")
     assert (ack.header("cseq"), ack.header("to")) == ("1 ACK", "<sip:600@example.com>;tag=peer")
     assert (bye.uri, bye.cseq, bye.header("from")) == ("sip:agent@192.0.2.10:5060", 102, invite.header("from"))
     after.answer(invite, 200)
@@ -236,7 +239,7 @@ def test_only_so_many_forgotten_answers_are_hung_up_at_a_time() -> None:
             "From: <sip:a@b>;tag=1\r\nTo: <sip:c@d>;tag=2\r\nCall-ID: x\r\nCSeq: 1 INVITE\r\n"
             "Contact: <sip:c@192.0.2.77>\r\n\r\n".encode()
         )
-    assert len(stage.ua.outbox) == 2 * MAX_STRAYS
+    assert len(stage.ua.outbox) == MAX_STRAYS
     stage.rest()
     assert stage.ua.hanging_up == 0
 

@@ -136,7 +136,8 @@ def _one_dial(view: _View) -> _Found:
             yield "I1", f"{side.upper()} was dialled {len(attempts)} times with fewer intents in the record"
         for call in calls:
             for kill in view.world.kills:
-                if any(other.invited_at < kill.at and call.invited_at > kill.back_at for other in calls):
+                # Its INVITE may have left before the kill and arrive after the restart.
+                if call.left_at > kill.at and any(other.left_at < kill.at for other in calls):
                     yield "I1", f"{side.upper()} was dialled again after a restart"
 
 
@@ -152,8 +153,6 @@ def _known_before(before: FarCall, after: FarCall) -> bool:
 def _no_orphan(view: _View) -> _Found:
     lossy = view.weather.loss > 0
     for side, call, ring in view.all_rings():
-        if _extra_and_killed(view, call, ring):
-            continue
         if ring.ended_at is None:
             yield "I2", f"{side.upper()}'s phone {ring.tag} is never released"
             continue
@@ -176,20 +175,6 @@ def _no_orphan(view: _View) -> _Found:
                 "I2",
                 f"{side.upper()}'s phone {ring.tag} is released {late_s:.1f} s after its reason to live was gone",
             )
-
-
-def _extra_and_killed(view: _View, call: FarCall, ring: Ring) -> bool:
-    """
-    Whether it was an extra answer, and the process that acknowledged it was killed before its BYE had come there.
-
-    Such an answer is hung up at once and stands in no record, so that no later process knows of it, and the far end
-    repeats nothing that was acknowledged. Known: see docs/reliability.md.
-    """
-    at, late_s = ring.acknowledged_at, view.weather.delay_s + view.weather.jitter_s
-    repeated_s = REPEATS_S if view.weather.loss else late_s
-    # Of two phones the one is extra whose answer came second, which is another order than that of answering.
-    extra = any(other.extra for other in call.rings)
-    return extra and at is not None and any(-late_s <= kill.at - at <= repeated_s for kill in view.world.kills)
 
 
 def _reason_gone(view: _View, side: Side, call: FarCall, ring: Ring) -> float | None:

@@ -53,6 +53,11 @@ class Script:
     crossing: bool
     """Whether it also hangs up when the other phone does, at almost the same moment."""
 
+    @property
+    def forgets(self) -> bool:
+        """Whether it answers a CANCEL after its 200 with 481, as who ends the transaction there (RFC 3261 §17.2.1)."""
+        return self.on_cancel in ("late", "mute")
+
 
 def draw_script(dice: random.Random) -> Script:
     draw = dice.random
@@ -359,6 +364,9 @@ class Phones:
         if call is not None and call.script.trunks[call.trunk] == "silent":
             return
         if call is None or int(headers["CSeq"].partition(" ")[0]) != call.cseq:
+            self._reply(headers, host, 481)
+            return
+        if call.status == 200 and call.script.forgets:
             self._reply(headers, host, 481)
             return
         first = call.cancelled_at is None

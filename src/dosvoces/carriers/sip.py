@@ -42,7 +42,7 @@ from dosvoces.sip.tls import Tls, TlsError
 
 log = structlog.get_logger(__name__)
 
-ACK_PATIENCE_S = 0.25  # for the record to have the answer's dialog; the far end repeats its answer after T1 = 0.5 s
+ACK_PATIENCE_S = 4.0  # for the record to have the answer's dialog: the far end repeats its answer for 32 s
 REDIAL_S = 5.0  # how long a relay without a leg is kept for the next way
 
 

@@ -154,7 +154,7 @@ class Invitation:
     """
     How long the peer may give no sign at all before the call ends as timed out; `None`: 64*T1, RFC 3261 §17.1.1.2.
 
-    Whoever stirs later is told to stop: a provisional answer gets CANCEL, a 2xx ACK and BYE.
+    It is cancelled then, as somebody may be rung all the same, and whoever answers later is hung up.
     """
     ack_patience_s: float = 0.0
     """

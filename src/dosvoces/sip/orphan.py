@@ -1,7 +1,7 @@
 """
 Calls that this process doesn't know: those that an earlier one left, and answers that come when nobody waits any more.
 
-Both get ACK and BYE, so that nobody is left on a line.
+Both are hung up, so that nobody is left on a line.
 """
 
 from collections.abc import Callable
@@ -14,6 +14,7 @@ from .digest import Credentials
 from .exchange import Exchange, ack
 from .message import Response, clean, tag
 from .transaction import TIMEOUT, Failure
+from .unwanted import UnwantedAnswer
 
 if TYPE_CHECKING:
     from .ua import UserAgent
@@ -67,7 +68,7 @@ class StrayAnswer:
     Stands in the table of client transactions, so that repeats get the same ACK and no second BYE.
     """
 
-    __slots__ = ("_ack", "_key", "_ua", "destination")
+    __slots__ = ("_ack", "_held", "_key", "_ua", "destination")
 
     def __init__(self, ua: "UserAgent", key: str, response: Response, source: Hop) -> None:
         self._ua = ua
@@ -85,11 +86,12 @@ class StrayAnswer:
         dialog.local_cseq = response.cseq + CSEQ_LEAP
         self.destination = dialog.destination
         self._ack = ack(ua, dialog, self.destination, response.cseq)
+        self._held = True
+        """Whether the ACK waits for the BYE's answer."""
         ua.wire.clients[key] = self
         ua.hanging_up += 1
         ua.wire.after(TIMEOUT, self._terminate)
-        self.receive(response)
-        Exchange(ua, dialog, "BYE", _nothing_more)
+        UnwantedAnswer(ua, dialog, self._acknowledge, _nothing_more)
 
     @staticmethod
     def is_ours(ua: "UserAgent", response: Response) -> bool:
@@ -108,6 +110,11 @@ class StrayAnswer:
         return 200 <= response.code < 300
 
     def receive(self, response: Response) -> None:
+        if not self._held:
+            self._ua.wire.send(self._ack, self.destination)
+
+    def _acknowledge(self) -> None:
+        self._held = False
         self._ua.wire.send(self._ack, self.destination)
 
     def unreachable(self) -> None:

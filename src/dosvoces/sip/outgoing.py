@@ -6,6 +6,7 @@ we gave up.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from .account import Account
@@ -19,6 +20,7 @@ from .reply import ALLOW
 from .session_timer import agreed_by_answer
 from .timers import Timer
 from .transaction import MAX_FORKS, TIMEOUT, Failure, InviteClient, State
+from .unwanted import UnwantedAnswer
 
 if TYPE_CHECKING:
     from .ua import UserAgent
@@ -58,7 +60,7 @@ class OutgoingCall(Call):
         self._glare_wait = GLARE_WAIT_OWNER
         self._ack_patience = invitation.ack_patience_s
         self._ack: Callable[[], None] | None = None
-        """Sends the answer's ACK, while that waits for `confirm`."""
+        """Sends the answer's ACK, while that waits for `confirm`, or for a BYE's answer."""
         self._early: dict[str, _Early] | None = None
         """By To tag."""
         self._early_cseq = 0
@@ -159,19 +161,16 @@ class OutgoingCall(Call):
     def _accepted(self, exchange: Exchange, response: Response) -> None:
         early = self._early.get(tag(response.header("to"))) if self._early else None
         dialog = self._established(response, early)
-        if self._phase is Phase.STARTING and not self.answered and self._ack_patience:
-            exchange.hold(response)
-            self._ack = lambda: exchange.acknowledge(response, dialog)
-            self._ua.wire.after(self._ack_patience, self._acknowledge)
-        else:
-            exchange.acknowledge(response, dialog)
+        acknowledge = partial(exchange.acknowledge, response, dialog)
+        exchange.hold(response)
         exchange.release()
         if self._phase is Phase.OVER or self.answered:
-            self._hang_up_loser(dialog)
+            self._hang_up_loser(dialog, acknowledge)
             if self._phase is Phase.OVER:
                 self._ua.unlearn_later(self)
             return
         self.answered = True
+        self._ack = acknowledge
         self._dialog = dialog
         self._invite = None
         if self._early is not None:
@@ -184,6 +183,10 @@ class OutgoingCall(Call):
             self._send_bye(self._cancel_lines or ())
             return
         self._phase = Phase.TALKING
+        if self._ack_patience:
+            self._ua.wire.after(self._ack_patience, self._acknowledge)
+        else:
+            self._acknowledge()
         if "session-expires" in response.headers:
             self._agree(agreed_by_answer(response, self._ua.session), response)
         if self._handler is not None:
@@ -204,19 +207,22 @@ class OutgoingCall(Call):
         super().reinvite(body, done)
 
     def _send_bye(self, extra: tuple[str, ...] = ()) -> None:
-        self._acknowledge()  # no BYE before the ACK: RFC 3261 §13.2.2.4
-        super()._send_bye(extra)
+        acknowledge, self._ack = self._ack, None
+        if acknowledge is None:
+            super()._send_bye(extra)
+        else:
+            UnwantedAnswer(self._ua, self._dialog, acknowledge, self._bye_event, account=self._account, extra=extra)
 
     def _acknowledge(self) -> None:
         send, self._ack = self._ack, None
         if send is not None:
             send()
 
-    def _hang_up_loser(self, dialog: Dialog) -> None:
+    def _hang_up_loser(self, dialog: Dialog, acknowledge: Callable[[], None]) -> None:
         if self._losers is None:
             self._losers = set()
         self._losers.add(dialog.remote_tag)
-        Exchange(self._ua, dialog, "BYE", _nothing_more, account=self._account)
+        UnwantedAnswer(self._ua, dialog, acknowledge, _nothing_more, account=self._account)
 
     def _rejected(self, response: Response) -> None:
         # RFC 3261 §8.1.3.4 would allow to follow a 3xx; but whoever sends one could make us dial anything.

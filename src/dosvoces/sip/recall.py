@@ -3,7 +3,7 @@ An INVITE that an earlier process may have sent and whose answer it didn't write
 
 All that is known is what was on disk before it left. It may never have left, may be ringing, may be answered; after
 challenges several may have gone, of which the last one counts. Each that may have gone is cancelled in turn, and for
-64*T1 whatever is answered late gets ACK and BYE.
+64*T1 whatever is answered late is hung up.
 """
 
 from collections.abc import Callable
@@ -19,6 +19,7 @@ from .message import Response, clean, tag
 from .offering import MAX_LONGER
 from .orphan import CSEQ_LEAP, StrayAnswer
 from .transaction import CANCEL_SUFFIX, T1, T2, TIMEOUT, Failure, Head, InviteClient, NonInviteClient
+from .unwanted import UnwantedAnswer
 
 if TYPE_CHECKING:
     from .ua import UserAgent
@@ -178,9 +179,10 @@ class RecalledCall:
         dialog = self._pattern.established_by(response)
         dialog.local_cseq = response.cseq + CSEQ_LEAP
         self._ua.learn(self, dialog.hosts())
-        data = ack(self._ua, dialog, dialog.destination, response.cseq)
-        invite.acknowledge(tag(response.header("to")), data, dialog.destination)
-        Exchange(self._ua, dialog, "BYE", self._bye_answered, account=self._account)
+        data, to_tag = ack(self._ua, dialog, dialog.destination, response.cseq), tag(response.header("to"))
+        invite.hold(to_tag)
+        acknowledge = partial(invite.acknowledge, to_tag, data, dialog.destination)
+        UnwantedAnswer(self._ua, dialog, acknowledge, self._bye_answered, account=self._account)
 
     def _bye_answered(self, exchange: Exchange, event: Response | Failure) -> None:
         if isinstance(event, Failure):
