@@ -123,6 +123,25 @@ async def test_a_server_that_is_gone_refuses_at_once_and_nothing_is_lost(
         await store.intend_dial(ORDER, A, attempt=1, at=T0)
 
 
+async def test_a_server_that_was_gone_for_long_is_caught_up_with(postgres_cluster: Cluster) -> None:
+    """So much in one commit would take longer than a commit may, at each try anew."""
+    most = 30_000
+    async with opened(postgres_cluster.url(postgres_cluster.new_database())) as store:
+        await store.record(ORDER)
+        postgres_cluster.stop()
+        for number in range(most):
+            store.journal(entry(number))
+        await refused(store.record(an_order(2)))
+        await postgres_cluster.started()
+
+        async def no_problem() -> bool:
+            return not store.problems()
+
+        await until(no_problem, limit_s=60)
+        assert await store.entries(ORDER.id) == [entry(number) for number in range(most)]
+        await store.record(an_order(3))
+
+
 async def test_a_session_that_is_killed_is_had_anew(postgres_cluster: Cluster) -> None:
     async with opened(postgres_cluster.url(postgres_cluster.new_database())) as store:
         await store.record(ORDER)

@@ -3,6 +3,7 @@
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from dosvoces.store import Entry
 from dosvoces.store.lane import Lane
 from dosvoces.store.sqlite import SqliteFile
 from dosvoces.store.tables import REVISION, metadata
-from dosvoces.store.writer import HURRY_S, REQUESTS_PER_COMMIT, Writer
+from dosvoces.store.writer import ENTRIES_PER_COMMIT, HURRY_S, REQUESTS_PER_COMMIT, Writer
 from dosvoces.store.writes import Writes
 from dosvoces.testing import T0, A, an_order, until
 
@@ -42,15 +43,21 @@ class Desk:
         return sum(statement.startswith(start) for statement in self.statements)
 
 
-@pytest.fixture
-async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
-    file, lane = SqliteFile(tmp_path / "record.db", busy_timeout_ms=20), Lane("test")
+@asynccontextmanager
+async def opened(folder: Path, *, entries_limit: int) -> AsyncIterator[Desk]:
+    file, lane = SqliteFile(folder / "record.db", busy_timeout_ms=20), Lane("test")
     engine = await lane.run(file.prepare)
-    desk = Desk(engine, file, lane, entries_limit=100)
+    desk = Desk(engine, file, lane, entries_limit=entries_limit)
     yield desk
     await desk.writer.close()
     await lane.run(engine.dispose)
     lane.stop()
+
+
+@pytest.fixture
+async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
+    async with opened(tmp_path, entries_limit=100) as desk:
+        yield desk
 
 
 def entry(number: int, name: str = "note") -> Entry:
@@ -128,6 +135,38 @@ async def test_entries_past_the_limit_are_counted_and_said(desk: Desk, tmp_path:
     assert desk.writer.problems() == []
     assert other.execute("SELECT count(*), max(seq) FROM journal").fetchone() == (100, 100)
     other.close()
+
+
+async def test_what_a_failure_let_gather_is_written_in_parts_and_before_what_comes_after(tmp_path: Path) -> None:
+    """In one commit it might never be written: a commit has a limit, and what failed only grows."""
+    most = 2 * ENTRIES_PER_COMMIT + 1
+    async with opened(tmp_path, entries_limit=most) as desk:
+        await desk.record(an_order(1))
+        other = sqlite3.connect(tmp_path / "record.db", isolation_level=None)
+        other.execute("BEGIN EXCLUSIVE")
+        kept: list[int] = []
+        for number in range(most):
+            desk.writer.journal(entry(1, f"note_{number}"), kept=lambda: kept.append(desk.count("COMMIT")))
+        with pytest.raises(StoreError):
+            await desk.record(an_order(2))
+        assert desk.writer.problems()
+        other.execute("ROLLBACK")
+        desk.statements.clear()
+        await desk.record(an_order(2))
+        assert (desk.count("COMMIT"), desk.count("INSERT INTO journal")) == (3, most)
+        assert desk.statements.index("COMMIT") < desk.statements.index(
+            next(statement for statement in desk.statements if statement.startswith("INSERT INTO connection"))
+        )
+        found = [name for (name,) in other.execute("SELECT event FROM journal ORDER BY seq")]
+        assert found == [f"note_{number}" for number in range(most)]
+
+        async def all_told() -> bool:
+            return len(kept) == most
+
+        await until(all_told, limit_s=10)
+        assert kept == [3] * most
+        assert desk.writer.problems() == []
+        other.close()
 
 
 async def test_an_entry_of_an_unknown_connection_is_said_and_holds_up_no_other(desk: Desk) -> None:

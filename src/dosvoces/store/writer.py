@@ -34,6 +34,9 @@ HURRY_S = 0.005
 """How long those wait: enough to ride along with the intent to dial the other side."""
 REQUESTS_PER_COMMIT = 250
 """More wait for the next commit: one commit never lasts much longer than a tenth of a second."""
+ENTRIES_PER_COMMIT = 2_000
+"""More wait, after a failure of the database, for the next commit: PostgreSQL takes thousands in a second, and each
+commit must be over within `COMMIT_LIMIT_S`, or it is given up and nothing is ever written again."""
 WAITING_REQUESTS_LIMIT = 5_000
 """Durable writes that may wait; the next one is refused at once."""
 WAITING_ENTRIES_LIMIT = 100_000
@@ -183,6 +186,11 @@ class Writer:
     def _waits(self) -> bool:
         return bool(self._requests or self._owed or self._states or self._entries)
 
+    @property
+    def _behind(self) -> bool:
+        """Whether more waits than one commit takes."""
+        return len(self._entries) > ENTRIES_PER_COMMIT
+
     def _start_now(self) -> None:
         """Begin at the end of this turn of the loop, so that all that this turn asks for goes together."""
         if not self._busy and not self._asked:
@@ -225,10 +233,14 @@ class Writer:
         """
         All that waits, but of the requests only so many.
 
-        All the entries, however many: what was journalled before a durable write is never behind it.
+        Before any request, all the entries: what was journalled before a durable write is never behind it. Where they
+        are too many for one commit, the oldest go first, alone.
         """
-        requests, self._owed = self._owed, []
-        while self._requests and len(requests) < REQUESTS_PER_COMMIT:
+        if self._behind:
+            oldest, self._entries = self._entries[:ENTRIES_PER_COMMIT], self._entries[ENTRIES_PER_COMMIT:]
+            return Batch([], {}, oldest, [], probe=False)
+        requests, self._owed = self._owed[:REQUESTS_PER_COMMIT], self._owed[REQUESTS_PER_COMMIT:]
+        while self._requests and len(requests) < REQUESTS_PER_COMMIT and not self._owed:
             requests.append(self._requests.popleft())
         batch = Batch(requests, self._states, self._entries, self._kept, probe=self._trouble is not None)
         self._states, self._entries, self._kept, self._hurried = {}, [], [], False
@@ -250,18 +262,23 @@ class Writer:
         self._trouble = self._late
         for request in batch.requests:
             _finish(request, StoreError(self._late, unknown=True))
-        self._refuse(self._requests, StoreError(self._late))
+        self._owe([*self._owed, *self._refused(self._requests, StoreError(self._late))])
         self._requests.clear()
         self._wake_idle()
         self._database.interrupt()
 
-    def _refuse(self, requests: Iterable[Request], error: StoreError) -> None:
-        """Tell those who wait; what is to be repeated is owed."""
+    def _refused(self, requests: Iterable[Request], error: StoreError) -> list[Request]:
+        """Tell those who wait; what is to be repeated."""
         for request in requests:
             if request.future is not None:
                 _finish(request, error)
-            if request.keep and len(self._owed) < WAITING_REQUESTS_LIMIT:
-                self._owed.append(Request(request.write, None, keep=True, locks=request.locks))
+        return [Request(each.write, None, keep=True, locks=each.locks) for each in requests if each.keep]
+
+    def _owe(self, requests: list[Request]) -> None:
+        """Repeat these, in this order, before anything newer."""
+        self._owed = requests[:WAITING_REQUESTS_LIMIT]
+        if lost := len(requests) - len(self._owed):
+            log.error("record_writes_lost", writes=lost, reason=self._trouble)
 
     def _wake_idle(self) -> None:
         idle, self._idle = self._idle, []
@@ -280,7 +297,7 @@ class Writer:
         self._wake_idle()
         if self._ended:
             self._give_up()
-        elif self._requests:
+        elif self._requests or (error is None and self._behind):
             self._start_now()
         elif self._trouble is None and self._waits:
             self._start_within(self._patience_s)
@@ -294,7 +311,10 @@ class Writer:
             self._loop.call_soon(kept)
         for lost in batch.lost:
             log.error("record_refused_row", row=lost)
-        if self._trouble is not None:
+        if self._behind:
+            # Nothing new is taken before that is done: it would wait too long.
+            self._trouble = f"the record {self._database.name} is being caught up: {len(self._entries)} entries wait"
+        elif self._trouble is not None:
             log.info("record_writable_again", entries_lost=self._entries_lost)
             self._trouble = None
             self._retry_s = FIRST_RETRY_S
@@ -308,10 +328,15 @@ class Writer:
         if self._trouble is None:
             log.warning("record_not_writable", reason=str(error))
         self._trouble = str(error)
-        self._refuse(batch.requests, StoreError(str(error), permanent=error.permanent, unknown=batch.unknown))
+        refusal = StoreError(str(error), permanent=error.permanent, unknown=batch.unknown)
+        self._owe([*self._refused(batch.requests, refusal), *self._owed])
         self._states = batch.states | self._states
         self._entries = batch.entries + self._entries
         self._kept = batch.kept + self._kept
+        if self._behind:
+            # Whoever waits was in no commit yet, and won't be in the next one.
+            self._owe([*self._owed, *self._refused(self._requests, StoreError(str(error)))])
+            self._requests.clear()
         # Spread, so that many nodes don't come back to their database in step.
         self._start_within(self._retry_s * random.uniform(0.5, 1))
         self._retry_s = min(self._retry_s * 2, LAST_RETRY_S)
