@@ -2,7 +2,7 @@
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -390,6 +390,58 @@ async def test_at_the_limit_of_a_drain_both_parties_are_warned_and_hung_up(bench
 
 async def test_a_drain_without_calls_is_over_at_once(bench: Bench) -> None:
     await asyncio.wait_for(bench.switchboard.drain(by="shutdown", limit_s=60), 1)
+
+
+@pytest.fixture
+def slow_disk(tmp_path: Path) -> Iterator[Callable[[], None]]:
+    """Nothing is written to the record until it is called."""
+    with closing(sqlite3.connect(tmp_path / "record.db", isolation_level=None, check_same_thread=False)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield lambda: other.execute("ROLLBACK")
+
+
+async def _entering(bench: Bench) -> None:
+    async def somebody() -> bool:
+        return not bench.switchboard.idle
+
+    await until(somebody, limit_s=10)
+
+
+async def test_what_is_being_recorded_when_a_drain_begins_has_its_turn(
+    bench: Bench, slow_disk: Callable[[], None]
+) -> None:
+    order = an_order()
+    asked = asyncio.create_task(bench.connect(order))
+    await _entering(bench)
+    drained = bench.switchboard.drain(by="shutdown", limit_s=60)
+    done, _ = await asyncio.wait([drained], timeout=0.1)
+    assert done == set()
+    slow_disk()
+    assert await asked == MADE
+    bench.carrier.hangup(leg_id(order.id, B))
+    await asyncio.wait_for(drained, 5)
+    assert await bench.over(order) == "completed"
+
+
+async def test_what_is_being_recorded_at_a_shutdown_is_not_begun_and_said_so(
+    bench: Bench, slow_disk: Callable[[], None]
+) -> None:
+    """It would be mailed, and rung, while everything around it is given back; and its outcome never written."""
+    order = an_order(key="k")
+    asked = asyncio.create_task(bench.connect(order))
+    await _entering(bench)
+    closed = asyncio.create_task(bench.switchboard.close())
+    await asyncio.sleep(0.1)
+    slow_disk()
+    assert await asked == Answer(AnswerKind.NOT_TRIED)
+    await asyncio.wait_for(closed, 5)
+    record = await bench.store.connection(order.id)
+    assert record is not None
+    assert (record.outcome, record.ended_by, bench.letters.taken) == ("interrupted", "shutdown", [])
+    # Its client may repeat it, on whatever node there is then.
+    earlier = await bench.store.repeated(order)
+    assert earlier is not None
+    assert earlier.resumable
 
 
 class _Two(FakeCarrier):
