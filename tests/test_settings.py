@@ -216,6 +216,35 @@ def test_a_secrets_file_is_found_beside_the_file_that_names_it(tmp_path: Path, m
     assert load(file, {"DOSVOCES_MAIL__URL_FILE": "m"}).mail.url.get_secret_value() == "smtp://here"
 
 
+def test_every_secret_may_stand_in_a_file(tmp_path: Path) -> None:
+    (tmp_path / "s").write_text("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n")
+    text = """
+    [widget]
+    secret_file = "s"
+    origins = ["https://www.example.com"]
+    controller = "Casas Claras, S. L."
+    privacy_url = "https://www.example.com/privacy"
+    [webhook_urls]
+    secret_file = "s"
+    """
+    settings = load(written(tmp_path, text + '[[webhooks]]\nurl = "https://h/"\nsecret_file = "s"'), {})
+    told = (settings.widget.secret, settings.webhook_urls.secret, settings.webhooks[0].secret)
+    expected = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+    assert [expected] * 3 == [secret.get_secret_value() for secret in told if secret is not None]
+
+
+def test_a_secret_that_is_given_twice_is_told_once(tmp_path: Path) -> None:
+    assert problems(tmp_path, HOOK + 'secret_file = "s"') == [
+        "[[webhooks]] secret_file (the first): secret is given too; keep one of them"
+    ]
+
+
+def test_a_secret_whose_file_cant_be_read_is_told_once(tmp_path: Path) -> None:
+    assert problems(tmp_path, '[[webhooks]]\nname = "crm"\nurl = "https://h/"\nsecret_file = "/nope"') == [
+        '[[webhooks]] secret_file (webhook "crm") = "/nope": can\'t be read: No such file or directory'
+    ]
+
+
 def test_a_secret_in_the_environment_outweighs_the_files_secret_file(tmp_path: Path) -> None:
     file = written(tmp_path, '[mail]\nurl_file = "/nowhere"')
     assert load(file, {"DOSVOCES_MAIL__URL": "smtp://h"}).mail.url.get_secret_value() == "smtp://h"

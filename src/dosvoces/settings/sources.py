@@ -42,6 +42,8 @@ class Origin:
     """The environment variable that set the value."""
     problems: list[str] = field(default_factory=list)
     """What is wrong already, before any value is looked at."""
+    unread: set[KeyPath] = field(default_factory=set)
+    """Secrets that aren't there because their file can't be read, which is among the problems."""
 
     @property
     def name(self) -> str:
@@ -128,10 +130,10 @@ def _index(listed: list[Any], step: str) -> int | None:
 
 
 def _read_secret_files(values: dict[str, Any], origin: Origin) -> None:
-    """Replace every `password_file` and `url_file` by what is in that file, without the line's end."""
+    """Replace every `password_file`, `secret_file` and `url_file` by what is in that file, without the line's end."""
     for path, section, model in _sections(values):
         for key in _secret_keys(model):
-            name = section.get(f"{key}_file")
+            name = section.pop(f"{key}_file", None)
             if name is None:
                 continue
             where = _where(values, (*path, f"{key}_file"))
@@ -146,7 +148,7 @@ def _read_secret_files(values: dict[str, Any], origin: Origin) -> None:
             except (OSError, ValueError) as error:
                 why = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
                 origin.problems.append(f"{where} = {_toml(str(name))}: can't be read: {why}")
-            section.pop(f"{key}_file")
+                origin.unread.add((*path, key))
 
 
 def _sections(values: dict[str, Any]) -> Iterator[tuple[KeyPath, dict[str, Any], type[BaseModel]]]:
@@ -166,11 +168,12 @@ def _model(annotation: Any) -> type[BaseModel] | None:
 
 
 def _secret_keys(model: type[BaseModel]) -> list[str]:
-    return [
-        name
-        for name, info in model.model_fields.items()
-        if info.annotation is SecretStr or SecretStr in typing.get_args(info.annotation)
-    ]
+    return [name for name, info in model.model_fields.items() if _is_secret(info.annotation)]
+
+
+def _is_secret(annotation: Any) -> bool:
+    """Also of `Annotated[SecretStr, …] | None`: what is annotated stands deeper than the union's parts."""
+    return annotation is SecretStr or any(_is_secret(part) for part in typing.get_args(annotation))
 
 
 # --- checking ---
@@ -182,7 +185,8 @@ def validate(values: dict[str, Any], origin: Origin) -> Settings:
         settings = Settings.model_validate(values)
     except ValidationError as error:
         details = error.errors(include_url=False, include_context=False)
-        raise InvalidSettings(origin.name, origin.problems + [_problem(d, values, origin) for d in details]) from None
+        told = [_problem(d, values, origin) for d in details if d["loc"] not in origin.unread]
+        raise InvalidSettings(origin.name, origin.problems + told) from None
     if origin.problems:
         raise InvalidSettings(origin.name, origin.problems)
     return settings
