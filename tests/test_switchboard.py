@@ -397,7 +397,11 @@ def slow_disk(tmp_path: Path) -> Iterator[Callable[[], None]]:
     """Nothing is written to the record until it is called."""
     with closing(sqlite3.connect(tmp_path / "record.db", isolation_level=None, check_same_thread=False)) as other:
         other.execute("BEGIN IMMEDIATE")
-        yield lambda: other.execute("ROLLBACK")
+
+        def go_on() -> None:
+            other.execute("ROLLBACK")
+
+        yield go_on
 
 
 async def _entering(bench: Bench) -> None:

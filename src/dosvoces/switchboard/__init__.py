@@ -29,7 +29,7 @@ from dosvoces.store import ConnectionRecord, Earlier, Entry, Store
 from dosvoces.store.answers import answer_of
 from dosvoces.switchboard.admission import NOT_RECORDABLE, Admission, Limits, Shut, refused
 from dosvoces.switchboard.live import LiveConnection, Parts
-from dosvoces.switchboard.shutdown import all_in, drain
+from dosvoces.switchboard.shutdown import drain
 from dosvoces.switchboard.trial import MAX_TRIALS, MAX_TRIALS_WORDS, Trial, World
 
 __all__ = ["Limits", "Switchboard", "Trial"]
@@ -209,7 +209,7 @@ class Switchboard:
     @property
     def idle(self) -> bool:
         """Whether nothing is under way here, nor beginning."""
-        return not self._live and not self._anybody_enters()
+        return not self._live and not any(world.admission.anybody for world in self._worlds)
 
     @property
     def draining(self) -> bool:
@@ -251,7 +251,7 @@ class Switchboard:
         self._shut.leaving = self._shut.leaving or "draining: no new calls are taken here"
         if self._live:
             log.info("draining", by=by, limit_s=limit_s, open_connections=self.open_connections)
-        task = asyncio.create_task(drain(self._live, self._anybody_enters, by=by, limit_s=limit_s), name="drain")
+        task = asyncio.create_task(drain(self._live, self._all_in, by=by, limit_s=limit_s), name="drain")
         self._drains.append(task)
         return task
 
@@ -286,7 +286,7 @@ class Switchboard:
         with suppress(TimeoutError):
             async with asyncio.timeout(self._limits.close_limit_s):
                 # What is being recorded is ours to end: nobody would, once this process is gone.
-                await all_in(self._anybody_enters)
+                await self._all_in()
                 if waiting := [live.over for live in self._live.values()]:
                     await asyncio.wait(waiting)
         for live in self._live.values():
@@ -344,9 +344,11 @@ class Switchboard:
     def _trunks(self, order: Order) -> Trunks:
         return {} if order.test else {side: self._carrier.trunks(order.number(side)) for side in Side}
 
-    def _anybody_enters(self) -> bool:
-        """Whether something is being recorded, and not open yet."""
-        return any(world.admission.anybody for world in self._worlds)
+    async def _all_in(self) -> None:
+        """Return when nothing is being recorded, and not open yet."""
+        while any(world.admission.anybody for world in self._worlds):
+            for world in self._worlds:
+                await world.admission.all_in.wait()
 
     def _knows(self, connection_id: ConnectionId) -> bool:
         mine = connection_id in self._live or any(world.admission.knows(connection_id) for world in self._worlds)

@@ -1,5 +1,6 @@
 """Whether a request may begin now, and on which terms: nothing is tried here."""
 
+import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -84,6 +85,9 @@ class Admission:
         self._shut = shut
         self._open_connections = open_connections
         self._entering: set[ConnectionId] = set()
+        self.all_in = asyncio.Event()
+        """Set while nobody is coming in."""
+        self.all_in.set()
 
     @property
     def anybody(self) -> bool:
@@ -107,10 +111,13 @@ class Admission:
         """
         self._admit(order)
         self._entering.add(order.id)
+        self.all_in.clear()
         try:
             yield
         finally:
             self._entering.discard(order.id)
+            if not self._entering:
+                self.all_in.set()
 
     def _admit(self, order: Order) -> None:
         of_store = self._store.problems()

@@ -1,7 +1,7 @@
 """The end of a switchboard's work: what is open may end by itself for a while; then both parties are told."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
 
@@ -13,41 +13,38 @@ log = structlog.get_logger(__name__)
 
 WARNING_S = 1.5
 """How long the warning tone is heard before the hang-up: one round of it, see `media/tones.py`."""
-ENTERING_LOOK_S = 0.02
-"""From one look whether something is still being recorded to the next; a commit takes milliseconds."""
 
 
 async def drain(
-    live: Mapping[ConnectionId, LiveConnection], entering: Callable[[], bool], *, by: str, limit_s: float | None
+    live: Mapping[ConnectionId, LiveConnection],
+    all_in: Callable[[], Awaitable[None]],
+    *,
+    by: str,
+    limit_s: float | None,
 ) -> None:
     """
     Return when nothing is open any more; what still is after `limit_s` hears the warning tone and is hung up.
 
-    `entering`: whether something is being recorded, to be open next. It was let in, so that it has its turn as well.
+    `all_in` returns when nothing is being recorded, to be open next: that was let in, so it has its turn as well.
     """
     try:
         async with asyncio.timeout(limit_s):
-            await _over(live, entering)
+            await all_in()
+            while live:
+                await _one_over(live)
+                await all_in()
             return
     except TimeoutError:
         pass
     await _announce(live)
     for each in list(live.values()):
         each.happened(Cancel(by))
-    await _over(live, lambda: False)
+    while live:
+        await _one_over(live)
 
 
-async def all_in(entering: Callable[[], bool]) -> None:
-    """Return when nothing is being recorded any more."""
-    while entering():
-        await asyncio.sleep(ENTERING_LOOK_S)
-
-
-async def _over(live: Mapping[ConnectionId, LiveConnection], entering: Callable[[], bool]) -> None:
-    while live or entering():
-        await all_in(entering)
-        if live:
-            await asyncio.wait([each.over for each in live.values()], return_when=asyncio.FIRST_COMPLETED)
+async def _one_over(live: Mapping[ConnectionId, LiveConnection]) -> None:
+    await asyncio.wait([each.over for each in live.values()], return_when=asyncio.FIRST_COMPLETED)
 
 
 async def _announce(live: Mapping[ConnectionId, LiveConnection]) -> None:
