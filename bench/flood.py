@@ -71,11 +71,12 @@ class Flood:
         if self._free:
             self._free.pop().send(request(next(self._numbers)))
         else:
-            task = asyncio.create_task(self._open(request(next(self._numbers)), time.perf_counter()))
+            task = asyncio.create_task(self._open(request(next(self._numbers))))
             self._opening.add(task)
             task.add_done_callback(self._opening.discard)
 
-    async def _open(self, asked: bytes, started: float) -> None:
+    async def _open(self, asked: bytes) -> None:
+        started = time.perf_counter()
         try:
             _, line = await asyncio.get_running_loop().create_connection(lambda: _Line(self), "127.0.0.1", self._port)
         except OSError:

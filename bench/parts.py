@@ -11,6 +11,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import uvloop
+
 from bench import call, floor, latency, media_bench
 from bench import overload as overload_bench
 from bench.phones import phones
@@ -121,7 +123,7 @@ async def lines(*, hold_s: float) -> AsyncIterator[dict[str, Any]]:
 
 def main() -> None:
     arguments = json.loads(sys.argv[1])
-    print(json.dumps(asyncio.run(PARTS[arguments["part"]](quick=arguments["quick"]))))
+    print(json.dumps(uvloop.run(PARTS[arguments["part"]](quick=arguments["quick"]))))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """For all tests: what helps them to assert explains itself as they do, and no clock judges a busy machine."""
 
+import os
+
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -9,6 +11,10 @@ __all__ = ["postgres_cluster", "postgres_url", "shared_cluster"]
 
 # Before anything imports them: tests/contract uses them too, and is collected before tests/peers.
 pytest.register_assert_rewrite("tests.peers.trial", "tests.peers.sipp", "tests.peers.baresip")
+
+
+# Services are started by the hundred: each would compile our sources anew where this is set.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 def pytest_make_parametrize_id(val: object) -> str | None:

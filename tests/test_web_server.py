@@ -129,15 +129,17 @@ async def test_a_slow_head_is_cut(connector: FakeConnector, monkeypatch: pytest.
     await server.stop()
 
 
-async def test_too_many_clients_are_told_to_come_back(connector: FakeConnector) -> None:
+@pytest.mark.parametrize("request_", [GOOD, HEAD + LENGTH + b"\r\n" + BODY], ids=["parsed", "plain"])
+async def test_too_many_clients_are_told_to_come_back(connector: FakeConnector, request_: bytes) -> None:
     server = HttpServer(app_with(connector), host="127.0.0.1", port=0, max_clients=1)
     await server.start()
     _, first = await asyncio.open_connection(*server.address)
     first.write(b"GET")
     await first.drain()
-    answer = await talk(server, GOOD)
+    answer = await talk(server, request_)
     assert status(answer) == 503
     assert b"retry-after: 5" in answer
+    assert answer.endswith(b'{"Message": "Too many connections; nothing was done"}')
     assert connector.orders == []
     first.close()
     await server.stop()

@@ -24,6 +24,7 @@ from dosvoces.web.answers import message
 from dosvoces.web.pressure import Pressure
 from dosvoces.web.problems import OVERLOADED, problem
 from dosvoces.web.streams import TRANSPORT
+from dosvoces.web.turns import Turns
 
 HEAD_TIMEOUT_S = 10.0
 """From the connection, or a request's first byte, to the end of its headers."""
@@ -46,7 +47,7 @@ _NOT_PLAIN = re.compile(rb"\n(?:idempotency-key|transfer-encoding|expect|upgrade
 _LENGTH = re.compile(rb"\ncontent-length: *(\d{1,6})\r", re.I)
 
 _BUSY = message(503, "Too many connections; nothing was done", (b"retry-after", b"5"), (b"connection", b"close"))
-
+_BUSY_BYTES = _BUSY.as_bytes()
 
 _HEAD_TOO_LARGE = message(431, "The request's headers are too large", (b"connection", b"close"))
 
@@ -77,10 +78,11 @@ class HttpServer:
         self._host = host
         self._port = port
         self._pressure = Pressure()
+        self._turns = Turns()
         self._full = full
         self._config = uvicorn.Config(
             cast(Any, app),
-            http=cast(Any, partial(_Protocol, self._sheds, self._must_shed)),
+            http=cast(Any, partial(_Protocol, self._sheds, self._must_shed, self._turns)),
             ws="none",
             lifespan="off",
             interface="asgi3",
@@ -235,6 +237,7 @@ class _Protocol(HttpToolsProtocol):
         self,
         sheds: Callable[[], bool],
         must_shed: Callable[[], bool],
+        turns: Turns,
         config: uvicorn.Config,
         server_state: ServerState,
         app_state: dict[str, Any],
@@ -243,6 +246,7 @@ class _Protocol(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self._sheds = sheds
         self._must_shed = must_shed
+        self._turns = turns
         self._between = True
         """Whether the parser has seen its last message whole, and no byte of the next."""
         self._serving = self.app
@@ -262,8 +266,8 @@ class _Protocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if data.startswith(_CALL_LINE) and self._sheds() and self._in_turn() and self._between and _is_plain(data):
-            return self._refuse_unparsed()
+        if data.startswith(_CALL_LINE) and self._between and self._refuse_unparsed(data):
+            return
         if self._head_timer is not None:
             self._head_bytes += len(data)
         super().data_received(data)
@@ -287,19 +291,24 @@ class _Protocol(HttpToolsProtocol):
             self.app = cast(Any, _busy)
         elif len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD_BYTES:
             self.app = cast(Any, _head_too_large)
-        elif self._makes_calls() and self._must_shed():
-            if self._in_turn() and self.parser.should_keep_alive():
-                return self._refuse_cheaply()
-            self.app = cast(Any, _overloaded)
-        else:
+        elif self.url not in _OVERLOADED or self.parser.get_method() != b"POST":
             self.app = self._serving
+        elif self._has_key() or not self._must_shed():
+            self.app = cast(Any, self._serve_in_turn)
+        elif self._in_turn() and self.parser.should_keep_alive():
+            return self._refuse_cheaply()
+        else:
+            self.app = cast(Any, _overloaded)
         super().on_headers_complete()
 
-    def _makes_calls(self) -> bool:
-        """Whether this request makes calls, and is not a repeat under a key, which may have its answer already."""
-        if self.url not in _OVERLOADED or self.parser.get_method() != b"POST":
-            return False
-        return not any(name == b"idempotency-key" for name, _ in self.headers)
+    async def _serve_in_turn(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if (turn := self._turns.wait()) is not None:
+            await turn
+        await cast(ASGIApp, self._serving)(scope, receive, send)
+
+    def _has_key(self) -> bool:
+        """Whether this may be a repeat that has its answer already, which is never refused."""
+        return any(name == b"idempotency-key" for name, _ in self.headers)
 
     def _in_turn(self) -> bool:
         """Whether the next answer on this connection is this request's, and there is room to write it."""
@@ -312,12 +321,20 @@ class _Protocol(HttpToolsProtocol):
         self.cycle = cast(Any, _ANSWERED)
         self._keep_alive()
 
-    def _refuse_unparsed(self) -> None:
-        """Not even the parser is asked: it would take as long as all the rest."""
-        self._head_complete()
-        self._unset_keepalive_if_required()
-        self.transport.write(_CALL_OVERLOADED)
-        self._keep_alive()
+    def _refuse_unparsed(self, data: bytes) -> bool:
+        """Not even the parser is asked: it would take as long as all the rest. Whether it was possible."""
+        if self._one_too_many and _is_plain(data):
+            self._head_complete()
+            self.transport.write(_BUSY_BYTES)
+            self.transport.close()
+        elif self._sheds() and self._in_turn() and _is_plain(data):
+            self._head_complete()
+            self._unset_keepalive_if_required()
+            self.transport.write(_CALL_OVERLOADED)
+            self._keep_alive()
+        else:
+            return False
+        return True
 
     def _keep_alive(self) -> None:
         self.timeout_keep_alive_task = self.loop.call_later(KEEP_ALIVE_S, self.timeout_keep_alive_handler)
