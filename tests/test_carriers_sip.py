@@ -383,6 +383,23 @@ async def test_a_leftover_is_hung_up_by_the_note_of_its_dialog(bench: Bench) -> 
     assert told.events == []
 
 
+async def test_a_way_that_was_given_up_before_the_answer_is_taken_back_too(bench: Bench) -> None:
+    """Killed before its CANCEL had arrived, the service left a phone ringing that only the dial's facts tell of."""
+    given_up = await place(bench.sip, a_call(2, A, Does.CROSSES))
+    await bench.told.saw(ConnectionId(f"{2:026d}"), Ringing(A))
+    ringing = bench.far.exchange.parties[-1]
+    answered = await bench.party(A)
+    (dialog,) = bench.told.notes_of(ONE, "dialog", A)
+    async with started(Trunk("exchange", *bench.far.exchange.agent.local)) as (next_one, told):
+        leftover = Leftover(ONE, A, dials=[given_up.facts], dialog=dialog.facts)
+        assert await asyncio.wait_for(next_one.take_back(leftover), LIMIT_S) is Released.HUNG_UP
+        await asyncio.wait_for(ringing.over.wait(), LIMIT_S)
+        await asyncio.wait_for(answered.over.wait(), LIMIT_S)
+    assert ringing.end is not None
+    assert (ringing.end.cause, ringing.end.by) == (EndCause.CANCELLED, "remote")
+    assert told.events == []
+
+
 @pytest.mark.parametrize("facts", [{}, {"destination": "x"}, {"destination": "127.0.0.1 y"}])
 async def test_a_note_that_is_no_dialog_hangs_nobody_up(
     bench: Bench, facts: dict[str, str | int | float | None]

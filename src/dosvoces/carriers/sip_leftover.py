@@ -4,6 +4,7 @@ Releases what an earlier process left ringing or up at a SIP trunk, by what it w
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 
 import structlog
 
@@ -27,7 +28,8 @@ async def take_back(agent: Agent, leftover: Leftover, line_at: Callable[[Hop], L
     See `Carrier.take_back`; `line_at` knows whose a hop is, and with that the password and the trunk's addresses.
 
     An answered leg is hung up by its dialog. One that wasn't, as far as was written down, may have been dialled by
-    several ways, one after the other: where one gave no sign it may do so yet, so that all are taken back.
+    several ways, one after the other: where one gave no sign it may do so yet, so that all are taken back. So are the
+    ways that were tried before the answered one: a phone may ring there, and nobody waits for them.
     """
 
     def hang_up(facts: Facts, ended: Ended) -> Line | None:
@@ -46,6 +48,11 @@ async def take_back(agent: Agent, leftover: Leftover, line_at: Callable[[Hop], L
     ends: list[asyncio.Future[CallEnd]] = []
     lines: list[Line | None] = []
     release, known = (cancel, leftover.dials) if leftover.dialog is None else (hang_up, [leftover.dialog])
+    answered = leftover.dialog or {}
+    for facts in leftover.dials if answered else ():
+        if facts.get("call_id") != answered.get("call_id"):
+            with suppress(KeyError, ValueError):
+                cancel(facts, _nobody_waits)
     for facts in known:
         end: asyncio.Future[CallEnd] = loop.create_future()
         try:
@@ -63,6 +70,10 @@ async def take_back(agent: Agent, leftover: Leftover, line_at: Callable[[Hop], L
             log.warning("a leg may still be up at the trunk", why=why, **told_of)
     came = {_released(end) for end in told}
     return next((each for each in _BY_WEIGHT if each in came), Released.NOTHING)
+
+
+def _nobody_waits(end: CallEnd) -> None:
+    """Of a way that another one replaced."""
 
 
 def _released(end: CallEnd) -> Released:
