@@ -12,7 +12,7 @@ from dosvoces.keys import address_of
 from dosvoces.store import ConnectionRecord
 from dosvoces.web.auth import Guard, Networks
 from dosvoces.web.origin import Origins
-from dosvoces.web.tokens import sign
+from dosvoces.web.tokens import seal
 from dosvoces.web.widget import PATHS, Widget, WidgetTerms
 from dosvoces.web.widget_hours import Hourly
 from dosvoces.web.widget_states import state_of
@@ -38,7 +38,7 @@ def token(secret: str = SECRET, **claims: object) -> str:
         "lead": {"property_name": "Ático", "rooms": 3},
         "locale": "es",
     }
-    return sign({k: v for k, v in (fixed | claims).items() if v is not None}, secret.encode())
+    return seal({k: v for k, v in (fixed | claims).items() if v is not None}, secret.encode())
 
 
 @dataclass

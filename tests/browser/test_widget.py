@@ -17,7 +17,7 @@ import pytest
 from playwright.async_api import ConsoleMessage, Page, async_playwright, expect
 
 from dosvoces.phone import PhoneBehaviour
-from dosvoces.web.tokens import sign
+from dosvoces.web.tokens import seal
 from dosvoces.web.widget_texts import LOCALES
 from tests.browser.site import Site
 from tests.house import EMAIL, FIRST, SECOND, House, house_and_phones
@@ -107,7 +107,7 @@ async def browser_page() -> AsyncIterator[Page]:
 
 
 def token(origin: str) -> str:
-    return sign(
+    return seal(
         {
             "jti": secrets.token_urlsafe(16),
             "exp": int(datetime.now(UTC).timestamp()) + 300,

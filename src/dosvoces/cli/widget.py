@@ -26,7 +26,7 @@ def token(
     config: Config = None,
 ) -> None:
     """Make a token, as the site's server does: for a trial."""
-    from dosvoces.web.tokens import sign
+    from dosvoces.web.tokens import seal
 
     widget = settings_of(context, config).widget
     if not widget.secrets:
@@ -51,7 +51,7 @@ def token(
     }
     if agent_first:
         claims["first"] = "agent"
-    typer.echo(sign(claims, widget.secrets[0]))
+    typer.echo(seal(claims, widget.secrets[0]))
 
 
 @widget_app.command()

@@ -32,8 +32,8 @@ class Widget(Section):
     """The call form for the pages of a site; see [widget](../howto/widget.md). Without a `secret` there is none."""
 
     secret: Annotated[SecretStr, AfterValidator(widget_secret)] | None = Field(default=None, repr=False)
-    """What the site's server signs tokens with, at least 32 random characters; two of them with a blank between while
-    you change from one to the other. Or `secret_file`."""
+    """What the site's server encrypts tokens with, at least 32 random characters; two of them with a blank between
+    while you change from one to the other. Or `secret_file`."""
     origins: OriginList = ()
     """The pages that may have the form, such as `["https://www.example.com"]`."""
     controller: Annotated[str, Field(max_length=200)] = ""

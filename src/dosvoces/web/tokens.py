@@ -1,21 +1,27 @@
 """
-The widget's tokens: a JSON Web Token (RFC 7519) with HMAC-SHA256, as every JWT library makes it. Pure.
+The widget's tokens: an encrypted JSON Web Token (RFC 7519, RFC 7516), `dir` with A256GCM, as JOSE libraries make it.
 
-We check them by hand, because of all that JWT offers exactly one form is taken: compact, `alg` HS256, no other header
-than `typ`. It is signed and not encrypted: whoever has it can read it.
+We open them by hand, because of all that JOSE offers exactly one form is taken: compact, `alg` dir, `enc` A256GCM, no
+other header than `typ`. The visitor who carries it can neither read nor change it.
 """
 
 import base64
 import binascii
+import contextlib
 import hashlib
 import hmac
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
 from dosvoces.web.body import BadBody, Number, parse_object
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 LIFETIME = timedelta(minutes=15)
 """The longest that a token may open a call."""
@@ -24,7 +30,12 @@ SKEW = timedelta(seconds=60)
 MAX_TOKEN = 16 * 1024
 """Characters."""
 
-_HEADER = {"alg": "HS256", "typ": "JWT"}
+_HEADER = {"alg": "dir", "enc": "A256GCM"}
+_SIGNED_PARTS, _PARTS = 3, 5
+"""Of a JWS (RFC 7515 §3.1) and a JWE (RFC 7516 §3.1) in their compact forms."""
+_KEY_LABEL = b"dosvoces widget token"
+"""What the key is derived for, so that it is nothing else's."""
+_NONCE, _TAG = 12, 16  # octets, RFC 7518 §5.3
 _ID = re.compile(r"[A-Za-z0-9_-]{16,64}")
 _WHOLE = re.compile(r"\d{1,12}")
 
@@ -39,7 +50,7 @@ class BadToken(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """What a token that was signed by the site's server fixes."""
+    """What a token that was made by the site's server fixes."""
 
     id: str
     """`jti`: of one call."""
@@ -50,31 +61,36 @@ class Offer:
     """All of its members, numbers as `body.Number`."""
 
 
-def sign(claims: Mapping[str, object], secret: bytes) -> str:
-    """The token that says `claims`."""
-    head, body = (_encode(json.dumps(part, ensure_ascii=False).encode()) for part in (_HEADER, claims))
-    return f"{head}.{body}.{_encode(_mac(f'{head}.{body}', secret))}"
+def key_of(secret: bytes) -> bytes:
+    """The 256 bits that tokens are encrypted with; any site's language has HMAC."""
+    return hmac.digest(secret, _KEY_LABEL, hashlib.sha256)
+
+
+def seal(claims: Mapping[str, object], secret: bytes) -> str:
+    """The token that says `claims`, to nobody but who has `secret`."""
+    head, nonce = _encode(json.dumps(_HEADER).encode()), os.urandom(_NONCE)
+    sealed = _cipher(secret).encrypt(nonce, json.dumps(claims, ensure_ascii=False).encode(), head.encode())
+    return f"{head}..{_encode(nonce)}.{_encode(sealed[:-_TAG])}.{_encode(sealed[-_TAG:])}"
 
 
 def read(token: str, secrets: Sequence[bytes]) -> Offer:
     """
-    What `token` says, if one of `secrets` has signed it, however old it is. Raises `BadToken`.
+    What `token` says, if it was sealed with one of `secrets`, however old it is. Raises `BadToken`.
 
-    The signature is compared first, and in constant time: nothing is read of what a stranger wrote.
+    It is opened first: nothing is read of what a stranger wrote.
     """
     parts = token.split(".")
-    if len(token) > MAX_TOKEN or len(parts) != 3 or not token.isascii():
-        raise BadToken("bad_token", "it is no JWT of three parts")
-    shown = _decode(parts[2])
-    signed = f"{parts[0]}.{parts[1]}"
-    if not any(hmac.compare_digest(_mac(signed, secret), shown) for secret in secrets):
-        raise BadToken("bad_token", "it is not signed with [widget] secret by HS256")
+    if len(token) <= MAX_TOKEN and len(parts) == _SIGNED_PARTS:
+        raise BadToken("bad_token", "it is signed and not encrypted, so visitors can read it: see docs/howto/widget.md")
+    if len(token) > MAX_TOKEN or len(parts) != _PARTS or parts[1] or not token.isascii():
+        raise BadToken("bad_token", "it is no encrypted JWT of five parts, the second one empty")
+    opened = _open(parts, secrets)
     try:
-        header, members = parse_object(_decode(parts[0])), parse_object(_decode(parts[1]))
+        header, members = parse_object(_decode(parts[0])), parse_object(opened)
     except BadBody as error:
         raise BadToken("bad_token", str(error)) from error
-    if header.get("alg") != "HS256" or not set(header) <= set(_HEADER):
-        raise BadToken("bad_token", 'its header is not {"alg": "HS256", "typ": "JWT"}')
+    if {**header, "typ": "JWT"} != {**_HEADER, "typ": "JWT"}:
+        raise BadToken("bad_token", 'its header is not {"alg": "dir", "enc": "A256GCM"}')
     token_id, origin = members.get("jti"), members.get("origin")
     if not isinstance(token_id, str) or _ID.fullmatch(token_id) is None:
         raise BadToken("bad_token", "its `jti` is not 16 to 64 letters, digits, - and _")
@@ -100,8 +116,22 @@ def _expiry(value: object) -> datetime:
         raise BadToken("bad_token", "its `exp` is beyond the years that there are") from error
 
 
-def _mac(signed: str, secret: bytes) -> bytes:
-    return hmac.new(secret, signed.encode("ascii"), hashlib.sha256).digest()
+def _cipher(secret: bytes) -> "AESGCM":
+    # Loaded only where there is a widget: it takes 7 MB.
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+    return AESGCM(key_of(secret))
+
+
+def _open(parts: Sequence[str], secrets: Sequence[bytes]) -> bytes:
+    from cryptography.exceptions import InvalidTag
+
+    nonce, sealed, tag = (_decode(part) for part in parts[2:])
+    if len(nonce) == _NONCE and len(tag) == _TAG:
+        for secret in secrets:
+            with contextlib.suppress(InvalidTag):
+                return _cipher(secret).decrypt(nonce, sealed + tag, parts[0].encode())
+    raise BadToken("bad_token", "it is not encrypted with [widget] secret by A256GCM")
 
 
 def _encode(data: bytes) -> str:
@@ -110,6 +140,9 @@ def _encode(data: bytes) -> str:
 
 def _decode(text: str) -> bytes:
     try:
-        return base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+        data = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
     except (binascii.Error, ValueError) as error:
         raise BadToken("bad_token", "a part of it is not base64url") from error
+    if _encode(data) != text:  # RFC 4648 §3.5: bits that say nothing would make two tokens of one.
+        raise BadToken("bad_token", "a part of it is not base64url")
+    return data

@@ -2,7 +2,7 @@
 The widget's addresses: the module that pages load, a call for who shows a token, and how that call goes.
 
 They are open to everybody, so they take nothing on trust: whom to call stands in the token, which the site's server
-signed; the visitor adds a number and a consent. What is told never names the other party or the lead.
+encrypted; the visitor adds a number and a consent. What is told never names the other party or the lead.
 """
 
 import hashlib
