@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from dosvoces.sip.api import CallEnd, EndCause, Hop, Invitation
-from dosvoces.sip.digest import Credentials
+from dosvoces.sip.digest import Credentials, check
 from dosvoces.sip.message import MessageError, Request, quoted_branch, tag
 from tests.sip_stage import ANSWER, OFFER, TRUNK, Recorder, Stage
 
@@ -636,6 +636,26 @@ def test_unreachable_while_hanging_up() -> None:
     ((data, destination),) = stage.ua.outbox
     assert quoted_branch(data)
     stage.ua.unreachable(destination, data, stage.now)
+    assert stage.recorder.end == hung_up("BYE: transport")
+    stage.rest()
+
+
+def test_a_bye_that_meets_an_icmp_error_goes_on() -> None:
+    """The end is told at once; whoever is behind a route that comes back, or asks for credentials, is hung up still."""
+    stage = Stage()
+    call, _invite = stage.talking(replace(CREDENTIALS, realm="trunk"))
+    call.hangup()
+    ((data, destination),) = stage.ua.outbox
+    bye = stage.request("BYE")
+    stage.ua.unreachable(destination, data, stage.now)
+    assert stage.recorder.end == hung_up("BYE: transport")
+    assert stage.moments(4) == [(0.5, "BYE"), (1.5, "BYE"), (3.5, "BYE")]
+    stage.ua.unreachable(destination, data, stage.now)
+    stage.answer(bye, 407, headers=[CHALLENGE])
+    again = stage.request("BYE")
+    assert check(again.header("proxy-authorization"), CREDENTIALS, method="BYE", realm="trunk", nonce="n1")
+    stage.answer(again, 200)
+    assert stage.moments(40) == []
     assert stage.recorder.end == hung_up("BYE: transport")
     stage.rest()
 

@@ -315,6 +315,25 @@ def test_refresh_without_an_answer_ends_the_call(update: bool) -> None:
     assert stage.recorder.end.cause is EndCause.TIMEOUT
 
 
+@pytest.mark.parametrize("update", [True, False])
+def test_refresh_that_meets_an_icmp_error_does_not_end_the_call(update: bool) -> None:
+    """RFC 3261 §8.1.3.1: it counts as 503. A route that is gone for a second is no reason to cut a conversation."""
+    stage = Stage()
+    refreshing(stage, update=update, seconds=1800)
+    stage.wait(900)
+    ((data, hop),) = stage.ua.outbox
+    stage.ua.outbox.clear()
+    stage.ua.unreachable(hop, data, stage.now)
+    assert (stage.sent(), stage.recorder.told) == ([], [])
+    stage.wait(434)
+    method = "UPDATE" if update else "INVITE"
+    again = stage.request(method)
+    stage.answer(again, 200, headers=[expires("1800;refresher=uac")], body=b"" if update else ANSWER)
+    stage.messages()
+    stage.wait(899)
+    assert (stage.sent(), stage.ua.open_calls) == ([], 1)
+
+
 def test_refused_refresh_is_tried_again_until_the_session_is_over() -> None:
     stage = Stage()
     refreshing(stage, seconds=1800)

@@ -168,7 +168,9 @@ class Exchange:
             branch, via = self._via("tcp")
             data = compose_lines(self._lines(uri, via, routes), self._body)
         if self._method != "INVITE":
-            return NonInviteClient(line.wire, branch, data, destination, self._receive, self._limit)
+            # Whom a BYE doesn't reach stays on the line, and a route that is gone is often back in seconds.
+            patient = self._method == "BYE"
+            return NonInviteClient(line.wire, branch, data, destination, self._receive, self._limit, patient=patient)
         head = Head(
             uri=uri,
             via=via,
@@ -214,7 +216,10 @@ class Exchange:
             return
         if isinstance(event, Response) and event.code in _CHALLENGES and self._retry(event):
             return
-        self._done(self, event)
+        done = self._done
+        if self._method == "BYE" and event is Failure.TRANSPORT:
+            self._done = _told  # it goes on, and what it then gets is no news
+        done(self, event)
 
     def _goes_elsewhere(self) -> bool:
         """Send by UDP, with fragments if need be, what TCP was refused for (RFC 3261 §18.1.1)."""
@@ -278,6 +283,10 @@ class Exchange:
     def _authorize(self) -> None:
         if self._account is not None and self._may_have_digest:
             self._authorization = self._account.lines(self._method, self.dialog.route()[0], self._body)
+
+
+def _told(exchange: Exchange, event: Response | Failure) -> None:
+    """Whoever asked knows what came of it."""
 
 
 def ack(line: Line, dialog: Dialog, destination: Hop, cseq: int, authorization: tuple[str, ...] = ()) -> bytes:

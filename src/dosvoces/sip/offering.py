@@ -180,7 +180,7 @@ class Offering(ABC):
 
     def _settle_reinvite(self, event: Response | Failure) -> None:
         done, self._reinvite, self._reinvite_done = self._reinvite_done, None, None
-        status = event.code if isinstance(event, Response) else None
+        status = _status(event)
         if done is not None:
             done(status, event.body if isinstance(event, Response) and event.code < 300 else b"")
         self._end_if_gone(status, "re-INVITE")
@@ -270,7 +270,7 @@ class Offering(ABC):
         if self._phase is not Phase.TALKING or self._agreement is None:
             return
         if isinstance(event, Failure):
-            self._end_if_gone(None, "session refresh")
+            self._refused(_status(event), "session refresh")
         elif event.code < 300:
             self._dialog.refresh_target(event)
             self._agree(agreed_by_answer(event, self._ua.session), event)
@@ -292,9 +292,9 @@ class Offering(ABC):
         elif body and self._handler is not None:
             self._handler.on_answer_to_offer(body)
 
-    def _refused(self, status: int, request: str) -> None:
+    def _refused(self, status: int | None, request: str) -> None:
         """A refresh was refused: the session lives on until its end, and until then it may be tried again."""
-        if status in (408, 481):
+        if status in (None, 408, 481):
             self._end_if_gone(status, request)
         elif status == 491:
             self._refresh_later(self._ua.uniform(*self._glare_wait))
@@ -317,3 +317,14 @@ class Offering(ABC):
         if self._phase is Phase.TALKING:
             # RFC 4028 §10: a BYE, and the line isn't paid for any longer.
             self._leave(CallEnd(EndCause.TIMEOUT, "remote", None, "session not refreshed"), (TIMER_EXPIRED,))
+
+
+def _status(event: Response | Failure) -> int | None:
+    """
+    The final status; `None` if there was none.
+
+    RFC 3261 §8.1.3.1: a transport error counts as 503. It ends no dialog: the route may be back in a second.
+    """
+    if isinstance(event, Response):
+        return event.code
+    return 503 if event is Failure.TRANSPORT else None

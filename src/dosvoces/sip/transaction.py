@@ -320,6 +320,7 @@ class NonInviteClient:
         "_data",
         "_deadline",
         "_interval",
+        "_patient",
         "_repeat",
         "_resent",
         "_user",
@@ -337,8 +338,14 @@ class NonInviteClient:
         destination: Hop,
         user: ClientUser | None,
         limit: float = TIMEOUT,
+        *,
+        patient: bool = False,
     ) -> None:
-        """Send `data`. `user` gets the final answer or the failure, once. `limit` takes Timer F's place."""
+        """
+        Send `data`. `user` gets the final answer or the failure, once. `limit` takes Timer F's place.
+
+        `patient`: an ICMP error is told, and the request goes on being repeated; `user` gets what comes of that too.
+        """
         self.wire = wire
         self.key = key
         self.destination = destination
@@ -346,6 +353,7 @@ class NonInviteClient:
         self._data = data
         self._user = user
         self._interval = T1
+        self._patient = patient and destination.transport == "udp"
         self._resent = 0
         wire.clients[key] = self
         wire.send(data, destination)
@@ -368,7 +376,10 @@ class NonInviteClient:
 
     def unreachable(self) -> None:
         if self.state is State.CALLING:
-            self._finish(Failure.TRANSPORT)
+            if not self._patient:
+                self._finish(Failure.TRANSPORT)
+            elif self._user is not None:
+                self._user(Failure.TRANSPORT)
 
     def lost(self) -> None:
         if self._resent >= MAX_RESENT:
