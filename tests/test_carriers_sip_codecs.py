@@ -228,6 +228,35 @@ def waiting(host: str, port: int) -> int:
     return int(row.split()[4].partition(":")[2], 16)
 
 
+async def test_hold_music_is_heard_from_the_address_that_the_holder_names(bench: Bench) -> None:
+    """Many exchanges have a machine of its own for it, and say so in the re-INVITE."""
+    voices: dict[Side, Voice] = {}
+    parties: dict[Side, Party] = {}
+    for side in Side:
+        parties[side] = await bench.rung(side)
+        voices[side] = Voice(parties[side])
+        parties[side].answer()
+        await bench.told.saw(ONE, Answered(side))
+        await asyncio.wait_for(parties[side].confirmed.wait(), LIMIT_S)
+    await bench.sip.join(ONE)
+    player = Voice(parties[B])  # what B says from now on names the player's port
+    try:
+        assert (await changed(parties[B], sdp.PCMA, direction=sdp.Direction.SENDONLY))[0] == 200
+        await bench.sip.join(ONE)
+        player.say(b"music")
+        assert await voices[A].hear() == b"music"
+        voices[A].say(b"unheard")
+        await voices[A].read()
+        parties[B].port = voices[B].socket.getsockname()[1]
+        assert (await changed(parties[B], sdp.PCMA, version=3))[0] == 200
+        await bench.sip.join(ONE)
+        voices[A].say(b"after")
+        assert await voices[B].hear() == b"after"
+    finally:
+        for voice in (*voices.values(), player):
+            voice.socket.close()
+
+
 @pytest.mark.parametrize("direction", [sdp.Direction.SENDONLY, sdp.Direction.INACTIVE])
 async def test_a_hold_is_silence_to_both_and_no_offer_to_the_other(bench: Bench, direction: sdp.Direction) -> None:
     """The other party isn't asked for anything; it hears what the holder plays, which may be nothing."""

@@ -400,6 +400,29 @@ async def test_hold(bench: Bench) -> None:
     assert bench.varies.its_own_streams or follows(before, after)
 
 
+async def test_hold_plays_from_elsewhere(bench: Bench) -> None:
+    """Hold music often comes from a machine of its own."""
+    a, b = await bench.joined()
+    b.say(b"before")
+    assert (await a.next()).payload == b"before"
+    player = await bench.party(host=STRANGER_HOST)
+    player.to = b.to
+    bench.relay.connect(ID, Side.B, None, PCMA, plays_from=player.at)
+    await bench.relay.join(ID)
+    for _ in range(3):
+        a.say(b"unheard")
+        b.say(b"no longer its address")
+        player.say(b"music")
+        assert (await a.next()).payload == b"music"
+    bench.relay.connect(ID, Side.B, b.at, PCMA)
+    await bench.relay.join(ID)
+    b.say(b"after")
+    assert (await a.next()).payload == b"after"
+    a.say(b"after")
+    assert (await b.next()).payload == b"after"
+    assert player.heard.empty()
+
+
 async def test_statistics_count_what_was_lost(bench: Bench) -> None:
     a, b = await bench.joined()
     for number in range(50):

@@ -120,6 +120,7 @@ class Ether:
         remote: Address | None,
         format: Format,
         *,
+        plays_from: Address | None = None,
         sends: bool = True,
         srtp: Srtp | None = None,
         rtcp_port: int | None = None,

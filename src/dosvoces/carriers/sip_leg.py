@@ -376,7 +376,9 @@ class SipLeg(CallHandler):
         self._connect_media(chosen)
 
     def _connect_media(self, chosen: sdp.Chosen, *, stopped: bool = False) -> None:
-        remote = None if chosen.held or stopped else Address(chosen.host, chosen.port)
+        place = Address(chosen.host, chosen.port)
+        # RFC 3264 §8.4: who holds may play, and from another machine than it spoke from.
+        plays = chosen.held and chosen.direction.receives and not is_unspecified(chosen.host)
         codec = chosen.codec
         agreed = Format(
             name=codec.name,
@@ -387,7 +389,8 @@ class SipLeg(CallHandler):
         )
         keys = chosen.keys
         self.carrier.relay.connect(
-            *(self.session.connection_id, self.side, remote, agreed),
+            *(self.session.connection_id, self.side, None if chosen.held or stopped else place, agreed),
+            plays_from=place if plays and not stopped else None,
             sends=chosen.direction.receives and not stopped,
             srtp=Srtp(keys.suite, keys.ours, keys.theirs) if keys is not None else None,
             rtcp_port=chosen.rtcp_port,

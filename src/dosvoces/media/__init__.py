@@ -158,7 +158,8 @@ class MediaRelay(Protocol):
     - *warning*: `play_warning` plays a tone to that side, until `release`, in the place of whatever it heard.
     - *join*: after `join` each side hears the other within one packet time, with the sequence, timestamp and SSRC of
       its own stream continuous.
-    - *hold*: `connect` again with other values moves or (`remote=None`) silences that side, keeping its port.
+    - *hold*: `connect` again with other values moves or (`remote=None`) silences that side, keeping its port; what it
+      plays meanwhile is heard, from another address too if that is named.
     - *encryption*: with `srtp` that side's media are SRTP and SRTCP, whatever the other side's are. What isn't
       authentic, or comes twice, is refused and counted before anything is learned from it.
     - *reports*: RTCP is sent to each connected side and read from it, never passed on.
@@ -202,6 +203,7 @@ class MediaRelay(Protocol):
         remote: Address | None,
         format: Format,
         *,
+        plays_from: Address | None = None,
         sends: bool = True,
         srtp: Srtp | None = None,
         rtcp_port: int | None = None,
@@ -209,6 +211,7 @@ class MediaRelay(Protocol):
         """
         Say where that side's media is and how it is coded; `remote=None`: it wants to receive nothing for now.
 
+        `plays_from`: where it is meanwhile, as hold music often comes from another machine; None: where it was.
         `sends=False`: it said that it sends nothing for now. `srtp`: how its media are encrypted; a key that is the
         same as before keeps its stream. `rtcp_port`: where it takes RTCP, if that isn't the port above.
 

@@ -155,17 +155,19 @@ class WorkerRelay(MediaRelay):
         remote: Address | None,
         format: Format,
         *,
+        plays_from: Address | None = None,
         sends: bool = True,
         srtp: Srtp | None = None,
         rtcp_port: int | None = None,
     ) -> None:
         if call := self._calls.get(connection_id):
-            host, port = (None, 0) if remote is None else (self._as_the_kernel_writes(remote.host), remote.port)
+            host, port = self._place(remote)
             call.formats[side] = format
             keys = None if srtp is None else (srtp.suite, srtp.local_key.hex(), srtp.remote_key.hex())
             self._send(
                 *(call, "connect", connection_id, side, host, port, format.name, format.payload_type),
                 *(format.clock_rate, format.dtmf_payload_type, format.packet_ms, sends, rtcp_port, keys),
+                *self._place(plays_from),
             )
 
     def play_ringing(self, connection_id: ConnectionId, side: Side) -> None:
@@ -230,6 +232,9 @@ class WorkerRelay(MediaRelay):
     def _send(self, call: _Call, name: str, *arguments: object) -> None:
         if call.slot.process is not None:
             call.slot.process.send(name, *arguments)
+
+    def _place(self, address: Address | None) -> tuple[str | None, int]:
+        return (None, 0) if address is None else (self._as_the_kernel_writes(address.host), address.port)
 
     def _as_the_kernel_writes(self, host: str) -> str:
         """Raises `MediaError` on what is no literal address of our family."""

@@ -114,6 +114,7 @@ class RtpengineRelay(MediaRelay):
         remote: Address | None,
         format: Format,
         *,
+        plays_from: Address | None = None,
         sends: bool = True,
         srtp: Srtp | None = None,
         rtcp_port: int | None = None,
@@ -123,9 +124,9 @@ class RtpengineRelay(MediaRelay):
         if srtp is not None:
             raise MediaError('rtpengine makes SRTP keys of its own: use media.relay = "worker"', permanent=True)
         line = call.lines[side]
-        if remote is not None:
-            check_host(remote.host, call.ports[side].host)
-            line.remote, line.rtcp_port = remote, rtcp_port
+        if (place := remote or plays_from) is not None:
+            check_host(place.host, call.ports[side].host)
+            line.remote, line.rtcp_port = place, rtcp_port
         line.held, line.format = remote is None, format
         watched = sends and not line.held
         if watched and line.quiet_since is None:

@@ -57,15 +57,20 @@ class Line:
         remote: tuple[str, int] | None,
         format: Format,
         *,
+        plays_from: tuple[str, int] | None,
         sends: bool,
         srtp: Srtp | None,
         rtcp_port: int | None,
     ) -> None:
-        """Take media from `remote` and send it there; None: send nothing, and take it from where it came until now."""
-        if remote is not None:
-            self.lock.expect(remote)
+        """
+        Take media from `remote` and send it there; None: send nothing, and take it from `plays_from`, or else from
+        where it came until now.
+        """
+        place = remote or plays_from
+        if place is not None:
+            self.lock.expect(place)
             # RFC 3550 §11: the port above. Above the last one there is none: a peer with that one gets its RTCP there.
-            self.rtcp_lock.expect((remote[0], rtcp_port or min(remote[1] + 1, LAST_PORT)))
+            self.rtcp_lock.expect((place[0], rtcp_port or min(place[1] + 1, LAST_PORT)))
         if srtp != (self.shield.srtp if self.shield is not None else None):
             self.shield = None if srtp is None else _shield(srtp, self.shield)
         self.on_hold = remote is None
@@ -203,6 +208,7 @@ class Session:
         remote: tuple[str, int] | None,
         format: Format,
         *,
+        plays_from: tuple[str, int] | None = None,
         sends: bool = True,
         srtp: Srtp | None = None,
         rtcp_port: int | None = None,
@@ -210,7 +216,8 @@ class Session:
         """`MediaRelay.connect`; the host is spelt as the kernel spells it."""
         out = self.lines[side].out
         coded = out.format
-        self.lines[side].connect(remote, format, sends=sends, srtp=srtp, rtcp_port=rtcp_port)
+        line = self.lines[side]
+        line.connect(remote, format, plays_from=plays_from, sends=sends, srtp=srtp, rtcp_port=rtcp_port)
         if out.ringing and coded is not None and coded.name != format.name:
             # A tone in the old codec is noise in the new one.
             out.stop_tone()

@@ -8,7 +8,8 @@ worker has every count-th even port of the range; `silence_s` 0: silence is not 
 connection are kept), `["reserve", n, connections]` (done with as many pairs of ports as there is room for),
 `["allocate", id, country, first port of a reserved pair]`,
 `["connect", id, side, host or null, port, name, payload type, rate, dtmf or null, packet_ms, sends, RTCP port
-or null, [suite, our key, its key] or null]` (keys are hexadecimal),
+or null, [suite, our key, its key] or null, host or null, port]` (keys are hexadecimal; the last two say where it plays
+from while it receives nothing),
 `["play", id, side]`, `["warn", id, side]`, `["stop", id, side]`,
 `["join", n, id]`, `["release", n, id]`, `["ping", n]`.
 Worker to server: `["done", n, …]` or `["failed", n, why]` for each n; `["digit", id, side, digit, ms]`,

@@ -307,13 +307,22 @@ class Worker:
         sends: bool,
         rtcp_port: int | None,
         keys: tuple[str, str, str] | None,
+        playing_host: str | None,
+        playing_port: int,
     ) -> None:
         if call := self._calls.get(id):
             remote = None if host is None else (host, port)
+            plays_from = None if playing_host is None else (playing_host, playing_port)
             format = Format(name, payload_type, clock_rate, dtmf, packet_ms)
             srtp = None if keys is None else Srtp(keys[0], bytes.fromhex(keys[1]), bytes.fromhex(keys[2]))
             before = call.session.lines[Side(side)].shield
-            call.session.connect(Side(side), remote, format, sends=sends, srtp=srtp, rtcp_port=rtcp_port)
+            call.session.connect(
+                *(Side(side), remote, format),
+                plays_from=plays_from,
+                sends=sends,
+                srtp=srtp,
+                rtcp_port=rtcp_port,
+            )
             if call.session.lines[Side(side)].shield is not before:
                 self._wire(call)
             self._watch_ringing(id, call)
