@@ -143,6 +143,22 @@ def test_a_capture_is_drawn_and_written(capsys: pytest.CaptureFixture[str], reco
     assert invite in (folder / "call.pcap").read_bytes()
 
 
+def test_a_capture_that_cant_be_written_or_is_nobodys_says_why(
+    capsys: pytest.CaptureFixture[str], recorded: str, folder: Path
+) -> None:
+    async def write() -> None:
+        store = open_store(f"sqlite:///{folder}/dosvoces.db")
+        await store.open()
+        store.keep_capture(ConnectionId(recorded), pack(Capture(())))
+        await store.close()
+
+    asyncio.run(write())
+    expected = "dosvoces: no/x can't be written: No such file or directory; name another file, or - for stdout\n"
+    assert (1, "", expected) == said(capsys, "show", recorded, "--pcap", "no/x")
+    expected = "dosvoces: there is no connection 'nope'; `dosvoces list` names those that there are\n"
+    assert (1, "", expected) == said(capsys, "show", "nope", "--ladder")
+
+
 def test_a_connection_without_a_capture_says_why(capsys: pytest.CaptureFixture[str], recorded: str) -> None:
     expected = f"dosvoces: no SIP messages are kept of {recorded!r}: they are when it is over, if [sip] capture is on\n"
     assert (1, "", expected) == said(capsys, "show", recorded, "--ladder")

@@ -59,7 +59,7 @@ def show(
 
     record, entries = _read(settings_of(context, config), both)
     if record is None:
-        raise DosvocesError(f"there is no connection {connection!r}; `dosvoces list` names those that there are")
+        raise _no_connection(connection)
     if for_programs:
         typer.echo(as_json({**asdict(record), "journal": [asdict(entry) for entry in entries]}))
     else:
@@ -72,17 +72,36 @@ def _show_capture(settings: "Settings", connection: str, *, as_ladder: bool, pca
     from dosvoces.capture.pcap import pcap
     from dosvoces.model import ConnectionId
 
-    packed = _read(settings, lambda store: store.capture(ConnectionId(connection.lower())))
+    async def both(store: "Store") -> Any:
+        connection_id = ConnectionId(connection.lower())
+        return await store.connection(connection_id), await store.capture(connection_id)
+
+    record, packed = _read(settings, both)
+    if record is None:
+        raise _no_connection(connection)
     if packed is None:
         raise DosvocesError(
             f"no SIP messages are kept of {connection!r}: they are when it is over, if [sip] capture is on"
         )
     capture = unpack(packed)
     if pcap_file is not None:
-        content = pcap(capture)
-        sys.stdout.buffer.write(content) if str(pcap_file) == "-" else pcap_file.write_bytes(content)
+        _write(pcap_file, pcap(capture))
     if as_ladder:
         typer.echo(ladder(capture))
+
+
+def _write(file: Path, content: bytes) -> None:
+    if str(file) == "-":
+        sys.stdout.buffer.write(content)
+        return
+    try:
+        file.write_bytes(content)
+    except OSError as error:
+        raise DosvocesError(f"{file} can't be written: {error.strerror}; name another file, or - for stdout") from error
+
+
+def _no_connection(named: str) -> DosvocesError:
+    return DosvocesError(f"there is no connection {named!r}; `dosvoces list` names those that there are")
 
 
 @mail_app.command("list")
