@@ -8,6 +8,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
+
+from dosvoces.cli import main
 from dosvoces.testing import until
 from tests.house import LIMIT_S, Sections
 from tests.ports import HOST, free_port
@@ -77,7 +80,7 @@ async def test_a_trial_message_is_signed(tmp_path: Path) -> None:
     async with Receiver.open() as receiver:
         async with serving(tmp_path, record_of(tmp_path), [hook(receiver)]) as node:
             said = await node.command("webhooks", "test")
-            assert said == f"{receiver.url('/main')}: HTTP 204, taken\n"
+            assert said == f"{receiver.url('/main')}: taken: HTTP 204\n"
             (message,) = receiver.received
             assert message.verify()["type"] == "test"
 
@@ -107,8 +110,27 @@ async def test_the_receiver_of_the_documentation_works(tmp_path: Path) -> None:
     async with documented_receiver(port) as receiver:
         assert receiver.stdout is not None
         async with serving(tmp_path, record_of(tmp_path), hooks) as node:
+            assert (await node.command("webhooks", "test", "crm")).endswith(": taken: HTTP 204\n")
+            _, event, outcome = (await asyncio.wait_for(receiver.stdout.readline(), 2 * LIMIT_S)).decode().split()
+            assert (event, outcome) == ("test", "None")
             connection = await a_call_that_ends(node)
             line = await asyncio.wait_for(receiver.stdout.readline(), 2 * LIMIT_S)
             name, event, outcome = line.decode().split()
             assert (name, event) == (f"{connection}.1", "connection.ended")
             assert outcome in ("cancelled", "completed")
+
+
+def test_where_there_is_no_webhook_that_is_said(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    none = "there is no webhook in the settings: add a section [[webhooks]], see docs/howto/webhooks.md\n"
+    assert (main(["webhooks", "test"]), *capsys.readouterr()) == (1, "", f"dosvoces: {none}")
+    hooks = [f'[[webhooks]]\nname = "{name}"\nurl = "https://h/"\nsecret = "{SECRET}"\n' for name in ("crm", "erp")]
+    (tmp_path / "dosvoces.toml").write_text("".join(hooks))
+    those = "those in the settings are: crm, erp\n"
+    expected = f"dosvoces: name one: dosvoces webhooks test NAME; {those}"
+    assert (main(["webhooks", "test"]), *capsys.readouterr()) == (1, "", expected)
+    for command in ("test", "enable"):
+        expected = f"dosvoces: there is no webhook 'foo'; {those}"
+        assert (main(["webhooks", command, "foo"]), *capsys.readouterr()) == (1, "", expected)

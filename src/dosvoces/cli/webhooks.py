@@ -26,6 +26,7 @@ webhooks_app = typer.Typer(
     help="Webhooks and outcome mails: what waits, what was tried.", no_args_is_help=True, rich_markup_mode=None
 )
 TEST_EVENT = "test"
+NONE_AT_ALL = "there is no webhook in the settings: add a section [[webhooks]], see docs/howto/webhooks.md"
 FORMATS = ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z"]
 
 
@@ -63,6 +64,8 @@ def list_endpoints(context: typer.Context, config: Config = None, for_programs: 
         ]
         typer.echo(as_json(rows))
         return
+    if not found:
+        typer.echo(NONE_AT_ALL)
     for endpoint, state in found:
         how = "enabled"
         if state is not None:
@@ -145,7 +148,11 @@ def _of_message(settings: "Settings", message: str, endpoint: str | None) -> "Se
 def _named(settings: "Settings", name: str) -> None:
     names = [webhook.name for webhook in settings.webhooks]
     if name not in names:
-        raise DosvocesError(f"there is no webhook {name[:32]!r} in the settings: {', '.join(names) or 'none at all'}")
+        raise DosvocesError(f"there is no webhook {name[:32]!r}; {_those(names)}")
+
+
+def _those(names: "Sequence[str]") -> str:
+    return f"those in the settings are: {', '.join(names)}" if names else NONE_AT_ALL
 
 
 def _at_desk(settings: "Settings", question: "Callable[[Endpoints], Awaitable[T]]") -> T:
@@ -166,12 +173,14 @@ def try_webhook(
     from dosvoces.app.deferred import endpoints_of
 
     endpoints = endpoints_of(settings_of(context, config))
+    names = [endpoint.name for endpoint in endpoints]
     chosen = [endpoint for endpoint in endpoints if name in (None, endpoint.name)]
+    if name is None and len(names) > 1:
+        raise DosvocesError(f"name one: dosvoces webhooks test NAME; {_those(names)}")
     if len(chosen) != 1:
-        names = ", ".join(endpoint.name for endpoint in endpoints) or "none"
-        raise DosvocesError(f"name one of the webhooks in the settings ({names}): dosvoces webhooks test NAME")
+        raise DosvocesError(f"there is no webhook {name[:32]!r}; {_those(names)}" if name else NONE_AT_ALL)
     reply = asyncio.run(_post(chosen[0]))
-    typer.echo(f"{chosen[0].url}: {reply.words}, {'taken' if reply.taken else 'not taken'}")
+    typer.echo(f"{chosen[0].url}: {'taken' if reply.taken else 'not taken'}: {reply.words}")
     raise typer.Exit(not reply.taken)
 
 
