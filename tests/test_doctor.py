@@ -251,11 +251,23 @@ def test_a_clock_before_this_program_is_an_error() -> None:
     assert finding.level is Level.ERROR
 
 
-def test_a_readable_file_with_a_password_is_a_warning(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "holds"),
+    [
+        ('[[trunks]]\nname = "main"\npassword = "x"', ['[[trunks]] password (trunk "main")']),
+        ('[mail]\nurl = "smtp://u:p@h"\n[widget]\nsecret = "x"', ["[mail] url", "[widget] secret"]),
+        ('[database]\nurl = "postgresql://h/d?password=x"', ["[database] url"]),
+        ('[database]\nurl = "postgresql://u@h:5432/d"\npassword_file = "p"', []),
+        ('[mail]\nurl = "smtp://h:25"\n[[webhooks]]\nurl = "https://h:443/"\nsecret_file = "s"', []),
+    ],
+)
+def test_a_readable_file_with_a_secret_is_a_warning(tmp_path: Path, text: str, holds: list[str]) -> None:
     file = tmp_path / "dosvoces.toml"
-    file.write_text('password = "x"')
+    file.write_text(text)
     file.chmod(0o644)
-    assert [f.level for f in doctor._configuration(file)] == [Level.OK, Level.WARNING]
+    warnings = [f.text for f in doctor._configuration(file) if f.level is Level.WARNING]
+    told = f"every account of this machine can read {file}, and it holds {', '.join(holds)}"
+    assert warnings == ([told] if holds else [])
     file.chmod(0o600)
     assert [f.level for f in doctor._configuration(file)] == [Level.OK]
 

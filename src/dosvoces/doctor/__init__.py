@@ -27,6 +27,7 @@ from dosvoces.errors import MailError, MediaError, NoRecordYet, SettingsError, S
 from dosvoces.mail import Mailbox
 from dosvoces.media import ng
 from dosvoces.settings import PORTS_PER_CONNECTION, HostPort, Settings, is_loopback
+from dosvoces.settings.sources import secrets_in
 from dosvoces.store import Store
 from dosvoces.store.address import SqliteAddress, parse_database_url
 from dosvoces.store.keys import Keys
@@ -75,13 +76,12 @@ def _configuration(file: Path | None) -> Iterator[Finding]:
         yield Finding(Level.OK, "configuration", "no dosvoces.toml: defaults and the environment are used")
         return
     yield Finding(Level.OK, "configuration", f"{file} is valid")
-    text = file.read_text(encoding="utf-8", errors="replace")
-    if file.stat().st_mode & stat.S_IROTH and any(word in text for word in ("password =", "password=", "://")):
+    if file.stat().st_mode & stat.S_IROTH and (secret := secrets_in(file)):
         yield Finding(
             Level.WARNING,
             "configuration",
-            f"every account of this machine can read {file}, and it may hold a password",
-            f"chmod 600 {file}, or put the secret in a file of its own (password_file, url_file)",
+            f"every account of this machine can read {file}, and it holds {', '.join(secret)}",
+            f"chmod 600 {file}, or put each secret in a file of its own (password_file, secret_file, url_file)",
         )
 
 

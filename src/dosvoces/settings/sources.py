@@ -27,6 +27,7 @@ NOT_SETTINGS = {"DOSVOCES_CONFIG", "DOSVOCES_KEY", crashpoints.VARIABLE}  # opti
 LISTS = {"trunks": "trunk", "webhooks": "webhook"}
 """Sections of which there may be several, and the word for one of them."""
 MAX_FILE = 1 << 20  # bytes of dosvoces.toml, and of a secret's file
+URL_WITH_PASSWORD = re.compile(r"//[^/]*:.*@|[?&]password=")
 MAX_SHOWN = 80  # characters of a wrong value
 
 KeyPath = tuple[str | int, ...]
@@ -165,6 +166,17 @@ def _model(annotation: Any) -> type[BaseModel] | None:
     if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
         return annotation if issubclass(annotation, BaseModel) else None
     return next((model for part in typing.get_args(annotation) if (model := _model(part)) is not None), None)
+
+
+def secrets_in(file: Path) -> list[str]:
+    """The keys whose secrets stand in `file` itself, as it writes them; of a `url` only one with a password."""
+    values = _read_toml(file)
+    return [
+        _where(values, (*path, key))
+        for path, section, model in _sections(values)
+        for key in _secret_keys(model)
+        if key in section and (key != "url" or URL_WITH_PASSWORD.search(str(section[key])))
+    ]
 
 
 def _secret_keys(model: type[BaseModel]) -> list[str]:
