@@ -270,9 +270,11 @@ def test_call_posts_the_contracts_fields(capsys: pytest.CaptureFixture[str], far
 
 
 def test_call_leaves_out_what_is_not_given_and_tells_a_refusal(capsys: pytest.CaptureFixture[str], far: Far) -> None:
-    far.status, far.body, far.location = 400, b'{"Message": "Missing arguments email: x"}', ""
+    error = b'{"field": "email", "code": "format", "message": "is not one plain e-mail address"}'
+    far.status, far.body, far.location = 400, b'{"Message": "Missing arguments email: x", "Errors": [%s]}' % error, ""
     fields = ("--firstnumber", "+34600000011", "--secondnumber", "+34960000022", "--email", "x")
-    assert said(capsys, "call", "--url", f"{far.url}/call", *fields) == (1, "400 Missing arguments email: x\n", "")
+    expected = "400 Missing arguments email: x\n  email is not one plain e-mail address\n"
+    assert said(capsys, "call", "--url", f"{far.url}/call", *fields) == (1, expected, "")
     assert far.asked == [
         ("/call", "application/json", {"firstnumber": "+34600000011", "secondnumber": "+34960000022", "email": "x"})
     ]

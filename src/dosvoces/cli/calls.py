@@ -47,7 +47,7 @@ def call(
         # Both may ring out, after the mail and the interval.
         timeout_s=settings.mail.timeout_s + 2 * settings.dialing.ring_timeout_s + (call_interval or 300) + 10,
     )
-    typer.echo(f"{answer.status} {answer.text}")
+    typer.echo("\n  ".join([f"{answer.status} {answer.text}", *answer.errors]))
     if answer.connection_id:
         typer.echo(f"dosvoces show {answer.connection_id}")
     if answer.connection_id and (follow or (follow is None and url and key)):

@@ -9,6 +9,7 @@ import json
 import urllib.parse
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from dosvoces.errors import DosvocesError, NotAllowed
 
@@ -30,6 +31,14 @@ class Answer:
     def connection_id(self) -> str:
         """The connection that came of it; empty where none did."""
         return self.location.rpartition("/")[2]
+
+    @property
+    def errors(self) -> list[str]:
+        """What is wrong with the request, a line for each of its fields, such as `email is missing`."""
+        answer = _object(self.body)
+        listed = answer.get("Errors")
+        each = [error for error in listed if isinstance(error, dict)] if isinstance(listed, list) else []
+        return [f"{error.get('field', '')} {error.get('message', '')}".strip() for error in each]
 
 
 def service_url(host: str, port: int) -> str:
@@ -69,9 +78,13 @@ def post_call(url: str, fields: Mapping[str, object], *, timeout_s: float, key: 
 
 
 def _sentence(body: str) -> str:
+    message = _object(body).get("Message")
+    return message if isinstance(message, str) else body.strip()
+
+
+def _object(body: str) -> dict[str, Any]:
     try:
         answer = json.loads(body)
     except ValueError:
-        return body.strip()
-    message = answer.get("Message") if isinstance(answer, dict) else None
-    return message if isinstance(message, str) else body.strip()
+        return {}
+    return answer if isinstance(answer, dict) else {}
