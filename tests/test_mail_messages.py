@@ -134,7 +134,8 @@ def test_text_names_every_field() -> None:
     assert compose_lead(FULL, sender=SENDER).text.splitlines() == [
         "Nuevo contacto: Ático en L'Eixample – 3ª planta €, Vitòria-Gasteiz",
         "",
-        "Dosvoces llama ahora a los dos números y los une. Si la llamada no llega, puede marcarlos desde aquí.",
+        "Dosvoces está llamando a los dos números para ponerlos en contacto. "
+        "Si no recibe la llamada, puede marcarlos desde aquí.",
         "",
         "Primer número: +34 600 00 00 11",
         "Segundo número: +34 960 00 00 22",
