@@ -351,3 +351,12 @@ def test_serve_whose_port_is_taken_is_one_clear_line(capsys: pytest.CaptureFixtu
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith(f"dosvoces: Can't listen for HTTP on 127.0.0.1:{port}")
     assert "Traceback" not in done.stderr
+
+
+def test_a_wrong_url_of_a_move_is_named_by_its_option(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    form = "sqlite:///dosvoces.db, or postgresql://user:password@host/database"
+    for option in ("--from", "--to"):
+        urls = {"--from": "sqlite:///a.db", "--to": "sqlite:///b.db", option: "foo"}
+        arguments = [part for pair in urls.items() for part in pair]
+        expected = f"dosvoces: {option} is no database URL: write it as {form}\n"
+        assert (2, "", expected) == said(capsys, "migrate-data", *arguments)

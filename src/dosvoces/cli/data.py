@@ -1,10 +1,14 @@
 """The command that moves a record from one database to another."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dosvoces.cli.options import Config, operator, settings_of
+from dosvoces.errors import SettingsError
+
+if TYPE_CHECKING:
+    from dosvoces.store.database import Database
 
 data_app = typer.Typer(rich_markup_mode=None)
 
@@ -22,11 +26,21 @@ def migrate_data(
     from dosvoces.store.moving import move_record
     from dosvoces.store.sql import open_database
 
-    to = open_database(target if target is not None else settings_of(context, config).database.address)
-    of = open_database(source)
+    to = _opened(target, "--to") if target is not None else open_database(settings_of(context, config).database.address)
+    of = _opened(source, "--from")
     typer.echo(f"Copying {of.name} to {to.name}")
     moved = move_record(of, to, lambda progress: typer.echo(f"  {progress}"), by=operator())
     typer.echo(
         f"All {sum(moved.rows.values())} rows of {len(moved.rows)} tables are there, each as it was. "
         f"The old record is untouched; see that [database] url names {to.name}, and start the service."
     )
+
+
+def _opened(url: str, option: str) -> "Database":
+    """The database of an option, which a wrong one is told to be wrong by."""
+    from dosvoces.store.sql import open_database
+
+    try:
+        return open_database(url)
+    except SettingsError as error:
+        raise SettingsError(str(error).replace("[database] url", option, 1)) from error
