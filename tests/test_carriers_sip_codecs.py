@@ -147,6 +147,30 @@ async def test_a_change_of_codec_that_the_other_refuses_is_refused(bench: Bench)
     assert (await changed(second, sdp.PCMA, version=3))[0] == 200, "the call goes on as it was"
 
 
+async def test_a_change_of_codec_that_is_cancelled_is_taken_back_from_the_other(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RFC 3261 §14 lets a re-INVITE be cancelled; the other one has changed for it by then: neither heard anything."""
+    first, second = await bench.party(A), await bench.party(B)
+    await bench.sip.join(ONE)
+    second.takes = (sdp.PCMU, sdp.PCMA)
+
+    def cancel_meanwhile(body: bytes | None) -> bytes | None:
+        monkeypatch.undo()
+        asked = first.incoming._reinvite
+        assert asked is not None
+        asked.cancel()
+        return second.on_offer(body)
+
+    monkeypatch.setattr(second, "on_offer", cancel_meanwhile)
+    assert (await changed(first, sdp.PCMU))[0] == 487
+    async with asyncio.timeout(LIMIT_S):
+        while len(second.offers) < 2 or second.incoming._server is not None:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    assert second.offers == [(sdp.PCMU,), (sdp.PCMA,)]
+    await bench.sip.join(ONE)  # joined already; it would be refused if the sides were coded differently
+
+
 async def test_a_codec_that_no_trunk_allows_is_refused_without_asking(bench: Bench) -> None:
     first, second = await bench.party(A), await bench.party(B)
     assert (await changed(second, sdp.G722))[0] == 488

@@ -225,11 +225,26 @@ class SipLeg(CallHandler):
         def other_asked(agreed: bool) -> None:
             if self.call is None or self.call.over:
                 return
+            if not self.call.offer_waits:
+                if agreed:
+                    self._change_back(other)
+                return
             if not agreed:
                 self._note("offer_refused", {"why": f"the other side can't change to {codec.name}"})
             self.call.answer_offer(self._answer_to(offer, [codec]) if agreed else None)
 
         self._note("codec", {"name": codec.name})
+        other.reoffer(codec, other_asked)
+
+    def _change_back(self, other: "SipLeg") -> None:
+        """The peer cancelled the offer for which the other leg has changed; it goes on in the codec that it had."""
+        assert self.chosen is not None
+        codec = self.chosen.codec
+
+        def other_asked(agreed: bool) -> None:
+            if not agreed:
+                self.fail(f"no common codec: the other side can't change back to {codec.name}")
+
         other.reoffer(codec, other_asked)
 
     # --- what the peer changes ---

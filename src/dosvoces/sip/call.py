@@ -73,6 +73,11 @@ class Call(Offering):
         return [self._dialog.fallback.host, *self._dialog.hosts()]
 
     @property
+    def offer_waits(self) -> bool:
+        """Whether an offer of the peer waits for `answer_offer`; not if it was cancelled."""
+        return self._open_offer is not None
+
+    @property
     def over(self) -> bool:
         """Whether the end has been reported."""
         return self._phase is Phase.OVER
