@@ -28,8 +28,18 @@ class Lane:
         self._jobs.put(_Job(function, done, asyncio.get_running_loop()))
 
     async def run(self, function: Callable[[], T]) -> T:
-        """Run `function` on the lane and wait for what it returns or raises."""
+        """
+        Run `function` on the lane and wait for what it returns or raises.
+
+        Whoever stops waiting before its turn has come has it not run at all: a crowd that gave up must not hold up who
+        comes after it, and what was called a failure must not be done later.
+        """
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+        def unless_given_up() -> T:
+            if future.cancelled():
+                raise asyncio.CancelledError
+            return function()
 
         def done(result: T | None, error: BaseException | None) -> None:
             if future.cancelled():
@@ -39,7 +49,7 @@ class Lane:
             else:
                 future.set_result(result)  # type: ignore[arg-type]  # No error, so it is what `function` returned.
 
-        self.submit(function, done)
+        self.submit(unless_given_up, done)
         return await future
 
     def stop(self) -> None:
