@@ -24,7 +24,7 @@ from dosvoces.store import Earlier, Entry
 from dosvoces.store.address import PostgresAddress, parse_database_url
 from dosvoces.store.postgres import PostgresServer
 from dosvoces.store.prepared import Cursor
-from dosvoces.store.sql import SqlStore, open_store
+from dosvoces.store.sql import SqlStore, open_roll, open_store
 from dosvoces.testing import T0, A, an_order, until
 from tests.ports import HOST, free_port
 from tests.postgres import PASSWORD, USER, Cluster
@@ -167,6 +167,24 @@ async def test_a_server_that_answers_nothing_is_given_up_in_time(postgres_cluste
         assert await store.entries(ORDER.id) == [entry(1)]
         assert [record.id for record in await store.connections()] == [ORDER.id]
         await store.record(an_order(4, key="again"))
+
+
+async def test_a_roll_is_closed_in_time_though_its_server_answers_nothing(postgres_cluster: Cluster) -> None:
+    """A shutdown waits for it: who had asked is cancelled by then, and nobody else would end that question."""
+    url = postgres_cluster.url(postgres_cluster.new_database())
+    async with opened(url):
+        roll = open_roll(url)
+        await roll.open()
+        postgres_cluster.pause()
+        try:
+            asked = asyncio.create_task(roll.look())
+            with suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.shield(asked), 0.2)  # Until it is on its way.
+            asked.cancel()
+            await asyncio.wait_for(asyncio.shield(closed := asyncio.create_task(roll.close())), 15)
+        finally:
+            postgres_cluster.resume()
+        await closed
 
 
 class BreakingCursor:

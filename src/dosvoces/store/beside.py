@@ -16,6 +16,8 @@ T = TypeVar("T")
 
 ANSWER_LIMIT_S = 3.0
 """How long one call may take: longer than the database's own limits, and less than a node may stay without a beat."""
+CLOSE_LIMIT_S = 0.5
+"""How long `close` waits for a call whose asker is gone, before the database is made to let go of it."""
 
 
 class Beside:
@@ -31,8 +33,12 @@ class Beside:
     async def close(self) -> None:
         lane, self._lane = self._lane, None
         if lane is not None:
-            await asyncio.shield(lane.run(self._disconnect))
-            lane.stop()
+            impatience = asyncio.get_running_loop().call_later(CLOSE_LIMIT_S, self._database.interrupt_beside)
+            try:
+                await asyncio.shield(lane.run(self._disconnect))
+            finally:
+                impatience.cancel()
+                lane.stop()
 
     async def _do(self, work: Callable[[Connection], T]) -> T:
         """Run `work` in a transaction that may write. Raises `StoreError`."""
