@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from dosvoces.deferred.retention import EVERYTHING, LOOK_BACK, Retention, work_of
+from dosvoces.model import ConnectionId, connection_id
 
 NOW = datetime(2026, 3, 2, 10, 30, tzinfo=UTC)
 
@@ -13,17 +14,22 @@ class Engine:
         return 0
 
 
+FIRST, NEXT, MAILS = connection_id(EVERYTHING, 0), connection_id(NOW, 1), 7
+
+
 class Store:
-    """Has two batches of leads for the first sweep."""
+    """Has two looks' worth of connections, and mails for one more, for the first sweep."""
 
     def __init__(self) -> None:
-        self.left = [200, 7]
-        self.asked: list[tuple[datetime, datetime]] = []
+        self.left: list[tuple[int, ConnectionId | None]] = [(0, NEXT), (MAILS, None), (0, None)]
+        self.asked: list[tuple[datetime, ConnectionId]] = []
         self.forgotten: list[datetime] = []
 
-    async def blank_leads(self, *, before: datetime, since: datetime, limit: int) -> int:
+    async def blank_leads(
+        self, *, before: datetime, since: ConnectionId, limit: int
+    ) -> tuple[int, ConnectionId | None]:
         self.asked.append((before, since))
-        return self.left.pop(0) if self.left else 0
+        return self.left.pop(0) if self.left else (0, None)
 
     async def forget(self, *, before: datetime, limit: int) -> int:
         self.forgotten.append(before)
@@ -39,7 +45,11 @@ async def test_leads_go_before_connections_and_all_are_looked_at_once_a_day() ->
         now[0] = NOW + timedelta(hours=hours)
         assert await sweep.forget(work_of(now[0])) is None
     first, second, third = (NOW + timedelta(hours=hours) - timedelta(days=30) for hours in (0, 1, 24))
-    assert store.asked == [*[(first, EVERYTHING)] * 3, (second, first - LOOK_BACK), (third, EVERYTHING)]
+    assert store.asked == [
+        *[(first, FIRST), (first, NEXT), (first, NEXT)],
+        (second, connection_id(first - LOOK_BACK, 0)),
+        (third, FIRST),
+    ]
     assert store.forgotten == [NOW + timedelta(hours=hours) - timedelta(days=400) for hours in (0, 1, 24)]
 
 

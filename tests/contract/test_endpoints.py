@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from dosvoces.core import Connection, Leg, LegState, Terms
-from dosvoces.model import EndReason, Outcome
+from dosvoces.model import EndReason, Outcome, connection_id
 from dosvoces.store.endpoints import DUE_AGO, Endpoints
 from dosvoces.store.keys import Act
 from dosvoces.store.reports import ENDED, Delivery, DeliveryState
@@ -125,7 +125,7 @@ async def test_what_has_no_body_any_more_is_not_replayed(store: SqlStore, desk: 
     _, crm, _ = await told(store)
     await store.reports.tried(crm, DeliveryState.ABANDONED, "HTTP 500", at=T0, next_at=None)
     assert [one.target for one in await desk.failed_since(T0)] == ["webhook:crm"]
-    await store.blank_leads(before=T0 + LONG, since=datetime(1970, 1, 1, tzinfo=UTC), limit=10)
+    await store.blank_leads(before=T0 + LONG, since=connection_id(datetime(1970, 1, 1, tzinfo=UTC), 0), limit=10)
     assert await desk.replay([crm], by="x") == 0
     assert await desk.failed_since(T0) == []
     assert await acts(record_url) == []

@@ -11,7 +11,7 @@ from dosvoces.core import Connection, Leg, LegState, Terms
 from dosvoces.deferred.retention import EVERYTHING
 from dosvoces.errors import NotAllowed
 from dosvoces.mail import Mail
-from dosvoces.model import EndReason, Facts, Lead, NodeId, Order, Outcome, PhoneNumber, Side
+from dosvoces.model import EndReason, Facts, Lead, NodeId, Order, Outcome, PhoneNumber, Side, connection_id
 from dosvoces.store import Entry
 from dosvoces.store.limits import Quota
 from dosvoces.store.personal import (
@@ -206,10 +206,14 @@ async def test_old_leads_are_blanked_and_the_facts_stay(store: SqlStore, record_
     await lived(store, order, over=False)
     ended = T0 + timedelta(seconds=5)
     later = ended + timedelta(days=400)
-    assert await store.blank_leads(before=ended, since=EVERYTHING, limit=10) == 4  # Mails alone: nothing ended before.
-    assert await store.blank_leads(before=later, since=later - timedelta(days=1), limit=10) == 0
-    counts = [await store.blank_leads(before=later, since=EVERYTHING, limit=2) for _ in range(3)]
-    assert counts == [2, 1, 0]
+    first, late = connection_id(EVERYTHING, 0), connection_id(later - timedelta(days=1), 0)
+    # Mails alone: nothing ended before.
+    assert await store.blank_leads(before=ended, since=first, limit=10) == (4, None)
+    assert await store.blank_leads(before=later, since=late, limit=10) == (0, None)
+    third = an_order(3).id
+    assert await store.blank_leads(before=later, since=first, limit=2) == (2, third)
+    assert await store.blank_leads(before=later, since=third, limit=2) == (1, None)
+    assert await store.blank_leads(before=later, since=first, limit=10) == (0, None)
     record = await store.connection(about(1, NUMBER, EMAIL, NAME).id)
     assert record is not None
     assert (record.first, record.outcome, dict(record.metadata)) == (NUMBER, "first_busy", {})

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import structlog
 
 from dosvoces.deferred import Again, Deferred, Work
+from dosvoces.model import connection_id
 from dosvoces.store import Store
 
 log = structlog.get_logger(__name__)
@@ -24,6 +25,8 @@ def work_of(now: datetime) -> Work:
     return Work(KIND, now.astimezone(UTC).strftime("%Y-%m-%dT%H"))
 
 
+LOOKED_AT = 1000
+"""Connections whose leads one transaction looks at: most have none any more, and there may be millions of them."""
 EVERYTHING = datetime(1970, 1, 1, tzinfo=UTC)
 LOOK_BACK = timedelta(days=2)
 """How far before the last sweep one looks for leads; once a day at all of them: a connection may wait for months."""
@@ -78,9 +81,13 @@ class Retention:
     async def _blank(self, now: datetime, before: datetime) -> int:
         all_of_them = now - self._looked_at_all >= timedelta(days=1)
         since = EVERYTHING if all_of_them else self._blanked_before - LOOK_BACK
-        rows = 0
-        while found := await self._store.blank_leads(before=before, since=since, limit=BATCH):
+        rows, at = 0, connection_id(since, 0)
+        while True:
+            found, following = await self._store.blank_leads(before=before, since=at, limit=LOOKED_AT)
             rows += found
+            if following is None and not found:
+                break
+            at = following or at  # Once more at the last ones: there may be more mails.
         self._blanked_before = before
         if all_of_them:
             self._looked_at_all = now

@@ -333,11 +333,14 @@ class Store(Protocol):
         Returns how many it were. Raises `StoreError`.
         """
 
-    async def blank_leads(self, *, before: datetime, since: datetime, limit: int) -> int:
+    async def blank_leads(
+        self, *, before: datetime, since: ConnectionId, limit: int
+    ) -> tuple[int, ConnectionId | None]:
         """
-        Take the lead out of at most `limit` connections that were asked for since then and ended before that.
+        Look at `limit` connections, from `since` on by their ids; take the lead out of those that ended before that.
 
-        As many mails that were kept before it are deleted. Returns how many it were of both. Raises `StoreError`.
+        As many mails that were kept before it are deleted. Returns how many it were of both, and where the next look
+        begins, `None` after the last. Raises `StoreError`.
         """
 
     async def concerns(self) -> list[Concern]:

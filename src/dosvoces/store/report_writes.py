@@ -50,6 +50,7 @@ class ReportWrites:
         self._end = Prepared(_end(), dialect)
         self._delete_ended = Prepared(_delete_ended(), dialect)
         self._delete_mails = Prepared(_delete_mails(), dialect)
+        self._window_end = Prepared(_window_end(), dialect)
         self._blank = [Prepared(statement, dialect) for statement in _blank_leads()]
 
     def prepare(self, cursor: Cursor, of: Report, body: str, targets: Sequence[str]) -> None:
@@ -101,12 +102,18 @@ class ReportWrites:
         ended = self._delete_ended.run(cursor, {**row, "id_before": connection_id(before, 0)})
         return ended + self._delete_mails.run(cursor, row)
 
-    def blank_leads(self, cursor: Cursor, before: datetime, since: datetime, limit: int) -> int:
-        """Take the leads out of connections begun since then that ended before that; delete mails kept before it."""
-        ids = {"id_since": connection_id(since, 0), "id_before": connection_id(before, 0)}
+    def blank_leads(
+        self, cursor: Cursor, before: datetime, since: ConnectionId, limit: int
+    ) -> tuple[int, ConnectionId | None]:
+        """Of `limit` connections from `since` on, take the leads out of those that ended before that; delete mails."""
+        id_before = connection_id(before, 0)
+        self._window_end.run(cursor, {"id_since": since, "id_before": id_before, "most": limit})
+        found = cursor.fetchone()
+        following = None if found is None else ConnectionId(found[0])
+        ids = {"id_since": since, "id_before": following or id_before, "before": before}
         # The connections come last: which they are is asked anew by each.
-        *_, blanked = [statement.run(cursor, {**ids, "before": before, "most": limit}) for statement in self._blank]
-        return blanked + self._delete_mails.run(cursor, {"before": before, "most": limit})
+        *_, blanked = [statement.run(cursor, dict(ids)) for statement in self._blank]
+        return blanked + self._delete_mails.run(cursor, {"before": before, "most": limit}), following
 
 
 def _key(of: Report | Delivery) -> dict[str, Any]:
@@ -184,20 +191,23 @@ _CLIENTS = ("lead_more", "metadata", "webhook_url", "answer_body", "first_receiv
 """What a connection has in the client's own words beside the lead."""
 
 
+def _window_end() -> Select[Any]:
+    """The first connection behind so many: of millions, one transaction looks at these alone."""
+    c = connection.c
+    window = select(c.id).where(c.id >= bindparam("id_since"), c.id < bindparam("id_before")).order_by(c.id)
+    return window.limit(literal_column("1")).offset(bindparam("most", type_=Integer))
+
+
 def _blank_leads() -> tuple[Delete | Update, ...]:
     c = connection.c
     values: dict[str, Any] = {name: "" if name.endswith("_received") else null() for name in (*LEAD_COLUMNS, *_CLIENTS)}
     there = [c[name] != literal_column("''") if value == "" else c[name].is_not(None) for name, value in values.items()]
-    old = _first(
-        select(c.id)
-        .where(
-            c.id >= bindparam("id_since"),
-            c.id < bindparam("id_before"),
-            c.outcome.is_not(None),
-            c.ended_at < bindparam("before", type_=c.ended_at.type),
-            or_(*there),
-        )
-        .order_by(c.id)
+    old = select(c.id).where(
+        c.id >= bindparam("id_since"),
+        c.id < bindparam("id_before"),
+        c.outcome.is_not(None),
+        c.ended_at < bindparam("before", type_=c.ended_at.type),
+        or_(*there),
     )
     blank = {name: literal_column("''") if value == "" else value for name, value in values.items()}
     return (

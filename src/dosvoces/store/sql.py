@@ -331,7 +331,9 @@ class SqlStore(Store):
     async def forget_counts(self, *, limit: int) -> int:
         return await self.change(lambda cursor, _: self.limits.forget(cursor, limit))
 
-    async def blank_leads(self, *, before: datetime, since: datetime, limit: int) -> int:
+    async def blank_leads(
+        self, *, before: datetime, since: ConnectionId, limit: int
+    ) -> tuple[int, ConnectionId | None]:
         return await self.change(lambda cursor, writes: writes.blank_leads(cursor, before, since, limit))
 
     async def change(self, write: Callable[[Cursor, ReportWrites], T], *, locks: tuple[int, ...] = ()) -> T:
