@@ -184,7 +184,7 @@ def _delete_ended() -> Delete:
 
 def _delete_mails() -> Delete:
     before = mail.c.kept_at < bindparam("before", type_=mail.c.kept_at.type)
-    return delete(mail).where(mail.c.number.in_(_first(select(mail.c.number).where(before).order_by(mail.c.number))))
+    return delete(mail).where(mail.c.number.in_(_first(select(mail.c.number).where(before).order_by(mail.c.kept_at))))
 
 
 _CLIENTS = ("lead_more", "metadata", "webhook_url", "answer_body", "first_received", "second_received")

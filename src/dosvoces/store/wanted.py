@@ -3,12 +3,13 @@
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 
-from sqlalchemy import and_, or_
+from sqlalchemy import and_, select
 from sqlalchemy.sql.elements import ColumnElement
 
+from dosvoces.core import Phase
 from dosvoces.model import connection_id
 from dosvoces.store import Wanted
-from dosvoces.store.tables import connection
+from dosvoces.store.tables import connection, leg
 
 
 def wanted_clauses(wanted: Wanted, now: datetime | None) -> Sequence[ColumnElement[bool]]:
@@ -22,8 +23,12 @@ def _clauses(wanted: Wanted, now: datetime | None) -> Iterator[ColumnElement[boo
         yield c.outcome == wanted.outcome
     if wanted.phase is not None:
         yield _in_phase(wanted.phase, now)
+        if wanted.phase != Phase.ENDED:
+            # By the index of what is open, which is next to nothing of all: the order of the list reads everything.
+            still_open = connection.alias("still_open")
+            yield c.id.in_(select(still_open.c.id).where(still_open.c.outcome.is_(None)))
     if wanted.number is not None:
-        yield or_(c.first == wanted.number, c.second == wanted.number)
+        yield c.id.in_(select(leg.c.connection_id).where(leg.c.number == wanted.number))
     # By the id, which begins with the time: only the range itself is read.
     if wanted.created_after is not None:
         yield c.id >= connection_id(wanted.created_after, 0)
