@@ -252,6 +252,34 @@ def waiting(host: str, port: int) -> int:
     return int(row.split()[4].partition(":")[2], 16)
 
 
+async def test_the_answer_in_the_ack_of_a_reinvite_without_offer_moves_the_audio(bench: Bench) -> None:
+    """As a carrier's own third-party control does it; sippy took it for a hold and left the answer unread."""
+    parties = {A: await bench.rung(A)}
+    voices = {A: Voice(parties[A])}
+    parties[A].answer()
+    await bench.told.saw(ONE, Answered(A))
+    parties[B] = await bench.party(B)
+    await bench.sip.join(ONE)
+    voices[B] = Voice(parties[B])  # somewhere else than it answered with
+    leg = bench.sip._sessions[ONE].legs[B]
+    try:
+        offered = leg.on_offer(None)
+        assert isinstance(offered, bytes)
+        offer = sdp.parse(offered)
+        assert offer.audio is not None
+        assert (offer.audio.direction, offer.audio.codecs) == (sdp.Direction.SENDRECV, (sdp.PCMA,))
+        leg.on_answer_to_offer(sdp.answer_to(offer, HOST, parties[B].port, session_id=9).body)
+        await bench.sip.join(ONE)  # joined already; its answer shows that the change has been done
+        voices[A].say(b"to the new address")
+        assert await voices[B].hear() == b"to the new address"
+        leg.on_answer_to_offer(b"")  # no answer, no change (RFC 3264 §8)
+        voices[A].say(b"as before")
+        assert await voices[B].hear() == b"as before"
+    finally:
+        for voice in voices.values():
+            voice.socket.close()
+
+
 async def test_hold_music_is_heard_from_the_address_that_the_holder_names(bench: Bench) -> None:
     """Many exchanges have a machine of its own for it, and say so in the re-INVITE."""
     voices: dict[Side, Voice] = {}

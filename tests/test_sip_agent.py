@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import random
 import socket
 from collections.abc import AsyncIterator, Callable
 
@@ -10,6 +11,7 @@ import uvloop
 
 from dosvoces.sip.agent import Agent, IncomingCall, SipTransportError
 from dosvoces.sip.api import Address, CallEnd, CallHandler, DialogFacts, EndCause, Hop, Invitation
+from dosvoces.sip.message import parse
 from dosvoces.sip.transport import UdpTransport, reachable_address
 
 HOST = "127.0.0.1"
@@ -212,6 +214,59 @@ async def test_a_call_whose_contact_can_t_be_reached_is_acknowledged_and_hung_up
     assert await party.ended == CallEnd(EndCause.HANGUP, "local")
     assert phone.agent.open_calls == 0
     await phone.agent.close(0.01)
+
+
+async def test_a_burst_leaves_in_its_order(agent: Agent) -> None:
+    """sippy's three sender threads swapped one datagram in forty."""
+    loop = asyncio.get_running_loop()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sink:
+        sink.setblocking(False)
+        sink.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        sink.bind((HOST, 0))
+        asking = [
+            loop.create_task(
+                agent.request(
+                    *("OPTIONS", "sip:phone", Hop(*sink.getsockname())),
+                    from_uri="sip:a@b",
+                    to_uri="sip:phone",
+                    headers=[("Subject", str(number))],
+                    limit_s=0.3,
+                )
+            )
+            for number in range(100)
+        ]
+        seen: list[int] = []
+        async with asyncio.timeout(10):
+            while len(seen) < len(asking):
+                number = int(parse(await loop.sock_recv(sink, 2_048)).header("subject"))
+                if number not in seen:  # a repeat, where the machine is slow
+                    seen.append(number)
+        assert seen == list(range(100))
+        await asyncio.gather(*asking)
+
+
+async def test_what_can_t_be_read_is_dropped_without_a_word(
+    agent: Agent, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """sippy printed each with a traceback, 1.5 MB for 2,000: a flood must fill no disk."""
+    caplog.set_level(logging.DEBUG)
+    dice = random.Random(1)
+    good = (
+        b"OPTIONS sip:a@b SIP/2.0\r\nVia: SIP/2.0/UDP 127.0.0.1;rport;branch=z9hG4bKgood\r\nFrom: <sip:a@b>;tag=1\r\n"
+        b"To: <sip:b@b>\r\nCall-ID: c\r\nCSeq: 1 OPTIONS\r\nContent-Length: 0\r\n\r\n"
+    )
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+        peer.setblocking(False)
+        peer.connect(agent.local)
+        for _ in range(300):
+            peer.send(b"\xff\x00" + dice.randbytes(dice.randrange(400)))
+            peer.send(good[: dice.randrange(1, len(good) - 4)])
+        peer.send(good)
+        async with asyncio.timeout(10):
+            answer = parse(await asyncio.get_running_loop().sock_recv(peer, 2_048))
+        assert answer.header("via").startswith("SIP/2.0/UDP 127.0.0.1;rport=")
+    assert caplog.text == ""
+    assert capfd.readouterr() == ("", "")
 
 
 async def test_faulty_handler_is_logged_and_hurts_no_other(
