@@ -192,6 +192,7 @@ class Stage:
         headers: Iterable[tuple[str, str]] = (),
         body: bytes = b"",
         content_type: str = "application/sdp",
+        contact: str = CONTACT,
         source: Address = TRUNK,
     ) -> str:
         """A request of the peer, within a dialog if `local_tag` says so; returns its branch."""
@@ -204,7 +205,7 @@ class Stage:
             ("To", to),
             ("Call-ID", call_id),
             ("CSeq", f"{cseq} {method}"),
-            ("Contact", CONTACT),
+            ("Contact", contact),
         ]
         if body:
             lines.append(("Content-Type", content_type))

@@ -554,6 +554,48 @@ def test_requests_in_an_early_dialog(method: str, body: bytes, code: int) -> Non
     assert stage.sent() == [code]
 
 
+@pytest.mark.parametrize(
+    ("code", "header"), [(407, CHALLENGE), (401, ("WWW-Authenticate", CHALLENGE[1])), (422, ("Min-SE", "3600"))]
+)
+def test_no_contact_of_a_far_end_is_dialled(code: int, header: tuple[str, str]) -> None:
+    """An UPDATE moves its own early dialog; were it the INVITE's target, the next sending would call any number."""
+    stage = Stage()
+    call = stage.invite(CREDENTIALS)
+    invite = stage.request()
+    stage.answer(invite, 180)
+    premium = "<sip:+34807000000@192.0.2.10>"
+    stage.ask("UPDATE", local_tag=call.local_tag, contact=premium)
+    assert stage.sent() == [200]
+    stage.answer(invite, code, headers=[header])
+    _ack, (again, _) = stage.messages()
+    assert isinstance(again, Request)
+    assert (again.method, again.uri, again.header("cseq")) == ("INVITE", invite.uri, "2 INVITE")
+
+
+def test_a_target_that_moves_before_the_answer() -> None:
+    """RFC 3311 §5.1; the answer's Contact is the last word (RFC 3261 §12.1.2)."""
+    stage = Stage()
+    call = stage.invite()
+    invite = stage.request()
+    reliable = ("Require", "100rel")
+    stage.answer(invite, 183, headers=[reliable, ("RSeq", "1")], body=ANSWER)
+    stage.answer(stage.request("PRACK"), 200)
+    stage.ask("UPDATE", local_tag=call.local_tag, contact="<sip:one@192.0.2.11>")
+    assert stage.sent() == [200]
+    stage.answer(invite, 180, headers=[reliable, ("RSeq", "2")])
+    ((prack, to),) = stage.messages()
+    assert isinstance(prack, Request)
+    assert (prack.uri, to) == ("sip:one@192.0.2.11", ("192.0.2.11", 5060))
+    stage.answer(prack, 200)
+    stage.ask("UPDATE", local_tag=call.local_tag, cseq=2, body=b"offer", contact="<sip:two@192.0.2.12>")
+    assert stage.sent() == [200]
+    stage.answer(invite, 200, body=ANSWER)  # with the Contact that it began with
+    assert stage.request("ACK").uri == "sip:agent@192.0.2.10:5060"
+    call.hangup()
+    bye = stage.request("BYE")
+    assert (bye.uri, bye.header("cseq")) == ("sip:agent@192.0.2.10:5060", "4 BYE")
+
+
 def test_unreachable_destination_ends_the_call_at_once() -> None:
     """S2: ICMP port unreachable."""
     stage = Stage()

@@ -321,8 +321,17 @@ class OutgoingCall(Call):
             self._refuse(request, source, key, 488)
             return
         early.described = request.body
+        early.refresh_target(request)
         self._described = body
         self._reply(request, source, key, 200, (self.contact, ALLOW), body)
+
+    def _serve_early_update(self, early: "_Early", request: Request, source: Hop, key: str) -> None:
+        if self._phase is Phase.LEAVING:
+            self._refuse(request, source, key, 481)
+        elif not self._refused_as_too_short(request, source, key):
+            # The early dialog's target, never that of the INVITE: sent again after a challenge, it would dial it.
+            early.refresh_target(request)
+            self._reply(request, source, key, 200, (self.contact, ALLOW))
 
     def _serve_early(self, request: Request, source: Hop, key: str) -> None:
         method = request.method
@@ -332,14 +341,14 @@ class OutgoingCall(Call):
             if self._end is None and self._phase is Phase.STARTING:
                 self._end = hung_up_by_peer(request)
                 self._withdraw(())
-        elif self._early is None or tag(request.header("from")) not in self._early:
+        elif self._early is None or (early := self._early.get(tag(request.header("from")))) is None:
             self._refuse(request, source, key, 481)
-        elif method == "UPDATE" and request.body and self._early[tag(request.header("from"))].described:
-            self._serve_early_offer(self._early[tag(request.header("from"))], request, source, key)
+        elif method == "UPDATE" and request.body and early.described:
+            self._serve_early_offer(early, request, source, key)
         elif method in ("INVITE", "UPDATE") and (request.body or method == "INVITE"):
             self._refuse(request, source, key, 491)  # RFC 3311 §5.2: our first offer has no answer yet
         elif method == "UPDATE":
-            self._serve_update(request, source, key)
+            self._serve_early_update(early, request, source, key)
         elif method == "INFO":
             self._serve_info(request, source, key)
         elif method == "OPTIONS":
@@ -364,6 +373,11 @@ class _Early:
         """The peer's session description, once it is binding: told reliably, or offered after that."""
         headers = response.headers
         self._to, self._contact, self._record_route = headers["to"], headers.get("contact"), headers.get("record-route")
+
+    def refresh_target(self, request: Request) -> None:
+        """The peer moved (RFC 3311 §5.1); an answer with the Contact of before moves it back."""
+        self.dialog.refresh_target(request)
+        self._contact = request.headers.get("contact")
 
     def same_route(self, response: Response) -> bool:
         headers = response.headers
