@@ -21,12 +21,13 @@ from dosvoces.errors import AlreadyRecorded, NotOurs, StoreError
 from dosvoces.events import Dialed, Ended, LostAtRestart
 from dosvoces.journal import EVENT_NAMES, entry_of
 from dosvoces.model import ConnectionId, EndReason, Outcome, Side
-from dosvoces.store import ConnectionRecord, Entry, LegRecord, Store
+from dosvoces.store import ConnectionRecord, DialRecord, Entry, LegRecord, Store
 
 log = structlog.get_logger(__name__)
 
 CONFIRM_LIMIT_S = 8.0  # for the far ends; by then a message that UDP lost has been sent five times
 SOON_S = 2.0  # how long the start waits for them, and everybody with it
+READ_AT_ONCE = 100  # connections whose history one question brings: one for each would keep people on their lines
 SETTLE_RETRY_S = 1.0  # how soon an outcome that could not be written is tried again
 
 _WORDS = {
@@ -69,21 +70,29 @@ class Leftovers:
         """
         await self._store.adopt_strays()
         records = [record for record in await self._store.unfinished(owner=self._store.node) if self._left(record)]
-        known = [(record, *await _read(self._store, record)) for record in records]
-        for record, entries, leftovers in known:
-            if not self._left(record):
-                continue  # It waited for a node when it was read, and was claimed here since.
-            releases = {}
-            if (carrier := self._carrier_of(record)) is not None:
-                releases = {side: asyncio.create_task(carrier.take_back(left)) for side, left in leftovers.items()}
-            task = asyncio.create_task(_end(self._store, self._now, record, entries, releases))
-            self._ending[record.id] = task
-            task.add_done_callback(partial(self._forget, record.id))
+        for first in range(0, len(records), READ_AT_ONCE):
+            batch = records[first : first + READ_AT_ONCE]
+            histories = await self._store.histories([record.id for record in batch])
+            for record in batch:
+                # If not, it waited for a node when it was read, and was claimed here since.
+                if self._left(record):
+                    self._begin(record, *histories[record.id])
+            # Those have their CANCEL or BYE before the next are read.
+            await asyncio.sleep(0)
         # Each release sends before it waits for anything: when this turn of the loop is over, that is done.
         if ending := list(self._ending.values()):
             await asyncio.sleep(0)
             reached("k24_leftovers_released")
             await asyncio.wait(ending, timeout=SOON_S)
+
+    def _begin(self, record: ConnectionRecord, entries: Sequence[Entry], dials: Sequence[DialRecord]) -> None:
+        releases = {}
+        if (carrier := self._carrier_of(record)) is not None:
+            left = _leftovers(record.id, entries, dials)
+            releases = {side: asyncio.create_task(carrier.take_back(leg)) for side, leg in left.items()}
+        task = asyncio.create_task(_end(self._store, self._now, record, entries, releases))
+        self._ending[record.id] = task
+        task.add_done_callback(partial(self._forget, record.id))
 
     async def close(self) -> None:
         """Stop waiting; what is not settled is the next process's to end."""
@@ -101,15 +110,16 @@ class Leftovers:
         return record.id not in self._ending and not self._under_way(record.id)
 
 
-async def _read(store: Store, record: ConnectionRecord) -> tuple[Sequence[Entry], dict[Side, Leftover]]:
-    """The journal of a connection, and those of its legs that were dialled and have no end in it."""
-    entries, dials = await store.entries(record.id), await store.dials(record.id)
+def _leftovers(
+    connection_id: ConnectionId, entries: Sequence[Entry], dials: Sequence[DialRecord]
+) -> dict[Side, Leftover]:
+    """The legs of a connection that were dialled and have no end in its journal."""
     ended = {entry.side for entry in entries if entry.event == EVENT_NAMES[Ended]}
     dialogs = {entry.side: entry.facts for entry in entries if entry.event == "dialog"}
     sides = sorted({dial.side for dial in dials} - ended)
-    return entries, {
+    return {
         side: Leftover(
-            record.id,
+            connection_id,
             side,
             dials=[dial.facts for dial in dials if dial.side is side and dial.facts],
             dialog=dialogs.get(side),

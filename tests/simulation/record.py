@@ -6,7 +6,7 @@ As the real writer does, one commit at a time takes all that waits, in the order
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 from dosvoces.core import Connection
 from dosvoces.errors import AlreadyRecorded, StoreError
 from dosvoces.model import NO_TRUNKS, ConnectionId, Facts, NodeId, Order, Outcome, Side, Trunks
-from dosvoces.store import ConnectionRecord, DialRecord, Entry, LegRecord
+from dosvoces.store import ConnectionRecord, DialRecord, Entry, History, LegRecord
 from tests.simulation.clock import Clock, ProcessLoop
 
 SLOW_COMMIT_S = 0.6  # longer than a far end waits before it repeats its answer
@@ -179,6 +179,9 @@ class SimulatedStore:
 
     async def entries(self, connection_id: ConnectionId) -> list[Entry]:
         return list(self._disk.connections[connection_id].entries)
+
+    async def histories(self, connections: Sequence[ConnectionId]) -> dict[ConnectionId, History]:
+        return {each: (await self.entries(each), await self.dials(each)) for each in connections}
 
     async def dials(self, connection_id: ConnectionId) -> list[DialRecord]:
         return [dial for _key, dial in sorted(self._disk.connections[connection_id].dials.items())]

@@ -96,6 +96,10 @@ class DialRecord:
     """What the carrier needs to take it back."""
 
 
+History = tuple[Sequence[Entry], Sequence[DialRecord]]
+"""A connection's journal, oldest first, and its intents to dial, by side and attempt."""
+
+
 @dataclass(frozen=True, slots=True)
 class ConnectionRecord:
     """A connection as the record has it."""
@@ -308,6 +312,9 @@ class Store(Protocol):
 
     async def dials(self, connection_id: ConnectionId) -> list[DialRecord]:
         """The intents to dial of a connection, by side and attempt."""
+
+    async def histories(self, connections: Sequence[ConnectionId]) -> Mapping[ConnectionId, History]:
+        """What `entries` and `dials` give, of many connections by one question."""
 
     async def keep_mail(self, mail: Mail, *, at: datetime) -> None:
         """Keep a mail in the embedded inbox; the same Message-ID again changes nothing. Raises `StoreError`."""

@@ -92,7 +92,25 @@ def dials_of(db: Connection, connection_id: ConnectionId) -> list[DialRecord]:
     """A connection's intents to dial, by side and attempt."""
     c = dial_attempt.c
     rows = db.execute(select(dial_attempt).where(c.connection_id == connection_id).order_by(c.side, c.attempt))
-    return [DialRecord(Side(row.side), row.attempt, row.at, row.trunk, row.facts or {}) for row in rows]
+    return [_dial_record(row) for row in rows]
+
+
+def histories_of(
+    db: Connection, connections: Sequence[ConnectionId]
+) -> dict[ConnectionId, tuple[list[Entry], list[DialRecord]]]:
+    """The journals of these connections, and their intents to dial by side and attempt."""
+    found: dict[ConnectionId, tuple[list[Entry], list[DialRecord]]] = {each: ([], []) for each in connections}
+    j, d = journal.c, dial_attempt.c
+    for row in db.execute(select(journal).where(j.connection_id.in_(connections)).order_by(j.connection_id, j.seq)):
+        found[row.connection_id][0].append(entry_in(row))
+    dials = select(dial_attempt).where(d.connection_id.in_(connections))
+    for row in db.execute(dials.order_by(d.connection_id, d.side, d.attempt)):
+        found[row.connection_id][1].append(_dial_record(row))
+    return found
+
+
+def _dial_record(row: Row[Any]) -> DialRecord:
+    return DialRecord(Side(row.side), row.attempt, row.at, row.trunk, row.facts or {})
 
 
 def capture_of(db: Connection, connection_id: ConnectionId) -> bytes | None:

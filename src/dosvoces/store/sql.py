@@ -7,7 +7,7 @@ a commit. A reader (`dosvoces list` beside a running service) has the second lan
 
 import asyncio
 import secrets
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from functools import partial
@@ -29,6 +29,7 @@ from dosvoces.store import (
     DialRecord,
     Earlier,
     Entry,
+    History,
     KeptMail,
     Store,
     Wanted,
@@ -127,11 +128,8 @@ class SqlStore(Store):
         self._limits: SharedLimits | None = None
         self._is_reader = reader
         self.feed = SqlFeed(self)
-        """All journals as one."""
         self.reports = SqlReports(self)
-        """What is to be told."""
         self.waiting = SqlWaiting(self, self.reports)
-        """The connections that wait for their time, or for a node."""
         self._report_writes: ReportWrites | None = None
         self._writer: Writer | None = None
         self._writes: Writes | None = None
@@ -394,6 +392,9 @@ class SqlStore(Store):
     async def dials(self, connection_id: ConnectionId) -> list[DialRecord]:
         return await self.ask(partial(queries.dials_of, connection_id=connection_id))
 
+    async def histories(self, connections: Sequence[ConnectionId]) -> Mapping[ConnectionId, History]:
+        return await self.ask(partial(queries.histories_of, connections=connections))
+
     async def capture(self, connection_id: ConnectionId) -> bytes | None:
         return await self.ask(partial(queries.capture_of, connection_id=connection_id))
 
@@ -421,6 +422,7 @@ class SqlStore(Store):
 
     def _answer(self, question: Callable[[DatabaseConnection], T], engine: Engine) -> T:
         self._database.check_present()
+        failures: tuple[type[Exception], ...] = (SQLAlchemyError, ValueError, OverflowError, *self._database.errors)
         try:
             try:
                 return self._answer_once(question, engine)
@@ -429,9 +431,7 @@ class SqlStore(Store):
                     raise
                 # The connection was lost since the last question; a question can be asked again.
                 return self._answer_once(question, engine)
-        except (SQLAlchemyError, ValueError, OverflowError) as error:
-            raise self._database.explain(error) from error
-        except self._database.errors as error:
+        except failures as error:
             raise self._database.explain(error) from error
 
     def _answer_once(self, question: Callable[[DatabaseConnection], T], engine: Engine) -> T:
