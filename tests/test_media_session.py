@@ -120,6 +120,34 @@ def test_a_nat_s_port_is_learned_once_and_answered() -> None:
     assert desk.events == [Heard(ID, Side.A, Address(*natted))]
 
 
+def test_a_nat_s_port_is_learned_again_after_a_hold() -> None:
+    """While nothing is sent a NAT forgets its mapping, and gives another port when the party goes on."""
+    desk = Desk().joined()
+    natted, later = (A_AT[0], 61000), (A_AT[0], 62000)
+    for number in range(5):
+        assert desk.hear(Side.A, Packet(8, number, number * 160, 7, b"x" * 160), natted) is not None
+    line = desk.session.lines[Side.A]
+    desk.session.connect(Side.A, None, A_FORMAT)
+    desk.session.connect(Side.A, A_AT, A_FORMAT)
+    assert line.out.destination == natted, "until more is known"
+    for number in range(5, 10):
+        assert desk.hear(Side.A, Packet(8, number, number * 160, 7, b"x" * 160), later) is not None
+    assert line.out.destination == later
+    assert desk.hear(Side.A, Packet(8, 10, 1600, 7, b"x" * 160), natted) is None, "final again"
+    desk.session.connect(Side.A, A_AT, A_FORMAT)
+    assert desk.hear(Side.A, Packet(8, 10, 1600, 7, b"x" * 160), natted) is None, "a refresh is no hold"
+    assert desk.events == [Heard(ID, Side.A, Address(*natted)), Heard(ID, Side.A, Address(*later))]
+
+
+def test_who_is_behind_no_nat_stays_locked_after_a_hold() -> None:
+    desk = Desk().joined()
+    assert desk.voice(Side.A, 0) is not None
+    desk.session.connect(Side.A, None, A_FORMAT)
+    desk.session.connect(Side.A, A_AT, A_FORMAT)
+    assert desk.hear(Side.A, Packet(8, 101, 5160, 7, b"x" * 160), (A_AT[0], 61000)) is None
+    assert desk.voice(Side.A, 1) is not None
+
+
 def test_while_learning_the_signalled_port_wins_over_a_stray() -> None:
     desk = Desk().joined()
     stray = (A_AT[0], 61000)

@@ -153,7 +153,8 @@ class MediaRelay(Protocol):
       raises `NotAllowed`.
     - *silent until told*: nothing is sent to a side before `connect` named where its media goes.
     - *source lock*: packets are taken from the connected address; another port of that host (a NAT) is learned once,
-      from the first packets, and then locked; other hosts are refused and counted. Before `connect` all are.
+      from the first packets, and then locked, and again after a hold; other hosts are refused and counted. Before
+      `connect` all are.
     - *ringing*: `play_ringing` plays the country's ringing tone to that side until `join`, `stop_ringing` or `release`.
     - *warning*: `play_warning` plays a tone to that side, until `release`, in the place of whatever it heard.
     - *join*: after `join` each side hears the other within one packet time, with the sequence, timestamp and SSRC of

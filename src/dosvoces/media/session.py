@@ -71,6 +71,9 @@ class Line:
             self.lock.expect(place)
             # RFC 3550 §11: the port above. Above the last one there is none: a peer with that one gets its RTCP there.
             self.rtcp_lock.expect((place[0], rtcp_port or min(place[1] + 1, LAST_PORT)))
+        if self.on_hold and remote is not None:
+            self.lock.relearn()
+            self.rtcp_lock.relearn()
         if srtp != (self.shield.srtp if self.shield is not None else None):
             self.shield = None if srtp is None else _shield(srtp, self.shield)
         self.on_hold = remote is None

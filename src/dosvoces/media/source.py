@@ -15,19 +15,30 @@ class SourceLock:
     line. Another host is never learned (RTP bleed and injection).
     """
 
-    __slots__ = ("_learned", "_packets", "signalled", "source")
+    __slots__ = ("_before", "_learned", "_packets", "signalled", "source")
 
     def __init__(self) -> None:
         self.signalled: tuple[str, int] | None = None
         self.source: SocketAddress | None = None
         """Final: the relay takes its packets without asking `admit`."""
         self._learned: SocketAddress | None = None
+        self._before: SocketAddress | None = None
+        """Where packets came from before `relearn`."""
         self._packets = 0
 
     def expect(self, signalled: tuple[str, int]) -> None:
         """Take packets from there; the same address again changes nothing."""
         if signalled != self.signalled:
-            self.signalled, self.source, self._learned, self._packets = signalled, None, None, 0
+            self.signalled, self.source, self._learned, self._before, self._packets = signalled, None, None, None, 0
+
+    def relearn(self) -> None:
+        """
+        The party was on hold, and its NAT may have given it another port since (RFC 4787 §4.3: after two minutes).
+
+        Who sent from the signalled port is behind none and stays locked.
+        """
+        if self.signalled is not None and self.heard is not None and self.heard[1] != self.signalled[1]:
+            self._before, self.source, self._learned, self._packets = self.heard, None, None, 0
 
     def admit(self, source: SocketAddress) -> bool:
         """Whether a packet from `source` is the party's; learns and locks."""
@@ -55,4 +66,4 @@ class SourceLock:
     @property
     def reply_to(self) -> SocketAddress | None:
         """Where to send: back to the source once there is one, or a NAT would drop it."""
-        return self.heard or self.signalled
+        return self.heard or self._before or self.signalled
