@@ -11,11 +11,13 @@ from typing import Any, cast
 
 import pytest
 
-from dosvoces.errors import StoreError
+from dosvoces.cli.nodes import choose, must_live
+from dosvoces.errors import DosvocesError, StoreError
 from dosvoces.model import ConnectionId, NodeId
 from dosvoces.nodes import Lease, Membership, Times
 from dosvoces.nodes.place import identity_of, runs
 from dosvoces.nodes.rules import gone_from, inheritable, with_room
+from dosvoces.settings import Settings
 from dosvoces.store import Store
 from dosvoces.store.roll import Glance, Identity, Node, Roll, Sign
 from dosvoces.store.sql import open_roll, open_store
@@ -303,6 +305,18 @@ async def test_what_is_asked_through_the_record_reaches_the_calls(room: Room) ->
     assert ((an_order(1).id, "ana"), [("eva", None)]) == (one.calls.cancelled[0], one.calls.drained)
 
 
+async def test_a_limit_counts_also_for_a_node_that_drains_already(room: Room) -> None:
+    one = await room.member(1)
+    await room.roll.ask_to_drain(ONE, by="eva", limit_s=None)
+    await _true(lambda: len(one.calls.drained) == 1)
+    await room.roll.ask_to_drain(ONE, by="eva", limit_s=600)
+    await _true(lambda: len(one.calls.drained) == 2)
+    assert [(by, limit_s is not None and 0 < limit_s <= 600) for by, limit_s in one.calls.drained] == [
+        ("eva", False),
+        ("eva", True),
+    ]
+
+
 async def test_a_node_that_leaves_is_forgotten(room: Room) -> None:
     two = await room.member(2)
     await two.membership.close()
@@ -385,3 +399,11 @@ async def test_a_fault_of_ours_ends_no_node(room: Room) -> None:
 
     await until(has_beaten, limit_s=10)
     assert (True, 0) == (faulty.failed, two.calls.fences)
+
+
+def test_nobody_waits_for_a_node_that_is_dead_or_not_there() -> None:
+    must_live(node(ONE, silent_s=14), Glance(T0, []), Settings())
+    with pytest.raises(DosvocesError, match=r"0+1 \(0+1\) is dead: its last sign of life is of 20.* UTC; its calls are"):
+        must_live(node(ONE, silent_s=16), Glance(T0, []), Settings())
+    with pytest.raises(DosvocesError, match="no node is running on this record"):
+        choose([], None)

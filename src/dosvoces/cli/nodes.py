@@ -11,8 +11,9 @@ from dosvoces.cli.options import AsJson, Config, as_json, ask_record, operator, 
 from dosvoces.errors import DosvocesError
 
 if TYPE_CHECKING:
+    from dosvoces.nodes.rules import Times
     from dosvoces.settings import Settings
-    from dosvoces.store.roll import Node, Roll
+    from dosvoces.store.roll import Glance, Node, Roll
 
 T = TypeVar("T")
 
@@ -24,12 +25,11 @@ nodes_app = typer.Typer(rich_markup_mode=None)
 @nodes_app.command("nodes")
 def list_nodes(context: typer.Context, config: Config = None, for_programs: AsJson = False) -> None:
     """The nodes on this record: where they are, how full, and whether they live."""
-    from dosvoces.nodes.rules import Times
     from dosvoces.nodes.table import render_nodes, state_of
 
     settings = settings_of(context, config)
     glance = _ask(settings, lambda roll: roll.look())
-    times = Times(settings.node.beat_s, settings.node.fence_s, settings.node.dead_s)
+    times = _times(settings)
     if not for_programs:
         typer.echo(render_nodes(glance, times))
         return
@@ -65,24 +65,52 @@ def drain(
 ) -> None:
     """Have a node take no new calls, so that it can be stopped when those that it has are over."""
 
+    settings = settings_of(context, config)
+
     async def ask(roll: "Roll") -> None:
-        chosen = choose((await roll.look()).nodes, node)
+        glance = await roll.look()
+        chosen = choose(glance.nodes, node)
+        must_live(chosen, glance, settings)
         await roll.ask_to_drain(chosen.id, by=operator(), limit_s=limit)
         typer.echo(f"{chosen.identity.name} ({chosen.id}) drains")
-        while wait and (found := [each for each in (await roll.look()).nodes if each.id == chosen.id]):
+        while wait:
+            glance = await roll.look()
+            found = [each for each in glance.nodes if each.id == chosen.id]
+            if not found:
+                break
+            must_live(found[0], glance, settings)
             if found[0].sign.draining and not found[0].sign.open_connections:
                 break
             await asyncio.sleep(POLL_S)
 
-    _ask(settings_of(context, config), ask)
+    _ask(settings, ask)
+
+
+def _times(settings: "Settings") -> "Times":
+    from dosvoces.nodes.rules import Times
+
+    return Times(settings.node.beat_s, settings.node.fence_s, settings.node.dead_s)
+
+
+def must_live(node: "Node", glance: "Glance", settings: "Settings") -> None:
+    """Raises `DosvocesError` if nobody is there who could drain, for whom one would wait for ever."""
+    from dosvoces.nodes.table import state_of
+
+    if state_of(node, glance.now, _times(settings)).startswith("dead"):
+        raise DosvocesError(
+            f"{node.identity.name} ({node.id}) is dead: its last sign of life is of {node.beat_at:%Y-%m-%d %H:%M:%S} "
+            "UTC; its calls are ended by another node, or when it is started again"
+        )
 
 
 def choose(nodes: "Sequence[Node]", wanted: str | None) -> "Node":
     """The one that is meant. Raises `DosvocesError` if that isn't one."""
+    if not nodes:
+        raise DosvocesError("no node is running on this record: start `dosvoces serve`, or mend [database] url")
     fitting = [each for each in nodes if wanted is None or wanted in (each.identity.name, each.id)]
     if len(fitting) == 1:
         return fitting[0]
-    there_are = ", ".join(f"{each.identity.name} ({each.id})" for each in fitting or nodes) or "none"
+    there_are = ", ".join(f"{each.identity.name} ({each.id})" for each in fitting or nodes)
     what = "name one of them" if wanted is None else f"{wanted!r} is not one of them"
     if wanted is not None and fitting:
         what = f"several are called {wanted!r}, name one by its id"

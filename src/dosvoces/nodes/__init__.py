@@ -93,6 +93,8 @@ class Membership:
         self._tasks: list[asyncio.Task[None]] = []
         self._glance: Glance | None = None
         self._stopped = False
+        self._drain_asked: tuple[str | None, datetime | None] = (None, None)
+        """Who asked to drain, and until when, as last heard: asked again with a limit, that counts as well."""
         self.tell_inherited: Callable[[], None] = lambda: None
         """Called when a node was declared dead, and its heir is this one."""
         self.url = ""
@@ -261,7 +263,9 @@ class Membership:
             if not calls.cancel(connection_id, by=by):
                 await self._store.waiting.end(connection_id, Outcome.CANCELLED, by=by, at=datetime.now(UTC))
         for node in glance.nodes:
-            if node.id == me and node.drain_by is not None and not calls.draining:
+            asked = (node.drain_by, node.drain_until)
+            if node.id == me and node.drain_by is not None and asked != self._drain_asked:
+                self._drain_asked = asked
                 left = None if node.drain_until is None else (node.drain_until - glance.now).total_seconds()
                 calls.drain(by=node.drain_by, limit_s=left)
                 self._beat_due = self._clock()  # Who asked wants to see it.
