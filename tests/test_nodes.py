@@ -403,7 +403,9 @@ async def test_a_fault_of_ours_ends_no_node(room: Room) -> None:
 
 def test_nobody_waits_for_a_node_that_is_dead_or_not_there() -> None:
     must_live(node(ONE, silent_s=14), Glance(T0, []), Settings())
-    with pytest.raises(DosvocesError, match=r"0+1 \(0+1\) is dead: its last sign of life is of 20.* UTC; its calls are"):
+    with pytest.raises(
+        DosvocesError, match=r"0+1 \(0+1\) is dead: its last sign of life is of 20.* UTC; its calls are"
+    ):
         must_live(node(ONE, silent_s=16), Glance(T0, []), Settings())
     with pytest.raises(DosvocesError, match="no node is running on this record"):
         choose([], None)

@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Iterator
 
+import httpx
 import pytest
 import structlog
 
@@ -58,6 +59,14 @@ def test_the_standard_library_goes_the_same_way() -> None:
     logging.getLogger("uvicorn.error").warning("from %s", "ana@example.com")
     logging.getLogger("aiosmtplib").debug("too much")
     assert logged(stream) == [{"event": "from a•••@example.com", "level": "warning", "logger": "uvicorn.error"}]
+
+
+def test_the_urls_of_requests_that_we_make_are_not_logged() -> None:
+    stream = io.StringIO()
+    telemetry.configure(Log(), stream)
+    with httpx.Client(transport=httpx.MockTransport(lambda request: httpx.Response(204))) as client:
+        client.post("https://crm.example.com/hooks/the-secret-token")
+    assert stream.getvalue() == ""
 
 
 def test_below_the_level_nothing_is_made() -> None:

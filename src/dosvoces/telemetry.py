@@ -68,7 +68,8 @@ _E164 = re.compile(r"(?<![\w+])(?:\+|00)[1-9]\d{6,14}(?!\w)")
 _EMAIL = re.compile(r"[^\s<>\"'=:;,/]+@[^\s<>\"'@:;,/]+\.[^\s<>\"'@:;,/]+")
 # A number in a SIP URI has no `+` with some carriers; the user part is a party all the same.
 _SIP_USER = re.compile(r"(?<=sip:)[^\s@;>]+(?=@)|(?<=sips:)[^\s@;>]+(?=@)")
-CHATTY = ("uvicorn.error", "alembic")  # they tell of their own start; at level debug they may
+CHATTY = ("uvicorn.error", "alembic", "httpx")
+"""They tell of their own start, or of each request with its URL, which may be a secret; at level debug they may."""
 MAX_DEPTH = 4  # of nested values; deeper ones are shown as text
 
 
