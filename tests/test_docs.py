@@ -54,6 +54,14 @@ def test_links_in_the_docs_lead_to_a_page_and_a_heading(page: Path) -> None:
     assert lost == []
 
 
+def test_every_page_is_found_from_the_readme() -> None:
+    linked = {
+        (ROOT / link.partition("#")[0]).resolve()
+        for link in re.findall(r"\]\(([^)\s]+)\)", (ROOT / "README.md").read_text("utf-8"))
+    }
+    assert [page for page in ROOT.glob("docs/**/*.md") if page not in linked] == []
+
+
 def headings(page: Path) -> set[str]:
     """The anchors of a page, as forges make them of its headings."""
     titles = re.findall(r"^#+ (.*)$", page.read_text("utf-8"), re.MULTILINE)
