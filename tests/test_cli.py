@@ -353,6 +353,11 @@ def test_serve_whose_port_is_taken_is_one_clear_line(capsys: pytest.CaptureFixtu
     assert "Traceback" not in done.stderr
 
 
+def test_a_record_is_not_moved_to_itself(capsys: pytest.CaptureFixture[str], recorded: str) -> None:
+    expected = "dosvoces: dosvoces.db is where it is already: say with --to, or [database] url, where to copy it\n"
+    assert (1, "", expected) == said(capsys, "migrate-data", "--from", "sqlite:///dosvoces.db")
+
+
 def test_a_wrong_url_of_a_move_is_named_by_its_option(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
     form = "sqlite:///dosvoces.db, or postgresql://user:password@host/database"
     for option in ("--from", "--to"):

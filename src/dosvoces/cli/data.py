@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dosvoces.cli.options import Config, operator, settings_of
-from dosvoces.errors import SettingsError
+from dosvoces.errors import NotAllowed, SettingsError
 
 if TYPE_CHECKING:
     from dosvoces.store.database import Database
@@ -28,6 +28,10 @@ def migrate_data(
 
     to = _opened(target, "--to") if target is not None else open_database(settings_of(context, config).database.address)
     of = _opened(source, "--from")
+    if of.name == to.name:
+        raise NotAllowed(
+            f"--from is the record that is configured, {of.name}: say with --to, or [database] url, where to"
+        )
     typer.echo(f"Copying {of.name} to {to.name}")
     moved = move_record(of, to, lambda progress: typer.echo(f"  {progress}"), by=operator())
     typer.echo(
