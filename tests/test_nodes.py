@@ -392,7 +392,7 @@ class _Faulty:
 
 async def test_a_fault_of_ours_ends_no_node(room: Room) -> None:
     faulty = _Faulty(open_roll(room.url))
-    two = await room.member(2, roll=cast(Roll, faulty))
+    two = await room.member(2, roll=cast(Roll, faulty), times=PATIENT)
 
     async def has_beaten() -> bool:
         return any(each.id == TWO and each.beat_at > each.started_at for each in (await room.roll.look()).nodes)
