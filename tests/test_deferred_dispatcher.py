@@ -10,8 +10,8 @@ import pytest
 from sqlalchemy import select, update
 
 from dosvoces.core import Connection, Terms
-from dosvoces.deferred import Deferred, Kind, Work
-from dosvoces.deferred.dispatcher import Dispatcher
+from dosvoces.deferred import Deferred, Kind, Seen, State, Work
+from dosvoces.deferred.dispatcher import BATCH, Dispatcher
 from dosvoces.model import ConnectionId, Outcome
 from dosvoces.store import ConnectionRecord, Entry
 from dosvoces.store.ceilings import Ceilings, Most
@@ -126,3 +126,50 @@ async def test_old_counters_go_also_where_there_is_no_deferred_work(tmp_path: Pa
     await dispatcher.close(0)
     await roll.close()
     await store.close()
+
+
+class HasAllBut(Engine):
+    """Has everything to do still, but for one work that it has lost."""
+
+    def __init__(self, lost: str) -> None:
+        super().__init__()
+        self.lost = lost
+
+    async def get(self, kind: str, key: str) -> Seen | None:
+        return None if key == self.lost else Seen(Work(kind, key), State.WAITING, "")
+
+
+async def test_a_backlog_hides_no_delivery_that_the_engine_has_lost(store: SqlStore) -> None:
+    """What a receiver that is down lets gather is with the engine; what is older than that must be looked at too."""
+    for number in range(1, 2 * BATCH + 2):
+        order = an_order(number)
+        await store.record(order)
+        await store.settle(order.id, Connection(Terms()), Outcome.CANCELLED, at=T0)
+    for report in await store.reports.to_pass_on(limit=3 * BATCH):
+        await store.reports.prepare(report, "{}", [Everybody.target])
+        await store.reports.passed_on(report)
+    oldest = an_order(1).id
+    engine = HasAllBut(oldest)
+
+    async def open_engine(kinds: Sequence[Kind]) -> Deferred:
+        return cast(Deferred, engine)
+
+    async def nobody() -> Collection[str]:
+        return []
+
+    dispatcher = Dispatcher(
+        store=store,
+        kinds=[],
+        recipients=[Everybody()],
+        compose=lambda *_: "{}",
+        open_engine=open_engine,
+        live_nodes=nobody,
+    )
+    dispatcher.start()
+
+    async def submitted() -> bool:
+        dispatcher.wake()  # The next sweep now, not in ten seconds.
+        return [work.key for work in engine.submitted if work.kind == "tell"] == [oldest]
+
+    await until(submitted, limit_s=20)
+    await dispatcher.close(0)

@@ -165,6 +165,9 @@ async def test_tries_are_counted_until_it_is_delivered(store: SqlStore, reopen: 
     waiting = DeliveryState.WAITING
     assert len(await store.reports.deliveries(state=waiting)) == 2
     assert await store.reports.deliveries(state=waiting, due_before=T0) == []
+    newest_first = await store.reports.deliveries()
+    for number, one in enumerate(newest_first):
+        assert await store.reports.deliveries(after=one) == newest_first[number + 1 :]
     assert len(await store.reports.deliveries(state=waiting, due_before=later)) == 1
     await store.reports.tried(after, DeliveryState.DELIVERED, "HTTP 200", at=later, next_at=None)
     await store.reports.tried(after, DeliveryState.ABANDONED, "late", at=later, next_at=None)

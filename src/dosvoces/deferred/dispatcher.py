@@ -17,7 +17,7 @@ from dosvoces.deferred import Deferred, Kind, State, Work, retention, waiting
 from dosvoces.errors import DeferredError, NotNow, StoreError
 from dosvoces.model import ConnectionId, Order
 from dosvoces.store import ConnectionRecord, Entry, Store
-from dosvoces.store.reports import DeliveryState, Report
+from dosvoces.store.reports import Delivery, DeliveryState, Report
 
 log = structlog.get_logger(__name__)
 
@@ -94,6 +94,8 @@ class Dispatcher:
         """The node that it does its work as."""
         self._task: asyncio.Task[None] | None = None
         self._next_sweep = self._next_retention = self._next_counts = datetime.min.replace(tzinfo=UTC)
+        self._swept_to: Delivery | None = None
+        """Of a backlog of overdue deliveries, where the next sweep goes on."""
         self._submitted: set[ConnectionId] = set()
         """Waiting connections that are with the engine for certain."""
         self._closed = False
@@ -261,12 +263,20 @@ class Dispatcher:
         self._next_counts = self._now() + timedelta(seconds=RETENTION_S)
 
     async def _sweep_deliveries(self) -> None:
-        overdue = await self._store.reports.deliveries(
-            state=DeliveryState.WAITING, due_before=self._now() - OVERDUE, limit=BATCH
-        )
-        for delivery in overdue:
+        """Submit what is long overdue and not with the engine: of a backlog the newest, and the others in turn."""
+        newest = await self._overdue(None)
+        if len(newest) == BATCH:
+            older = await self._overdue(self._swept_to or newest[-1])
+            self._swept_to = older[-1] if len(older) == BATCH else None
+            newest = [*newest, *older]
+        for delivery in newest:
             if (recipient := self._recipients.get(delivery.target)) is not None:
                 await self._resubmit(recipient.work(delivery.connection_id, delivery.number))
+
+    async def _overdue(self, after: Delivery | None) -> Sequence[Delivery]:
+        return await self._store.reports.deliveries(
+            state=DeliveryState.WAITING, due_before=self._now() - OVERDUE, after=after, limit=BATCH
+        )
 
     async def _resubmit(self, work: Work) -> None:
         """Submit once more what the engine has done with though the record says that it isn't done."""

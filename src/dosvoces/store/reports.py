@@ -113,9 +113,14 @@ class Reports(Protocol):
         """Count one more try and what came of it; durable on return."""
 
     async def deliveries(
-        self, *, state: DeliveryState | None = None, due_before: datetime | None = None, limit: int = 50
+        self,
+        *,
+        state: DeliveryState | None = None,
+        due_before: datetime | None = None,
+        after: Delivery | None = None,
+        limit: int = 50,
     ) -> Sequence[Delivery]:
-        """The newest first; those of one state, those that should have been tried by then."""
+        """The newest first, on from `after`; those of one state, those that should have been tried by then."""
 
 
 class Waiting(Protocol):

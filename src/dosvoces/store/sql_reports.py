@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 import structlog
 from sqlalchemy import Connection as Database
-from sqlalchemy import Row, and_, func, literal_column, select
+from sqlalchemy import Row, and_, func, literal_column, or_, select, tuple_
 
 from dosvoces.errors import StoreError
 from dosvoces.model import NO_TRUNKS, ConnectionId, Order, Outcome, Side, Trunks
@@ -75,9 +75,15 @@ class SqlReports(Reports):
         await self._lanes.change(lambda cursor, writes: writes.tried(cursor, delivery, state, answer, at, next_at))
 
     async def deliveries(
-        self, *, state: DeliveryState | None = None, due_before: datetime | None = None, limit: int = 50
+        self,
+        *,
+        state: DeliveryState | None = None,
+        due_before: datetime | None = None,
+        after: Delivery | None = None,
+        limit: int = 50,
     ) -> Sequence[Delivery]:
-        return await self._lanes.ask(partial(_newest_deliveries, state=state, due_before=due_before, limit=limit))
+        found = partial(_newest_deliveries, state=state, due_before=due_before, after=after, limit=limit)
+        return await self._lanes.ask(found)
 
 
 class SqlWaiting(Waiting):
@@ -200,7 +206,7 @@ def _deliveries_of(db: Database, connection_id: ConnectionId) -> list[Delivery]:
 
 
 def _newest_deliveries(
-    db: Database, state: DeliveryState | None, due_before: datetime | None, limit: int
+    db: Database, state: DeliveryState | None, due_before: datetime | None, after: Delivery | None, limit: int
 ) -> list[Delivery]:
     found = _DELIVERIES
     if state is not None:
@@ -208,6 +214,10 @@ def _newest_deliveries(
         found = found.where(delivery.c.state == literal_column(f"'{state.value}'"))
     if due_before is not None:
         found = found.where(delivery.c.next_at < due_before)
+    if after is not None:
+        report_of = tuple_(delivery.c.connection_id, delivery.c.number)
+        there = tuple_(after.connection_id, after.number)
+        found = found.where(or_(report_of < there, and_(report_of == there, delivery.c.target > after.target)))
     newest = found.order_by(delivery.c.connection_id.desc(), delivery.c.number.desc(), delivery.c.target)
     return [delivery_of(row) for row in db.execute(newest.limit(limit))]
 
