@@ -303,6 +303,25 @@ async def test_keys_are_noted() -> None:
         assert [note.facts["digit"] for note in told.notes_of(ONE, "digit", side)] == ["5", "#"]
 
 
+async def test_what_a_far_end_can_make_without_end_is_not_all_recorded(bench: Bench) -> None:
+    """Keys at a thousand a second would fill the disk; what hanging up and accounting need is still noted."""
+    party = await bench.rung(A)
+    for _ in range(3):
+        party.incoming.ring()
+    party.answer()
+    await bench.told.saw(ONE, Answered(A))
+    leg = bench.sip._sessions[ONE].legs[A]
+    for _ in range(1_500):
+        leg.on_info("application/dtmf-relay", b"Signal=5\r\nDuration=100\r\n")
+    assert len(bench.told.notes_of(ONE, "digit", A)) == 1_000
+    assert bench.told.of(ONE) == [Dialed(A), Ringing(A), Answered(A)]
+    second = await bench.party(B)
+    assert len(bench.told.notes_of(ONE, "dialog", B)) == 1
+    second.incoming.hangup()
+    bench.sip.hangup(to("", A).id)
+    await bench.told.until(lambda: all(bench.told.notes_of(ONE, "statistics", side) for side in Side))
+
+
 async def test_statistics_are_noted_at_the_end() -> None:
     async with two_phones(PhoneBehaviour(answer_after_s=0, tone_hz=1000)) as (carrier, told, phone):
         async with asyncio.timeout(LIMIT_S):

@@ -43,6 +43,7 @@ from dosvoces.sip.tls import Tls, TlsError
 log = structlog.get_logger(__name__)
 
 ACK_PATIENCE_S = 4.0  # for the record to have the answer's dialog: the far end repeats its answer for 32 s
+MAX_NOTES = 1_000  # of one connection: keys, holds and the like, which a far end can make as many of as it likes
 REDIAL_S = 5.0  # how long a relay without a leg is kept for the next way
 
 
@@ -270,6 +271,13 @@ class SipCarrier:
 
     def note(self, connection_id: ConnectionId, note: Note, kept: Callable[[], None] | None = None) -> None:
         assert self._listener is not None
+        session = self._sessions.get(connection_id)
+        if kept is None and session is not None:
+            session.notes += 1
+            if session.notes > MAX_NOTES:
+                if session.notes == MAX_NOTES + 1:
+                    log.warning("no more notes are taken of a connection", connection=connection_id, last=note.kind)
+                return
         self._listener.noted(connection_id, note, kept)
 
     def leg_over(self, leg: SipLeg, event: Ended | Unreached) -> None:

@@ -41,6 +41,8 @@ class Session:
     addresses: dict[Side, Address]
     legs: "dict[Side, SipLeg]" = field(default_factory=dict)
     lost: bool = False
+    notes: int = 0
+    """Taken so far."""
 
 
 class Desk(Protocol):
@@ -70,6 +72,7 @@ class SipLeg(CallHandler):
         "_crypto",
         "_failure",
         "_offered",
+        "_rings",
         "_session_id",
         "answered",
         "call",
@@ -110,6 +113,8 @@ class SipLeg(CallHandler):
         self.security = way.trunk.srtp
         self._crypto = self._fresh_crypto()
         self._offered = offered
+        self._rings = False
+        """Whether that was told."""
         self._failure = ""
         self._session_id = secrets.randbits(62)
 
@@ -119,8 +124,10 @@ class SipLeg(CallHandler):
 
     def on_progress(self, status: int, phrase: str, body: bytes) -> None:
         self.way.circuit.answered()
-        # 183 is all that many gateways ever send. 181 and 182 say that nobody is being rung yet.
-        if status in (180, 183):
+        # 183 is all that many gateways ever send. 181 and 182 say that nobody is being rung yet. Once is enough: what a
+        # far end repeats, each minute (RFC 3261 §13.3.1.1) or a thousand times a second, would all be journalled.
+        if status in (180, 183) and not self._rings:
+            self._rings = True
             self._tell(Ringing(self.side))
 
     def on_answer(self, body: bytes, facts: DialogFacts) -> None:
