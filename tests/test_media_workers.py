@@ -276,3 +276,10 @@ async def test_a_worker_that_is_gone_has_no_room() -> None:
         os.kill(pid, signal.SIGKILL)
         await bench.event()
         assert bench.relay.capacity() == 0
+
+
+async def test_an_address_of_another_machine_is_told_at_the_start() -> None:
+    settings = MediaSettings("192.0.2.1", "192.0.2.1", media_ports())
+    with pytest.raises(MediaError, match=r"at 192\.0\.2\.1: Cannot assign.*; \[media\] address must be one of this"):
+        async with started(settings):
+            raise AssertionError("it has started")

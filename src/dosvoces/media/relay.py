@@ -59,6 +59,17 @@ class MediaSettings:
     def family(self) -> socket.AddressFamily:
         return socket.AF_INET6 if ":" in self.bind_host else socket.AF_INET
 
+    def try_address(self) -> None:
+        """Raises `MediaError` if no port can be had there: each call would fail by it, and after its mail."""
+        try:
+            with socket.socket(self.family, socket.SOCK_DGRAM) as trial:
+                trial.bind((self.bind_host, 0))
+        except OSError as error:
+            raise MediaError(
+                f"media can't be received at {self.bind_host}: {error.strerror}; "
+                "[media] address must be one of this machine's, or 0.0.0.0"
+            ) from error
+
 
 @dataclass(slots=True, eq=False)
 class _Slot:
@@ -123,6 +134,7 @@ class WorkerRelay(MediaRelay):
 
     async def start(self, report: Callable[[RelayEvent], None]) -> None:
         self._report = report
+        self._settings.try_address()
         try:
             for slot in self._slots:
                 await self._fill(slot, resting=[])
