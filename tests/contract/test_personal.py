@@ -6,6 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Engine, event
 
 from dosvoces.core import Connection, Leg, LegState, Terms
 from dosvoces.deferred.retention import EVERYTHING
@@ -180,6 +181,28 @@ async def test_an_export_has_every_row_and_no_stranger(store: SqlStore, record_u
 async def test_who_is_unknown_leaves_all_as_it_was(store: SqlStore, record_url: str) -> None:
     assert forget(open_database(record_url), Person("+34600111000"), by="test") == 0
     assert await store.connection(about(1, NUMBER, EMAIL, NAME).id) is not None
+
+
+async def test_an_export_reads_all_of_the_record_beside_those_who_write(store: SqlStore, record_url: str) -> None:
+    """On SQLite one writes at a time: with a million connections no call could be made for half a minute."""
+    database = open_database(record_url)
+    made, statements = database.beside, []
+
+    def watched() -> Engine:
+        engine = made()
+
+        @event.listens_for(engine, "before_cursor_execute")
+        def _note(_: object, __: object, statement: str, *___: object) -> None:
+            statements.append(" ".join(statement.split()))
+
+        return engine
+
+    database.beside = watched  # type: ignore[method-assign]
+    assert known_of(database, Person(NUMBER), by="ops")["connection"]
+    writes = statements.index(database.begin, statements.index(database.begin_reading) + 1)
+    assert any(" FROM " in each for each in statements[:writes])
+    assert not any(" FROM " in each for each in statements[writes:])
+    assert statements[-1].startswith("INSERT INTO audit")
 
 
 @pytest.mark.parametrize(

@@ -134,10 +134,12 @@ def known_of(database: Database, person: Person, *, by: str) -> dict[str, list[d
 
     Raises `StoreError`.
     """
-    with _transaction(database) as db:
+    # Not among the writes: it reads all of the record, and on SQLite nobody else could write meanwhile.
+    with _transaction(database, database.begin_reading) as db:
         found = {table.name: rows for table, rows in _rows(db, person) if rows}
+    with _transaction(database, database.begin) as db:
         write_act(db, Act(by, "person.export", *_unnamed(person, sum(map(len, found.values())))))
-        return found
+    return found
 
 
 def forget(database: Database, person: Person, *, by: str) -> int:
@@ -146,7 +148,7 @@ def forget(database: Database, person: Person, *, by: str) -> int:
 
     Raises `NotAllowed` while one of them is not over, and `StoreError`.
     """
-    with _transaction(database) as db:
+    with _transaction(database, database.begin) as db:
         ids = _connections_of(db, person)
         live = db.scalars(select(connection.c.id).where(connection.c.id.in_(ids), connection.c.outcome.is_(None)))
         if still := sorted(live):
@@ -211,12 +213,12 @@ def _hash(person: Person, salt: str) -> str:
 
 
 @contextmanager
-def _transaction(database: Database) -> Iterator[Connection]:
+def _transaction(database: Database, begin: str) -> Iterator[Connection]:
     """One that may take its time, beside a running service. Raises `StoreError`."""
     engine = database.beside()
     try:
         with engine.connect() as db, db.begin():
-            db.exec_driver_sql(database.begin)
+            db.exec_driver_sql(begin)
             if db.dialect.name == "postgresql":
                 db.exec_driver_sql("SET LOCAL statement_timeout = 0")
             yield db
