@@ -158,6 +158,26 @@ def test_while_learning_the_signalled_port_wins_over_a_stray() -> None:
     assert desk.events == [Heard(ID, Side.A, Address(*stray)), Heard(ID, Side.A, Address(*A_AT))]
 
 
+def test_a_stray_before_its_first_packet_does_not_shut_out_a_party_behind_a_nat() -> None:
+    desk = Desk().joined()
+    stray, natted = (A_AT[0], 61000), (A_AT[0], 62000)
+    assert desk.hear(Side.A, Packet(8, 900, 0, 1, b"x" * 160), stray) is not None
+    heard = [desk.hear(Side.A, Packet(8, n, n * 160, 7, b"x" * 160), natted) is not None for n in range(8)]
+    assert heard == [False] * 4 + [True] * 4, "as many as it takes to be final"
+    assert desk.hear(Side.A, Packet(8, 901, 160, 1, b"x" * 160), stray) is None
+    assert desk.session.lines[Side.A].out.destination == natted
+    assert desk.events == [Heard(ID, Side.A, Address(*stray)), Heard(ID, Side.A, Address(*natted))]
+
+
+def test_ports_that_each_send_a_little_take_no_line() -> None:
+    desk = Desk().joined()
+    desk.hear(Side.A, Packet(8, 900, 0, 1, b"x" * 160), (A_AT[0], 61000))
+    for number in range(40):
+        source = (A_AT[0], 62000 + number // 4 % 2)  # four in a row, and then the other one
+        assert desk.hear(Side.A, Packet(8, number, number * 160, 7, b"x" * 160), source) is None
+    assert desk.voice(Side.A, 0) is not None, "the port that was signalled wins still"
+
+
 def test_a_source_isn_t_learned_from_what_was_not_agreed() -> None:
     desk = Desk().joined()
     assert desk.hear(Side.A, b"\x80\xc8\x00\x01" + bytes(24), (A_AT[0], 61000)) is None

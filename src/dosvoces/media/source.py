@@ -15,7 +15,7 @@ class SourceLock:
     line. Another host is never learned (RTP bleed and injection).
     """
 
-    __slots__ = ("_before", "_learned", "_packets", "signalled", "source")
+    __slots__ = ("_before", "_learned", "_packets", "_rival", "_rival_packets", "signalled", "source")
 
     def __init__(self) -> None:
         self.signalled: tuple[str, int] | None = None
@@ -25,11 +25,15 @@ class SourceLock:
         self._before: SocketAddress | None = None
         """Where packets came from before `relearn`."""
         self._packets = 0
+        self._rival: SocketAddress | None = None
+        """Another port than the learned one that sends, while that isn't final."""
+        self._rival_packets = 0
 
     def expect(self, signalled: tuple[str, int]) -> None:
         """Take packets from there; the same address again changes nothing."""
         if signalled != self.signalled:
             self.signalled, self.source, self._learned, self._before, self._packets = signalled, None, None, None, 0
+            self._rival = None
 
     def relearn(self) -> None:
         """
@@ -39,6 +43,7 @@ class SourceLock:
         """
         if self.signalled is not None and self.heard is not None and self.heard[1] != self.signalled[1]:
             self._before, self.source, self._learned, self._packets = self.heard, None, None, 0
+            self._rival = None
 
     def admit(self, source: SocketAddress) -> bool:
         """Whether a packet from `source` is the party's; learns and locks."""
@@ -52,10 +57,24 @@ class SourceLock:
         if self._learned is None:
             self._learned = source
         if source != self._learned:
-            return False
+            return self._compete(source)
         self._packets += 1
         if self._packets >= LEARNING_PACKETS:
             self.source = source
+        return True
+
+    def _compete(self, source: SocketAddress) -> bool:
+        """
+        Whether another port than the learned one takes its place: the first with enough packets in a row is final.
+
+        One stray packet before the party's first would else shut out a party behind a NAT for the whole call.
+        """
+        if source != self._rival:
+            self._rival, self._rival_packets = source, 0
+        self._rival_packets += 1
+        if self._rival_packets < LEARNING_PACKETS:
+            return False
+        self.source = self._learned = source
         return True
 
     @property
