@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import psycopg
@@ -335,6 +336,21 @@ async def test_locked_is_refused_and_nothing_journalled_is_lost(shared_cluster: 
         assert await store.entries(ORDER.id) == [entry(1)]
         await store.settle(ORDER.id, Connection(Terms()), Outcome.COMPLETED, at=T0)
         assert await store.unfinished() == []
+
+
+async def test_a_bad_row_hides_no_lock(shared_cluster: Cluster, postgres_url: str) -> None:
+    """Row by row, a lock was told as a transaction that is aborted, and a deadlock was not tried once more."""
+    bad = replace(an_order(1), lead=replace(an_order(1).lead, city="\0"))
+    async with opened(postgres_url) as store:
+        with psycopg.connect(postgres_url) as other:
+            other.execute("LOCK TABLE mail IN EXCLUSIVE MODE")
+            recorded, kept = await asyncio.gather(
+                store.record(bad), store.keep_mail(Mail("<1@x>", "a@x", "s", "", b""), at=T0), return_exceptions=True
+            )
+            other.rollback()
+        assert "is locked by another session" in str(kept)
+        assert "is locked by another session" in str(recorded)
+        await writable(store)
 
 
 async def test_read_only_is_refused_until_it_is_over(postgres_cluster: Cluster) -> None:

@@ -161,16 +161,16 @@ class Committer:
                 batch.lost.append(f"{entry.event} of {entry.connection_id}: {error}")
 
     def _try(self, write: Callable[[], None]) -> Exception | None:
-        """Run `write`; if its row is bad, undo only that and say why."""
+        """Run `write`; if its row is bad, undo only that and say why. What fails otherwise, ends all of it as it is."""
+        failure: Exception | None = None
         self._cursor.execute("SAVEPOINT one")
         try:
             write()
         except self._alone as error:
+            failure = error
             self._cursor.execute("ROLLBACK TO one")
-            return error
-        finally:
-            self._cursor.execute("RELEASE one")
-        return None
+        self._cursor.execute("RELEASE one")
+        return failure
 
     def _state(self, batch: Batch, connection_id: ConnectionId, state: State) -> None:
         if not self._writes.state(self._cursor, connection_id, *state, self._legs_on_disk.get(connection_id)):
