@@ -23,12 +23,13 @@ from dosvoces.mail import Mail
 from dosvoces.model import Outcome
 from dosvoces.store import Earlier, Entry
 from dosvoces.store.address import PostgresAddress, parse_database_url
+from dosvoces.store.feed import BEGINNING
 from dosvoces.store.postgres import PostgresServer
 from dosvoces.store.prepared import Cursor
 from dosvoces.store.sql import SqlStore, open_roll, open_store
 from dosvoces.testing import T0, A, an_order, until
 from tests.ports import HOST, free_port
-from tests.postgres import PASSWORD, USER, Cluster
+from tests.postgres import PASSWORD, PROGRAMS, USER, Cluster
 from tests.test_store_faults import WRITES_UNTIL_KILLED
 
 ORDER = an_order(1, key="k")
@@ -509,3 +510,33 @@ async def test_what_an_operator_should_know_of_a_server(shared_cluster: Cluster,
         "its user has not all rights on mail",
     ]
     await store.close()
+
+
+def restore(old: str, new: str) -> None:
+    """As an operator does, from a copy."""
+    dump, load = (str(max(PROGRAMS.glob(f"*/bin/{name}"))) for name in ("pg_dump", "psql"))
+    dumped = subprocess.run([dump, old], capture_output=True, check=True, timeout=60).stdout
+    subprocess.run([load, "-q", new], input=dumped, capture_output=True, check=True, timeout=60)
+
+
+async def test_a_record_that_was_restored_into_another_cluster_is_followed_on(
+    shared_cluster: Cluster, postgres_cluster: Cluster
+) -> None:
+    """A transaction's id gives an entry its place, and those of a new cluster begin anew."""
+    old, new = (cluster.url(cluster.new_database()) for cluster in (shared_cluster, postgres_cluster))
+    async with opened(old) as store:
+        await store.record(ORDER)
+        for number in range(3):
+            store.journal(entry(number))
+            assert await store.connection(ORDER.id)  # Each in a commit of its own.
+        before = [each for _, each in await store.feed.since(BEGINNING, limit=10)]
+    shared_cluster.execute("UPDATE journal SET position = position + 1000000", old.rpartition("/")[2])
+    restore(old, new)
+    async with opened(new) as store:
+        assert [each for _, each in await store.feed.since(BEGINNING, limit=10)] == before
+        end = await store.feed.end()
+        store.journal(entry(3))
+        assert [each for _, each in await store.feed.since(end, limit=10)] == [entry(3)]
+        end = await store.feed.end()
+    async with opened(new) as store:
+        assert await store.feed.end() == end

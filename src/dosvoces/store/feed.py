@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
-from sqlalchemy import BigInteger, Dialect, Select, func, literal_column, select, tuple_
+from sqlalchemy import BigInteger, Dialect, Select, func, literal_column, select, tuple_, update
 from sqlalchemy import Connection as Database
 from sqlalchemy.sql.elements import ColumnElement
 
@@ -26,6 +26,8 @@ T = TypeVar("T")
 FIRST_TRANSACTION = 1 << 40
 """Added to PostgreSQL's ids, so that what came from SQLite, with its smaller counts, stays before."""
 _THIS_ONE = f"(pg_current_xact_id()::text::bigint + {FIRST_TRANSACTION})"  # PostgreSQL 13 and later
+_NONE_YET = f"pg_snapshot_xmax(pg_current_snapshot())::text::bigint + {FIRST_TRANSACTION}"
+_PLACES_OF_CLUSTERS = FIRST_TRANSACTION // 2  # Far above SQLite's counts, and below what was moved here before.
 _ALL_OVER = f"pg_snapshot_xmin(pg_current_snapshot())::text::bigint + {FIRST_TRANSACTION}"
 
 
@@ -92,6 +94,32 @@ def position_in(dialect: Dialect) -> ColumnElement[int]:
     before = journal.alias("before")
     last = func.coalesce(func.max(before.c.position), literal_column("0", BigInteger))
     return select(last + literal_column("1", BigInteger)).scalar_subquery()
+
+
+def entries_ahead(db: Database) -> int:
+    """
+    By how much the last entry stands behind all that this PostgreSQL cluster can have written; 0 if it doesn't.
+
+    It does where the record was restored into another cluster, whose transactions have smaller ids. Such entries would
+    stay hidden, and who follows on from one of them be shown nothing new, until the ids had come so far.
+    """
+    last = db.scalar(select(func.max(journal.c.position)))
+    none_yet = db.execute(select(literal_column(_NONE_YET, BigInteger))).scalar_one()
+    return 0 if last is None or last < none_yet else int(last) - int(none_yet) + 1
+
+
+def move_below_this_cluster(db: Database) -> None:
+    """Give all entries places before those that this cluster gives, in the same order, if any are ahead."""
+    if not (ahead := entries_ahead(db)):
+        return
+    of_clusters = journal.c.position >= _PLACES_OF_CLUSTERS
+    db.execute(update(journal).where(of_clusters).values(position=journal.c.position - _margin(db) - ahead))
+
+
+def _margin(db: Database) -> int:
+    """What has its place for ever ends so far below what has none yet."""
+    margin = literal_column(f"({_NONE_YET}) - ({_ALL_OVER})", BigInteger)
+    return int(db.execute(select(margin)).scalar_one())
 
 
 _KEY = (journal.c.position, journal.c.connection_id, journal.c.seq)

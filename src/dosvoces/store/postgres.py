@@ -26,6 +26,7 @@ from dosvoces.store import Concern
 from dosvoces.store.address import PostgresAddress
 from dosvoces.store.clock import database_now
 from dosvoces.store.database import Database
+from dosvoces.store.feed import entries_ahead, move_below_this_cluster
 from dosvoces.store.postgres_errors import NotReached, explain
 from dosvoces.store.prepared import Cursor
 from dosvoces.store.schema import check_revision, migrate, revision
@@ -353,15 +354,24 @@ class PostgresServer(Database):
 
     def _bring_up_to_date(self, db: Connection) -> None:
         """Build the tables or change them, one node at a time: several may start at once."""
-        if revision(db) == REVISION:
-            return
+        if revision(db) != REVISION:
+            with self._alone(db):
+                if revision(db) != REVISION:
+                    migrate(db, name=self.name)
+        if entries_ahead(db):
+            with self._alone(db):
+                move_below_this_cluster(db)
+
+    @staticmethod
+    @contextlib.contextmanager
+    def _alone(db: Connection) -> Iterator[None]:
+        """In a transaction that may take its time, while no other node does the same."""
         db.exec_driver_sql("BEGIN")
         db.exec_driver_sql(f"SET LOCAL lock_timeout = {MIGRATION_LOCK_TIMEOUT_MS}")
         db.exec_driver_sql("SET LOCAL statement_timeout = 0")
         db.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
         db.exec_driver_sql(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})")
-        if revision(db) != REVISION:
-            migrate(db, name=self.name)
+        yield
         db.exec_driver_sql("COMMIT")
 
 
