@@ -365,3 +365,8 @@ def test_a_wrong_url_of_a_move_is_named_by_its_option(capsys: pytest.CaptureFixt
         arguments = [part for pair in urls.items() for part in pair]
         expected = f"dosvoces: {option} is no database URL: write it as {form}\n"
         assert (2, "", expected) == said(capsys, "migrate-data", *arguments)
+
+
+def test_a_wrong_address_of_a_phone_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    _, _, err = said(capsys, "phone", "--bind", "foo")
+    assert "Invalid value for '--bind': 'foo': write it as host:port" in err

@@ -94,9 +94,12 @@ def phone(
             keys=keys,
             srtp=srtp,
         )
-        address = _parsed(Bind, bind)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
+    try:
+        address = _parsed(Bind, bind)
+    except ValueError as error:
+        raise typer.BadParameter(f"{bind!r}: {error}", param_hint="'--bind'") from error
     tls = None
     if certificate is not None:
         port = address.port and address.port + 1
