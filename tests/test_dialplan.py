@@ -105,6 +105,13 @@ def test_a_number_that_lacks_its_area_code_is_refused() -> None:
     assert code("+3519123456", WIDE) == "format"
 
 
+def test_a_number_with_a_digit_too_many_is_told_that() -> None:
+    spanish = Refusal("format", "has too few or too many digits: a Spanish number has nine after +34")
+    assert [spanish] * 2 == [check_number(text, SPAIN) for text in ("+3460000001", "+346000000111")]
+    french = Refusal("format", "has too few or too many digits for a number of its country")
+    assert check_number("+3361234567", NumberRules(countries=frozenset({"FR"}))) == french
+
+
 def test_nothing_written_is_missing() -> None:
     assert [code(text) for text in ("", "  ", "\u00a0\u2003", "\t\r\n")] == ["missing"] * 4
 

@@ -61,6 +61,8 @@ class Refusal:
 
 _MISSING = Refusal("missing", "is missing")
 _FORMAT = Refusal("format", "is not an international number: write + and 7 to 15 digits, such as +34600000011")
+_LENGTH = Refusal("format", "has too few or too many digits for a number of its country")
+_SPANISH_LENGTH = Refusal("format", "has too few or too many digits: a Spanish number has nine after +34")
 _EMERGENCY = Refusal("emergency", "is an emergency or help line, which is never called")
 _SHORT_CODE = Refusal("short_code", "is a short code, which is never called")
 _OWN_NUMBER = Refusal("own_number", "is a number of this service itself")
@@ -197,7 +199,9 @@ def _in_country(code: str, national: str, rules: NumberRules, *, opened: bool) -
         return
     yield Step("range", "opened" if opened else "no dear or risky one")
     if parsed is None:
-        yield Step("type", "nine digits", None if len(national) == _SPANISH_DIGITS else _FORMAT)
+        nine = len(national) == _SPANISH_DIGITS
+        told = "nine digits" if nine else f"{len(national)} digits after +34, not nine"
+        yield Step("type", told, None if nine else _SPANISH_LENGTH)
         return
     if not opened and (kind := _DENIED_TYPES.get(number_type(parsed))):
         yield Step("type", kind, _KINDS[kind])
@@ -206,7 +210,7 @@ def _in_country(code: str, national: str, rules: NumberRules, *, opened: bool) -
     yield Step(
         "type",
         "of a length that its country has" if possible else "no length of its country's",
-        None if possible else _FORMAT,
+        None if possible else _LENGTH,
     )
 
 
