@@ -29,9 +29,7 @@ def migrate_data(
     to = _opened(target, "--to") if target is not None else open_database(settings_of(context, config).database.address)
     of = _opened(source, "--from")
     if of.name == to.name:
-        raise NotAllowed(
-            f"--from is the record that is configured, {of.name}: say with --to, or [database] url, where to"
-        )
+        raise NotAllowed(f"{of.name} is where it is already: say with --to, or [database] url, where to copy it")
     typer.echo(f"Copying {of.name} to {to.name}")
     moved = move_record(of, to, lambda progress: typer.echo(f"  {progress}"), by=operator())
     typer.echo(
