@@ -326,6 +326,7 @@ class NonInviteClient:
         "_user",
         "destination",
         "key",
+        "met_nobody",
         "state",
         "wire",
     )
@@ -354,6 +355,8 @@ class NonInviteClient:
         self._user = user
         self._interval = T1
         self._patient = patient and destination.transport == "udp"
+        self.met_nobody = False
+        """Whether an ICMP error came back and the request is repeated all the same."""
         self._resent = 0
         wire.clients[key] = self
         wire.send(data, destination)
@@ -378,7 +381,9 @@ class NonInviteClient:
         if self.state is State.CALLING:
             if not self._patient:
                 self._finish(Failure.TRANSPORT)
-            elif self._user is not None:
+                return
+            self.met_nobody = True
+            if self._user is not None:
                 self._user(Failure.TRANSPORT)
 
     def lost(self) -> None:
