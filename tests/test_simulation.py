@@ -87,8 +87,8 @@ def dialed(*left_at: float, outcome: Outcome) -> tuple[World, list[FarCall]]:
 # --- broken parts ---
 
 
-def caught(build: Build) -> Iterator[str]:
-    tally: Tally = run_worlds(1, WORLDS, build)
+def caught(build: Build, worlds: range = WORLDS) -> Iterator[str]:
+    tally: Tally = run_worlds(1, worlds, build)
     return (found.invariant for found in tally.broken)
 
 
@@ -204,7 +204,8 @@ class DialsBeforeTheIntentIsDurable(SimulatedStore):
 
 
 def test_a_dial_before_its_intent_is_durable_is_caught() -> None:
-    assert "I1" in caught(Build(store=DialsBeforeTheIntentIsDurable))
+    # Seen where the kill comes between the two: in three connections of a thousand.
+    assert "I1" in caught(Build(store=DialsBeforeTheIntentIsDurable), range(200))
 
 
 class MailsTwice(SimulatedMailbox):
