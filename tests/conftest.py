@@ -22,6 +22,11 @@ def pytest_make_parametrize_id(val: object) -> str | None:
     return "key" if isinstance(val, str) and val.startswith(("dv_live_", "dv_test_")) else None
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Modules that take minutes begin first: begun last, one would keep a single process busy while the others idle."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
 # What takes long on a machine that does much else is no fault; what a test may cost is the number of its examples.
 settings.register_profile(
     "dosvoces", max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True

@@ -6,12 +6,16 @@ A short chaos run: two hundred kills, at every named crash point on both kinds o
 
 from pathlib import Path
 
+import pytest
+
 from dosvoces.crashpoints import POINTS
 from tests.chaos.checker import check
 from tests.chaos.evidence import read
 from tests.chaos.plan import Plan
 from tests.chaos.report import as_text
 from tests.chaos.run import run
+
+pytestmark = pytest.mark.long
 
 SITES = ("sqlite", "sqlite", "postgresql")
 KILLS = 200
