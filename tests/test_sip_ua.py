@@ -187,6 +187,29 @@ def test_answer_of_an_earlier_process_is_hung_up() -> None:
     after.rest()
 
 
+def test_each_phone_that_answers_an_invite_of_an_earlier_process_is_hung_up() -> None:
+    """The process died after a proxy had forked its INVITE; two phones answer, until each gets an ACK."""
+    before = Stage()
+    before.invite()
+    invite = before.request()
+    after = Stage()
+    after.token_from(1000)
+    acknowledged = []
+    for to_tag in ("one", "two"):
+        after.answer(invite, 200, to_tag=to_tag)
+        bye = after.request("BYE")
+        assert bye.header("to") == f"<sip:600@example.com>;tag={to_tag}"
+        after.answer(invite, 200, to_tag=to_tag)
+        assert after.sent() == []
+        after.answer(bye, 200)
+        acknowledged.append(after.request("ACK").header("to"))
+    for to_tag in ("two", "one"):
+        after.answer(invite, 200, to_tag=to_tag)
+        acknowledged.append(after.request("ACK").header("to"))
+    assert acknowledged == [f"<sip:600@example.com>;tag={to_tag}" for to_tag in ("one", "two", "two", "one")]
+    after.rest()
+
+
 def test_answer_of_a_live_call_with_another_branch_is_acknowledged_again() -> None:
     """A phone that changes the Via of its repeated 200, or repeats it after the transaction is gone."""
     stage = Stage()

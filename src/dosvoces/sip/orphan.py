@@ -13,7 +13,7 @@ from .dialog import Dialog, target_of
 from .digest import Credentials
 from .exchange import Exchange, ack
 from .message import Response, clean, tag
-from .transaction import TIMEOUT, Failure
+from .transaction import MAX_FORKS, TIMEOUT, Failure
 from .unwanted import UnwantedAnswer
 
 if TYPE_CHECKING:
@@ -65,33 +65,23 @@ class StrayAnswer:
     """
     A 2xx to an INVITE of ours that no transaction remembers: a restart lies between, or more than 64*T1.
 
-    Stands in the table of client transactions, so that repeats get the same ACK and no second BYE.
+    Stands in the table of client transactions, so that repeats get the same ACK and no second BYE. Where the INVITE was
+    forked, each phone that answered it is hung up (RFC 3261 §13.2.2.4).
     """
 
-    __slots__ = ("_ack", "_held", "_key", "_ua", "destination")
+    __slots__ = ("_acks", "_key", "_source", "_ua", "destination")
 
     def __init__(self, ua: "UserAgent", key: str, response: Response, source: Hop) -> None:
         self._ua = ua
         self._key = key
-        local = response.header("from")
-        pattern = Dialog(
-            call_id=response.header("call-id"),
-            local=local,
-            local_tag=tag(local),
-            remote="",
-            remote_target="",
-            fallback=source,
-        )
-        dialog = pattern.established_by(response)
-        dialog.local_cseq = response.cseq + CSEQ_LEAP
-        self.destination = dialog.destination
-        self._ack = ack(ua, dialog, self.destination, response.cseq)
-        self._held = True
-        """Whether the ACK waits for the BYE's answer."""
+        self._source = source
+        self.destination = source
+        self._acks: dict[str, tuple[bytes, Hop] | None] = {}
+        """By To tag; `None` while the ACK waits for the BYE's answer."""
         ua.wire.clients[key] = self
         ua.hanging_up += 1
         ua.wire.after(TIMEOUT, self._terminate)
-        UnwantedAnswer(ua, dialog, self._acknowledge, _nothing_more)
+        self.receive(response)
 
     @staticmethod
     def is_ours(ua: "UserAgent", response: Response) -> bool:
@@ -110,12 +100,36 @@ class StrayAnswer:
         return 200 <= response.code < 300
 
     def receive(self, response: Response) -> None:
-        if not self._held:
-            self._ua.wire.send(self._ack, self.destination)
+        to_tag = tag(response.header("to"))
+        if to_tag in self._acks:
+            self._acknowledge_again(to_tag)
+        elif len(self._acks) < MAX_FORKS and self.is_ours(self._ua, response):
+            self._hang_up(response, to_tag)
 
-    def _acknowledge(self) -> None:
-        self._held = False
-        self._ua.wire.send(self._ack, self.destination)
+    def _hang_up(self, response: Response, to_tag: str) -> None:
+        local = response.header("from")
+        pattern = Dialog(
+            call_id=response.header("call-id"),
+            local=local,
+            local_tag=tag(local),
+            remote="",
+            remote_target="",
+            fallback=self._source,
+        )
+        dialog = pattern.established_by(response)
+        dialog.local_cseq = response.cseq + CSEQ_LEAP
+        data = ack(self._ua, dialog, dialog.destination, response.cseq)
+        self._acks[to_tag] = None
+
+        def acknowledge() -> None:
+            self._acks[to_tag] = (data, dialog.destination)
+            self._acknowledge_again(to_tag)
+
+        UnwantedAnswer(self._ua, dialog, acknowledge, _nothing_more)
+
+    def _acknowledge_again(self, to_tag: str) -> None:
+        if (held := self._acks[to_tag]) is not None:
+            self._ua.wire.send(*held)
 
     def unreachable(self) -> None:
         """Nothing to be done."""
