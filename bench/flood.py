@@ -8,6 +8,7 @@ machine's cores.
 import asyncio
 import time
 from collections.abc import Iterator
+from typing import cast
 
 from bench.call import request
 
@@ -111,8 +112,7 @@ class _Line(asyncio.Protocol):
         self._got = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is none of asyncio's classes
 
     def send(self, asked: bytes, started: float | None = None) -> None:
         self._started = time.perf_counter() if started is None else started

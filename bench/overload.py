@@ -3,20 +3,15 @@ Ten times more than can be done: how much is still done, and how soon the rest i
 
 The capacity is measured first, with as many requests on their way as keep the service busy; then ten times that rate
 is offered, whatever becomes of it. What counts is what the record saw: calls joined a second.
-
-The service, its media worker and its mail server have one core, all that load it (phones, the client) the others, as
-they would have machines of their own: what the client waits for a core is no delay of the service.
 """
 
 import asyncio
 import itertools
 import json
-import os
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Awaitable, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
 
@@ -36,16 +31,12 @@ SETTLE_S = 1.5
 
 async def run(folder: Path, *, seconds: float, max_connections: int) -> dict[str, Any]:
     """The capacity, then `TIMES` as much, for `seconds` each."""
-    serving, *loading = sorted(os.sched_getaffinity(0))
-    async with AsyncExitStack() as stack:
-        stack.enter_context(_starting_on(loading or [serving]))
-        lines = await stack.enter_async_context(phones(folder, hold_s=HOLD_S))
-        with _starting_on([serving]):
-            served = await stack.enter_async_context(
-                service(
-                    folder, first_port=lines.first_port, second_port=lines.second_port, max_connections=max_connections
-                )
-            )
+    async with (
+        phones(folder, hold_s=HOLD_S) as lines,
+        service(
+            folder, first_port=lines.first_port, second_port=lines.second_port, max_connections=max_connections
+        ) as served,
+    ):
         numbers = itertools.count(1)
         calm = Flood(served.client.port, numbers)
         peak = await _measured(served, calm, seconds, calm.keep_busy(at_once=AT_ONCE, seconds=seconds))
@@ -62,17 +53,6 @@ async def run(folder: Path, *, seconds: float, max_connections: int) -> dict[str
             "goodput_share": round(flooded["joined_per_s"] / peak["joined_per_s"], 3),
             "service_mib_grown": round((served.use().service_kib - before_kib) / 1024, 1),
         }
-
-
-@contextmanager
-def _starting_on(cores: list[int]) -> Iterator[None]:
-    """This process is on these cores meanwhile, and what it starts stays there."""
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, cores)
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
 
 
 async def _measured(served: Service, flood: Flood, seconds: float, load: Awaitable[float]) -> dict[str, Any]:

@@ -13,8 +13,8 @@ import asyncio
 PROBE_S = 0.005
 TARGET_S = 0.02
 """Lateness that still counts as punctual: less than half of the 50 ms within which a refusal should come."""
-BURST = 64
-"""Requests that may begin between two punctual probes: about a quarter of a second of work."""
+BURST = 32
+"""Requests that may begin between two punctual probes: about an eighth of a second of work."""
 TRICKLE = 8
 """The same while requests are refused: about as much work as `TARGET_S` has room for."""
 CALM_S = 1.0

@@ -1,15 +1,15 @@
 """
 Lets a few requests begin in each turn of the event loop, so that what is refused or over doesn't wait for them all.
 
-A burst that is taken whole would else be worked off in one turn: sixty requests, two milliseconds each, before the loop
-looks at a socket again.
+A burst that is taken whole would else be worked off in one turn: thirty requests, two milliseconds each and more,
+before the loop looks at a socket again.
 """
 
 import asyncio
 from collections import deque
 
-AT_ONCE = 4
-"""Some eight milliseconds of work."""
+AT_ONCE = 2
+"""Some four milliseconds of work."""
 
 
 class Turns:
