@@ -15,12 +15,12 @@ help: ## List the commands
 demo: install ## Run the main job on built-in phones and an inbox, and show the proof
 	@$(BIN)/dosvoces demo
 
-# Most tests wait for timers, phones and processes. One that fails is tried once more, and the last line counts those
+# Most tests wait for timers, phones and processes. One that fails is tried twice more, and the last line counts those
 # ("rerun"): phones and a machine that do much else at the time have clocks of their own.
 TESTS_AT_ONCE ?= 3
 test: dev ## Install what the tests need, then run them all
 	@scripts/debian-packages
-	@$(BIN)/pytest --numprocesses $(TESTS_AT_ONCE) --dist loadfile --no-loadscope-reorder --reruns 1 $(ARGS)
+	@$(BIN)/pytest --numprocesses $(TESTS_AT_ONCE) --dist loadfile --no-loadscope-reorder --reruns 2 $(ARGS)
 
 check: dev ## What CI checks beside the tests: format, lint, types, the direction of imports
 	@$(BIN)/ruff format --check
