@@ -31,7 +31,7 @@ def list_connections(
     """The newest connections."""
     from dosvoces import timeline
 
-    records = _read(settings_of(context, config), lambda store: store.connections(limit=limit))
+    records = read_record(settings_of(context, config), lambda store: store.connections(limit=limit))
     typer.echo(as_json([asdict(record) for record in records]) if for_programs else timeline.render_list(records))
 
 
@@ -57,7 +57,7 @@ def show(
         connection_id = ConnectionId(connection.lower())
         return await store.connection(connection_id), await store.entries(connection_id)
 
-    record, entries = _read(settings_of(context, config), both)
+    record, entries = read_record(settings_of(context, config), both)
     if record is None:
         raise _no_connection(connection)
     if for_programs:
@@ -76,7 +76,7 @@ def _show_capture(settings: "Settings", connection: str, *, as_ladder: bool, pca
         connection_id = ConnectionId(connection.lower())
         return await store.connection(connection_id), await store.capture(connection_id)
 
-    record, packed = _read(settings, both)
+    record, packed = read_record(settings, both)
     if record is None:
         raise _no_connection(connection)
     if packed is None:
@@ -109,7 +109,9 @@ def list_mails(context: typer.Context, limit: Limit = 20, config: Config = None)
     """The newest mails."""
     from dosvoces import timeline
 
-    typer.echo(timeline.render_mail_list(_read(settings_of(context, config), lambda store: store.mails(limit=limit))))
+    typer.echo(
+        timeline.render_mail_list(read_record(settings_of(context, config), lambda store: store.mails(limit=limit)))
+    )
 
 
 @mail_app.command("show")
@@ -122,7 +124,7 @@ def show_mail(
     """One mail: what its reader sees, in plain text."""
     from dosvoces import timeline
 
-    kept = _read(settings_of(context, config), lambda store: store.mail(number))
+    kept = read_record(settings_of(context, config), lambda store: store.mail(number))
     if kept is None:
         raise DosvocesError(f"there is no mail {number}; `dosvoces mail list` names those that there are")
     if raw:
@@ -131,7 +133,7 @@ def show_mail(
         typer.echo(timeline.render_mail(kept))
 
 
-def _read(settings: "Settings", question: "Callable[[Store], Awaitable[T]]") -> T:
+def read_record(settings: "Settings", question: "Callable[[Store], Awaitable[T]]") -> T:
     """Ask the record, beside a running service."""
     from dosvoces.store.sql import open_store
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from dosvoces.cli.options import AsJson, Config, as_json, ask_record, operator, settings_of
+from dosvoces.cli.record import read_record
 from dosvoces.errors import DosvocesError
 
 if TYPE_CHECKING:
@@ -198,17 +199,7 @@ def render(deliveries: "Sequence[Delivery]") -> str:
 
 
 def _reports(settings: "Settings", question: "Callable[[Reports], Awaitable[T]]") -> T:
-    from dosvoces.store.sql import open_store
-
-    async def ask() -> T:
-        store = open_store(settings.database.address, reader=True)
-        await store.open()
-        try:
-            return await question(store.reports)
-        finally:
-            await store.close()
-
-    return asyncio.run(ask())
+    return read_record(settings, lambda store: question(store.reports))
 
 
 async def _post(endpoint: "Endpoint") -> "Reply":
