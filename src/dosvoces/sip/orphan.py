@@ -81,7 +81,7 @@ class StrayAnswer:
         ua.wire.clients[key] = self
         ua.hanging_up += 1
         ua.wire.after(TIMEOUT, self._terminate)
-        self.receive(response)
+        self._hang_up(response, tag(response.header("to")))
 
     @staticmethod
     def is_ours(ua: "UserAgent", response: Response) -> bool:
