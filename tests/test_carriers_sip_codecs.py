@@ -280,8 +280,8 @@ async def test_the_answer_in_the_ack_of_a_reinvite_without_offer_moves_the_audio
             voice.socket.close()
 
 
-async def test_hold_music_is_heard_from_the_address_that_the_holder_names(bench: Bench) -> None:
-    """Many exchanges have a machine of its own for it, and say so in the re-INVITE."""
+async def talking(bench: Bench) -> tuple[dict[Side, Party], dict[Side, Voice]]:
+    """Both parties, joined, and what they say and hear with."""
     voices: dict[Side, Voice] = {}
     parties: dict[Side, Party] = {}
     for side in Side:
@@ -291,6 +291,12 @@ async def test_hold_music_is_heard_from_the_address_that_the_holder_names(bench:
         await bench.told.saw(ONE, Answered(side))
         await asyncio.wait_for(parties[side].confirmed.wait(), LIMIT_S)
     await bench.sip.join(ONE)
+    return parties, voices
+
+
+async def test_hold_music_is_heard_from_the_address_that_the_holder_names(bench: Bench) -> None:
+    """Many exchanges have a machine of its own for it, and say so in the re-INVITE."""
+    parties, voices = await talking(bench)
     player = Voice(parties[B])  # what B says from now on names the player's port
     try:
         assert (await changed(parties[B], sdp.PCMA, direction=sdp.Direction.SENDONLY))[0] == 200
@@ -312,15 +318,7 @@ async def test_hold_music_is_heard_from_the_address_that_the_holder_names(bench:
 @pytest.mark.parametrize("direction", [sdp.Direction.SENDONLY, sdp.Direction.INACTIVE])
 async def test_a_hold_is_silence_to_both_and_no_offer_to_the_other(bench: Bench, direction: sdp.Direction) -> None:
     """The other party isn't asked for anything; it hears what the holder plays, which may be nothing."""
-    voices: dict[Side, Voice] = {}
-    parties: dict[Side, Party] = {}
-    for side in Side:
-        parties[side] = await bench.rung(side)
-        voices[side] = Voice(parties[side])
-        parties[side].answer()
-        await bench.told.saw(ONE, Answered(side))
-        await asyncio.wait_for(parties[side].confirmed.wait(), LIMIT_S)
-    await bench.sip.join(ONE)
+    parties, voices = await talking(bench)
     try:
         voices[A].say(b"before")
         assert await voices[B].hear() == b"before"
