@@ -74,6 +74,7 @@ ROWS = (
     Row("overload", "  lost of the capacity (aim 0.05)", "share", _lost_share, 0.05),
     Row("overload", "  a refusal, p50", "ms", _at("overloaded", "refusal_ms", "p50"), 50.0),
     Row("overload", "  a refusal, p95", "ms", _at("overloaded", "refusal_ms", "p95"), 50.0),
+    Row("overload", "  a refusal, p99", "ms", _at("overloaded", "refusal_ms", "p99"), 50.0),
     Row("memory", "server, 500 joined", "KiB/connection", _at("kib_per_open_connection", "engine")),
     Row("memory", "media worker, 500 joined", "KiB/connection", _at("kib_per_open_connection", "media_worker")),
     Row(
