@@ -1,6 +1,7 @@
 """The writer's groups: what is committed together, what rides along, what waits and how much of it."""
 
 import asyncio
+import itertools
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -21,7 +22,7 @@ from dosvoces.store import Entry
 from dosvoces.store.lane import Lane
 from dosvoces.store.sqlite import SqliteFile
 from dosvoces.store.tables import REVISION, metadata
-from dosvoces.store.writer import ENTRIES_PER_COMMIT, HURRY_S, REQUESTS_PER_COMMIT, Writer
+from dosvoces.store.writer import ENTRIES_PER_COMMIT, HURRY_S, REQUESTS_PER_COMMIT, TOLD_AT_ONCE, Writer
 from dosvoces.store.writes import Writes
 from dosvoces.testing import T0, A, an_order, until
 
@@ -76,6 +77,32 @@ async def test_what_is_asked_together_is_committed_once(desk: Desk) -> None:
 async def test_one_commit_takes_only_so_many(desk: Desk) -> None:
     await asyncio.gather(*(desk.record(an_order(number)) for number in range(REQUESTS_PER_COMMIT + 1)))
     assert desk.count("COMMIT") == 2
+
+
+async def test_who_waited_for_one_commit_goes_on_by_and_by(desk: Desk) -> None:
+    """All of them in one turn of the loop would hold everything else up."""
+    told: list[int] = []
+
+    async def ask(number: int) -> None:
+        await desk.record(an_order(number))
+        told.append(number)
+
+    tasks = [asyncio.create_task(ask(number)) for number in range(5 * TOLD_AT_ONCE)]
+    seen = [0]
+    while len(told) < len(tasks):
+        await asyncio.sleep(0)
+        seen.append(len(told))
+    assert desk.count("COMMIT") == 1
+    assert max(after - before for before, after in itertools.pairwise(seen)) == TOLD_AT_ONCE
+    assert told == list(range(len(tasks)))
+
+
+async def test_a_writer_that_closes_leaves_nobody_waiting(desk: Desk) -> None:
+    tasks = [asyncio.create_task(desk.record(an_order(number))) for number in range(5 * TOLD_AT_ONCE)]
+    await asyncio.sleep(0)
+    await desk.writer.close()
+    await asyncio.sleep(0)
+    assert [task.done() for task in tasks] == [True] * len(tasks)
 
 
 async def test_state_and_journal_ride_along(desk: Desk) -> None:

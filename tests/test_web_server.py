@@ -10,8 +10,9 @@ import pytest
 
 from dosvoces.errors import SettingsError
 from dosvoces.web import server as server_module
-from dosvoces.web.pressure import BURST
+from dosvoces.web import turns
 from dosvoces.web.server import HttpServer
+from dosvoces.web.turns import TRICKLE
 from tests.web_fakes import FakeConnector, app_with
 
 BODY = json.dumps({"firstnumber": "+34600000011", "secondnumber": "+34960000022", "email": "ana@milmoh.com"}).encode()
@@ -204,7 +205,7 @@ def statuses(answers: bytes) -> list[int]:
 @asynccontextmanager
 async def full_server(connector: FakeConnector) -> AsyncIterator[HttpServer]:
     """A server that has no room for a call."""
-    server = HttpServer(app_with(connector), host="127.0.0.1", port=0, full=lambda: True)
+    server = HttpServer(app_with(connector), host="127.0.0.1", port=0, full=lambda waiting: True)
     await server.start()
     try:
         yield server
@@ -275,10 +276,27 @@ async def test_a_refused_client_that_sends_its_body_slowly_is_refused_once(conne
     assert [statuses(first), statuses(rest)] == [[503], [200]]
 
 
+async def test_who_waits_for_a_turn_is_counted_where_there_is_little_room(connector: FakeConnector) -> None:
+    """To be told only then, turns later, that there is no room would take as long as to be served."""
+    most = 5
+    server = HttpServer(
+        app_with(connector), host="127.0.0.1", port=0, full=lambda waiting: len(connector.orders) + waiting >= most
+    )
+    await server.start()
+    try:
+        answers = await talk(server, KEPT * (most + 3) + LOOK + GOOD)
+    finally:
+        await server.stop()
+    assert statuses(answers) == [*[200] * most, *[503] * 3, 200, 503]
+    assert len(connector.orders) == most
+
+
 async def test_more_at_once_than_the_loop_keeps_up_with_is_refused(
-    server: HttpServer, connector: FakeConnector
+    server: HttpServer, connector: FakeConnector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All arrive in one piece, and are counted before the loop can turn."""
-    answers = await talk(server, KEPT * BURST + KEPT * 3 + GOOD)
-    assert statuses(answers) == [200] * BURST + [503] * 4
-    assert len(connector.orders) == BURST
+    burst = TRICKLE + 10
+    monkeypatch.setattr(turns, "BURST", burst)
+    answers = await talk(server, KEPT * burst + KEPT * 3 + GOOD)
+    assert statuses(answers) == [200] * burst + [503] * 4
+    assert len(connector.orders) == burst

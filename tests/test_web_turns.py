@@ -1,15 +1,17 @@
-"""A few requests begin in each turn of the loop, the next ones in the next, in the order in which they came."""
+"""A few requests begin in each turn of the loop, in the order in which they came; too many don't wait for theirs."""
 
 import asyncio
 
-from dosvoces.web.turns import AT_ONCE, Turns
+import pytest
+
+from dosvoces.web.turns import AT_ONCE, BURST, CALM_S, TRICKLE, Turns
 
 
 async def test_the_first_begin_at_once_and_the_others_a_few_in_each_turn() -> None:
     turns, begun = Turns(), []
 
     async def request(number: int) -> None:
-        if (turn := turns.wait()) is not None:
+        if (turn := turns.take()) is not None:
             await turn
         begun.append(number)
 
@@ -25,14 +27,63 @@ async def test_the_first_begin_at_once_and_the_others_a_few_in_each_turn() -> No
     # Nobody waits any more, so the next one doesn't either.
     await asyncio.sleep(0)
     await asyncio.sleep(0)
-    assert turns.wait() is None
+    assert turns.take() is None
 
 
 async def test_who_has_gone_takes_nobodys_turn() -> None:
     turns = Turns()
-    while (gone := turns.wait()) is None:
+    while (gone := turns.take()) is None:
         pass
-    others = [turns.wait() for _ in range(AT_ONCE)]
+    others = [turns.take() for _ in range(AT_ONCE)]
     gone.cancel()
     await asyncio.sleep(0)
     assert all(turn is not None and turn.done() for turn in others)
+
+
+def taken(turns: Turns) -> int:
+    """How many of twice the burst are let in now."""
+    before = turns.waiting
+    for _ in range(2 * BURST):
+        if not turns.refuse():
+            turns.take()
+    return turns.waiting - before
+
+
+async def begun(turns: Turns, count: int) -> None:
+    """Wait until that many more have had their turn."""
+    left = turns.waiting - count
+    while turns.waiting > left:  # noqa: ASYNC110  # turn by turn is what is looked at
+        await asyncio.sleep(0)
+
+
+async def test_a_burst_is_taken_whole_and_no_more() -> None:
+    turns = Turns()
+    assert (taken(turns), turns.waiting, taken(turns)) == (BURST, BURST, 0)
+
+
+async def test_while_requests_are_refused_few_may_wait() -> None:
+    turns = Turns()
+    taken(turns)
+    await begun(turns, BURST // 2)
+    assert taken(turns) == 0
+    await begun(turns, turns.waiting)
+    assert taken(turns) == TRICKLE
+
+
+async def test_after_a_calm_second_a_burst_is_taken_whole_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns, loop = Turns(), asyncio.get_running_loop()
+    taken(turns)
+    await begun(turns, turns.waiting)
+    now = loop.time()
+    monkeypatch.setattr(loop, "time", lambda: now + CALM_S / 2)
+    assert taken(turns) == TRICKLE
+    await begun(turns, turns.waiting)
+    monkeypatch.setattr(loop, "time", lambda: now + 1.6 * CALM_S)
+    assert taken(turns) == BURST
+
+
+async def test_a_queue_that_is_short_refuses_nobody() -> None:
+    turns = Turns()
+    while turns.waiting < TRICKLE:
+        assert not turns.refuse()
+        turns.take()

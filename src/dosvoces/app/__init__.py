@@ -195,7 +195,7 @@ class Service:
             port=self.settings.http.port,
             max_clients=max_clients,
             # Where another node has room, this one's want of it turns nobody away.
-            full=lambda: self.switchboard.full and not self.membership.others_with_room(),
+            full=lambda waiting: not self.switchboard.has_room(waiting) and not self.membership.others_with_room(),
         )
         stack.push_async_callback(self.http.stop)
         await self.http.start()

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from .api import Address, Hop
 
 BUFFER_BYTES = 4 << 20  # with the usual 200 kB a burst of answers overflows and calls fail (tried; facts of the trial)
-BATCH = 64  # datagrams read per wake-up, so that timers and other sockets get their turn
+BATCH = 8  # datagrams read per wake-up, some two milliseconds of work, so that all others get their turn
 MAX_DATAGRAM = 65_535  # bytes
 MAX_HOPS = 1_024  # senders that are kept as hops
 MAX_ERRORS = 4_096  # read from the error queue at a time

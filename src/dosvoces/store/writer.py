@@ -34,6 +34,9 @@ HURRY_S = 0.005
 """How long those wait: enough to ride along with the intent to dial the other side."""
 REQUESTS_PER_COMMIT = 250
 """More wait for the next commit: one commit never lasts much longer than a tenth of a second."""
+TOLD_AT_ONCE = 4
+"""Of those who waited for a commit, so many go on in one turn of the loop: each has some milliseconds to do then, and
+all at once would let nothing else be heard meanwhile."""
 ENTRIES_PER_COMMIT = 2_000
 """More wait, after a failure of the database, for the next commit: PostgreSQL takes thousands in a second, and each
 commit must be over within `COMMIT_LIMIT_S`, or it is given up and nothing is ever written again."""
@@ -74,6 +77,8 @@ class Writer:
         self._loop = asyncio.get_running_loop()
         self._requests: deque[Request] = deque()
         self._owed: list[Request] = []
+        self._to_tell: deque[tuple[Request, StoreError | None]] = deque()
+        """Who is committed or refused by then, and doesn't know it yet."""
         self._states: dict[ConnectionId, State] = {}
         self._entries: list[Entry] = []
         self._kept: list[Callable[[], None]] = []
@@ -164,6 +169,7 @@ class Writer:
         except TimeoutError:
             pass
         self._ended = True
+        self._tell(len(self._to_tell))
         if self._timer is not None:
             self._timer.cancel()
         if not self._busy:
@@ -303,8 +309,10 @@ class Writer:
             self._start_within(self._patience_s)
 
     def _succeeded(self, batch: Batch) -> None:
-        for index, request in enumerate(batch.requests):
-            _finish(request, batch.refusals.get(index))
+        telling = bool(self._to_tell)
+        self._to_tell.extend((request, batch.refusals.get(index)) for index, request in enumerate(batch.requests))
+        if not telling:
+            self._tell()
         for connection_id in batch.not_ours:
             self.tell_taken(connection_id)
         for kept in batch.kept:
@@ -319,6 +327,13 @@ class Writer:
             self._trouble = None
             self._retry_s = FIRST_RETRY_S
         self._entries_lost = 0
+
+    def _tell(self, most: int = TOLD_AT_ONCE) -> None:
+        """Tell the next ones what became of their writes, and the others in the turns that follow."""
+        for _ in range(min(most, len(self._to_tell))):
+            _finish(*self._to_tell.popleft())
+        if self._to_tell:
+            self._loop.call_soon(self._tell)
 
     def _failed(self, batch: Batch, error: BaseException) -> None:
         """Keep what is ours to write, tell those who wait, and try again later: also with nothing to write."""

@@ -259,10 +259,9 @@ class Switchboard:
         """Why a request would be refused now, in words; empty if it would be taken."""
         return self._admission.problems()
 
-    @property
-    def full(self) -> bool:
-        """Whether a request would be refused for want of room, whatever it asks for."""
-        return self._admission.full
+    def has_room(self, waiting: int = 0) -> bool:
+        """Whether there would be a place for a request after `waiting` others, whatever it asks for."""
+        return self._admission.has_room(waiting)
 
     def warnings(self) -> list[str]:
         """What an operator should know though requests are taken."""

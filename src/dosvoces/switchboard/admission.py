@@ -128,7 +128,7 @@ class Admission:
             # By whom is the operator's to know, who has it in `problems`.
             raise NotNow(STOPPED, leaving=bool(self._shut.leaving))
         if problems := self._problems(of_store, self._carrier.problems(order.first, order.second)):
-            full = self.full and len(problems) == 1
+            full = not self.has_room() and len(problems) == 1
             raise NotNow("; ".join(problems), leaving=bool(self._shut.leaving), full=full)
         self.check(order)
 
@@ -141,15 +141,14 @@ class Admission:
     def _problems(self, of_store: list[str], of_carrier: list[str]) -> list[str]:
         problems = [*of_store, *of_carrier]
         problems += [why for why in (self._shut.leaving, self._shut.stopped, self._shut.fenced) if why]
-        if self.full:
+        if not self.has_room():
             problems.append(self._fullness())
         return problems
 
-    @property
-    def full(self) -> bool:
-        """Whether as many are open as may be, or as there are media ports for."""
-        inside = self._open_connections() + len(self._entering)
-        return inside >= self._most or inside >= self._carrier.capacity()
+    def has_room(self, waiting: int = 0) -> bool:
+        """Whether fewer than may be open, and than there are media ports for, are so or will be with `waiting` more."""
+        inside = self._open_connections() + len(self._entering) + waiting
+        return inside < self._most and inside < self._carrier.capacity()
 
     def _fullness(self) -> str:
         if self._open_connections() + len(self._entering) >= self._most:

@@ -9,7 +9,7 @@ import contextlib
 import os
 import re
 import socket
-from asyncio import AbstractEventLoop, TimerHandle, Transport
+from asyncio import AbstractEventLoop, Future, TimerHandle, Transport
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, cast
@@ -21,7 +21,6 @@ from uvicorn.server import ServerState
 
 from dosvoces.errors import SettingsError
 from dosvoces.web.answers import message
-from dosvoces.web.pressure import Pressure
 from dosvoces.web.problems import OVERLOADED, problem
 from dosvoces.web.streams import TRANSPORT
 from dosvoces.web.turns import Turns
@@ -56,6 +55,11 @@ async def _head_too_large(scope: Scope, receive: Receive, send: Send) -> None:
     await _HEAD_TOO_LARGE.send(send)
 
 
+async def _served_after(turn: Future[None], app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    await turn
+    await app(scope, receive, send)
+
+
 async def _overloaded(scope: Scope, receive: Receive, send: Send) -> None:
     await _OVERLOADED[scope["raw_path"]].send(send)
 
@@ -68,21 +72,27 @@ class HttpServer:
     """
     Serves `app` on one TCP socket between `start` and `stop`.
 
-    `port` 0 asks the system for one; `address` tells which it gave. While `full` says so, and while the process doesn't
-    keep up, requests that would make calls are refused before their body is read.
+    `port` 0 asks the system for one; `address` tells which it gave. While the process doesn't keep up, and while `full`
+    says that there is no room for one more beside so many who wait, requests that would make calls are refused before
+    their body is read.
     """
 
     def __init__(
-        self, app: ASGIApp, *, host: str, port: int, max_clients: int = 1000, full: Callable[[], bool] = lambda: False
+        self,
+        app: ASGIApp,
+        *,
+        host: str,
+        port: int,
+        max_clients: int = 1000,
+        full: Callable[[int], bool] = lambda waiting: False,
     ) -> None:
         self._host = host
         self._port = port
-        self._pressure = Pressure()
         self._turns = Turns()
         self._full = full
         self._config = uvicorn.Config(
             cast(Any, app),
-            http=cast(Any, partial(_Protocol, self._sheds, self._must_shed, self._turns)),
+            http=cast(Any, partial(_Protocol, self._must_shed, self._turns)),
             ws="none",
             lifespan="off",
             interface="asgi3",
@@ -98,11 +108,9 @@ class HttpServer:
         self._task: asyncio.Task[None] | None = None
         self._socket: socket.socket | None = None
 
-    def _sheds(self) -> bool:
-        return self._full() or self._pressure.refuses()
-
     def _must_shed(self) -> bool:
-        return self._full() or not self._pressure.admits()
+        # Who waits for a turn will want a place: to be told only then that there is none would take as long.
+        return self._full(self._turns.waiting) or self._turns.refuse()
 
     @property
     def address(self) -> tuple[str, int]:
@@ -121,13 +129,11 @@ class HttpServer:
         ready.cancel()
         if self._task.done():
             await self._task
-        self._pressure.start()
 
     async def stop(self, *, grace_s: float = 5.0) -> None:
         """Take no more requests, give those under way `grace_s` to finish, close; idempotent."""
         if self._server is None or self._task is None:
             return
-        self._pressure.stop()
         self._config.timeout_graceful_shutdown = cast(int, grace_s)
         self._server.leave()
         await self._task
@@ -235,7 +241,6 @@ class _Protocol(HttpToolsProtocol):
 
     def __init__(
         self,
-        sheds: Callable[[], bool],
         must_shed: Callable[[], bool],
         turns: Turns,
         config: uvicorn.Config,
@@ -244,7 +249,6 @@ class _Protocol(HttpToolsProtocol):
         _loop: AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self._sheds = sheds
         self._must_shed = must_shed
         self._turns = turns
         self._between = True
@@ -294,17 +298,16 @@ class _Protocol(HttpToolsProtocol):
         elif self.url not in _OVERLOADED or self.parser.get_method() != b"POST":
             self.app = self._serving
         elif self._has_key() or not self._must_shed():
-            self.app = cast(Any, self._serve_in_turn)
+            self._serve_in_turn()
         elif self._in_turn() and self.parser.should_keep_alive():
             return self._refuse_cheaply()
         else:
             self.app = cast(Any, _overloaded)
         super().on_headers_complete()
 
-    async def _serve_in_turn(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if (turn := self._turns.wait()) is not None:
-            await turn
-        await cast(ASGIApp, self._serving)(scope, receive, send)
+    def _serve_in_turn(self) -> None:
+        turn = self._turns.take()
+        self.app = self._serving if turn is None else cast(Any, partial(_served_after, turn, self._serving))
 
     def _has_key(self) -> bool:
         """Whether this may be a repeat that has its answer already, which is never refused."""
@@ -327,7 +330,7 @@ class _Protocol(HttpToolsProtocol):
             self._head_complete()
             self.transport.write(_BUSY_BYTES)
             self.transport.close()
-        elif self._sheds() and self._in_turn() and _is_plain(data):
+        elif self._must_shed() and self._in_turn() and _is_plain(data):
             self._head_complete()
             self._unset_keepalive_if_required()
             self.transport.write(_CALL_OVERLOADED)
