@@ -1,6 +1,7 @@
 """What is asked of a large record is found by an index: no question holds up all others while it reads the history."""
 
 import asyncio
+import re
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -11,14 +12,18 @@ from sqlalchemy import Delete, Select, delete, select
 from sqlalchemy.dialects import sqlite
 
 from dosvoces.store import Wanted
+from dosvoces.store.prepared import Prepared
 from dosvoces.store.sql import open_store
 from dosvoces.store.tables import connection, mail
 from dosvoces.store.wanted import wanted_clauses
 from dosvoces.testing import T0
 
+GROWS = "(connection|leg|dial_attempt|journal|mail|capture|report|delivery)"
+"""Tables with all that ever was in them."""
 
-def plan_of(folder: Path, statement: Select[Any] | Delete) -> list[str]:
-    """How SQLite goes about it, step by step."""
+
+def built(folder: Path) -> Path:
+    """An empty record."""
     path = folder / "record.db"
 
     async def build() -> None:
@@ -27,8 +32,13 @@ def plan_of(folder: Path, statement: Select[Any] | Delete) -> list[str]:
         await store.close()
 
     asyncio.run(build())
+    return path
+
+
+def plan_of(folder: Path, statement: Select[Any] | Delete) -> list[str]:
+    """How SQLite goes about it, step by step."""
     text = str(statement.compile(dialect=sqlite.dialect(), compile_kwargs={"literal_binds": True}))
-    with closing(sqlite3.connect(path)) as db:
+    with closing(sqlite3.connect(built(folder))) as db:
         return [step for *_, step in db.execute(f"EXPLAIN QUERY PLAN {text}")]
 
 
@@ -46,3 +56,35 @@ def test_old_mails_are_found_without_a_look_at_all(tmp_path: Path) -> None:
     old = select(mail.c.number).where(mail.c.kept_at < T0)
     plan = plan_of(tmp_path, delete(mail).where(mail.c.number.in_(old.order_by(mail.c.kept_at).limit(200).offset(0))))
     assert any("ix_mail_kept_at" in step for step in plan), plan
+
+
+def reads_the_history(statement: str, step: str) -> bool:
+    """
+    Whether this step of its plan takes the longer the more there is in the record.
+
+    Open connections have indexes of their own; and by the index of the keys all are found that have none.
+    """
+    scan = re.match(rf"SCAN {GROWS}\b", step) and "INDEX ix_connection_o" not in step
+    keyless = "(idempotency_key=?)" in step and "idempotency_key = :key" not in statement
+    return bool(scan or keyless)
+
+
+def test_no_write_looks_through_the_history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All statements that the writer has ready, whoever adds one."""
+    ready: list[str] = []
+    prepare = Prepared.__init__
+
+    def noted(self: Prepared, statement: Any, dialect: Any, columns: Any = None) -> None:
+        prepare(self, statement, dialect, columns)
+        ready.append(str(statement.compile(dialect=dialect, column_keys=columns)))
+
+    monkeypatch.setattr(Prepared, "__init__", noted)
+    path = built(tmp_path)
+    slow = []
+    with closing(sqlite3.connect(path)) as db:
+        for statement in ready:
+            values = dict.fromkeys(re.findall(r":(\w+)", statement), 1)
+            plan = [step for *_, step in db.execute(f"EXPLAIN QUERY PLAN {statement}", values)]
+            slow += [(statement, step) for step in plan if reads_the_history(statement, step)]
+    assert len(ready) > 30
+    assert slow == []

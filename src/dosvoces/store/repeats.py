@@ -85,7 +85,9 @@ def identical() -> Select[Any]:
 
 def _identical(fingerprint: Any, since: Any) -> Select[Any]:
     still_counts = or_(_C.outcome.is_(None), (_C.ended_at > since) & _DIALLED)
-    which = (_C.fingerprint == fingerprint) & _C.idempotency_key.is_(None) & still_counts
+    # The length of NULL, and not NULL itself: SQLite would look through all that have no key, by the keys' index.
+    keyless = func.length(_C.idempotency_key).is_(None)
+    which = (_C.fingerprint == fingerprint) & keyless & still_counts
     return select(func.max(_C.id)).where(which)
 
 
