@@ -9,9 +9,12 @@ import pytest
 
 from dosvoces.core import Connection, Leg, LegState, Terms
 from dosvoces.errors import AlreadyRecorded
+from dosvoces.events import Cancel
+from dosvoces.journal import EVENT_NAMES
 from dosvoces.mail import Mail
 from dosvoces.model import EndReason, NodeId, Outcome, Side
 from dosvoces.store import Entry
+from dosvoces.store.feed import BEGINNING
 from dosvoces.store.reports import ENDED, EVENTS, Delivery, DeliveryState, Report, WaitingConnection
 from dosvoces.store.sql import SqlStore, open_store
 from dosvoces.testing import T0, A, an_order
@@ -218,6 +221,22 @@ async def test_what_waits_can_be_ended_and_that_is_told(store: SqlStore) -> None
     assert (record.phase, record.outcome, record.ended_by, record.ended_at) == ("ended", "refused", "expiry", T0)
     assert await store.reports.to_pass_on(limit=10) == [report(1, ENDED)]
     assert await store.waiting.waiting(limit=10) == []
+
+
+@pytest.mark.parametrize(
+    ("outcome", "by", "event"),
+    [(Outcome.CANCELLED, "api", EVENT_NAMES[Cancel]), (Outcome.REFUSED, "expiry", "refused")],
+)
+async def test_the_end_of_one_that_waits_stands_in_its_journal(
+    store: SqlStore, outcome: Outcome, by: str, event: str
+) -> None:
+    await store.record(ORDER, waits=True)
+    store.feed.news.clear()
+    assert await store.waiting.end(ORDER.id, outcome, by=by, at=T0)
+    assert store.feed.news.is_set()
+    entry = Entry(ORDER.id, T0, event, None, "recorded", "ended", {"by": by})
+    assert await store.entries(ORDER.id) == [entry]
+    assert [shown for _, shown in await store.feed.since(BEGINNING, limit=10)] == [entry]
 
 
 # --- forget ---

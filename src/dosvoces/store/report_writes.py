@@ -26,6 +26,7 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from dosvoces.core import Phase
 from dosvoces.model import ConnectionId, Outcome, connection_id
+from dosvoces.store import Entry
 from dosvoces.store.prepared import Cursor, Prepared, insert_new
 from dosvoces.store.reports import Delivery, DeliveryState, Report
 from dosvoces.store.tables import LEAD_COLUMNS, capture, connection, delivery, dial_attempt, mail, report
@@ -89,10 +90,14 @@ class ReportWrites:
         return bool(self._claim.run(cursor, {"of": connection_id, "by": self._writes.node}))
 
     def end(self, cursor: Cursor, connection_id: ConnectionId, outcome: Outcome, by: str, at: datetime) -> bool:
-        """The outcome of a connection that waits; whether it waited."""
+        """The outcome of a connection that waits, with its line in the journal; whether it waited."""
         row = {"of": connection_id, "outcome": outcome.value, "ended_by": by, "ended_at": at}
         ended = bool(self._end.run(cursor, row))
         if ended:
+            # Cancelled, it has the line that a connection has that is cancelled later (`journal.EVENT_NAMES`).
+            event = "cancel" if outcome is Outcome.CANCELLED else outcome.value
+            entry = Entry(connection_id, at, event, None, Phase.RECORDED, Phase.ENDED, {"by": by})
+            self._writes.entries(cursor, [entry])
             self._writes.report_end(cursor, connection_id, at)
         return ended
 

@@ -129,7 +129,7 @@ class SqlStore(Store):
         self._is_reader = reader
         self.feed = SqlFeed(self)
         self.reports = SqlReports(self)
-        self.waiting = SqlWaiting(self, self.reports)
+        self.waiting = SqlWaiting(self, self.reports, self.feed.news)
         self._report_writes: ReportWrites | None = None
         self._writer: Writer | None = None
         self._writes: Writes | None = None

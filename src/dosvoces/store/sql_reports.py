@@ -94,9 +94,11 @@ class SqlWaiting(Waiting):
     have succeeded, and another node would begin what its client was told is not recorded.
     """
 
-    def __init__(self, lanes: Lanes, reports: SqlReports) -> None:
+    def __init__(self, lanes: Lanes, reports: SqlReports, news: asyncio.Event) -> None:
+        """`news`: of the feed, which hears of the ends."""
         self._lanes = lanes
         self._reports = reports
+        self._news = news
         self._offered: set[ConnectionId] = set()
         self._offers: set[asyncio.Task[None]] = set()
 
@@ -160,6 +162,7 @@ class SqlWaiting(Waiting):
     async def end(self, connection_id: ConnectionId, outcome: Outcome, *, by: str, at: datetime) -> bool:
         ended = await self._lanes.change(lambda cursor, writes: writes.end(cursor, connection_id, outcome, by, at))
         self._reports.due.set()
+        self._news.set()
         return ended
 
     async def waiting(self, *, limit: int) -> Sequence[WaitingConnection]:
