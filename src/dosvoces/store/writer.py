@@ -32,8 +32,9 @@ HURRIED_ENTRIES = frozenset({"dialog"})
 """What the next process needs to hang up who was left on a line, should this one be killed: it waits less."""
 HURRY_S = 0.005
 """How long those wait: enough to ride along with the intent to dial the other side."""
-REQUESTS_PER_COMMIT = 250
-"""More wait for the next commit: one commit never lasts much longer than a tenth of a second."""
+REQUESTS_PER_COMMIT = 100
+"""More wait for the next commit: one never lasts much longer than a tenth of a second, nor keeps other nodes from their
+limits for longer, which are counted one transaction after the other."""
 TOLD_AT_ONCE = 4
 """Of those who waited for a commit, so many go on in one turn of the loop: each has some milliseconds to do then, and
 all at once would let nothing else be heard meanwhile."""
