@@ -38,7 +38,7 @@ def test_it_says_what_became_of_the_call() -> None:
     assert composed(locale="en").text == (
         "Call result: Ático, Valencia\n\nBoth talked with each other.\n\n"
         "First number: +34 600 00 00 11\nSecond number: +34 960 00 00 22\nTalked for: 2:05\n"
-        f"Ended (UTC): 2026-11-23 10:00:00\n\nSent to: ana@example.com\nReference: {ORDER.id}"
+        f"Ended: 2026-11-23 10:00:00 (UTC)\n\nSent to: ana@example.com\nReference: {ORDER.id}"
     )
     unanswered = read_mail(composed(Outcome.SECOND_NO_ANSWER, talked_s=None).content)
     assert unanswered.subject == "Resultado de la llamada: Ático, Valencia"
@@ -47,6 +47,11 @@ def test_it_says_what_became_of_the_call() -> None:
     assert 'href="tel:+34600000011"' in unanswered.html
     assert "Nadie contestó en el segundo número." in unanswered.html
     assert "1:02:05" in composed(talked_s=3725).text
+
+
+def test_it_tells_the_time_of_the_place() -> None:
+    assert "Fin: 2026-11-23 11:00:00 (CET)" in composed(timezone="Europe/Madrid").text
+    assert "Fin: 2026-11-23 10:00:00 (WET)" in composed(timezone="Atlantic/Canary").text
 
 
 def test_every_outcome_has_its_sentence_in_every_language() -> None:

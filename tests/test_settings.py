@@ -447,6 +447,7 @@ TRUNK = '[[trunks]]\nname = "main"\nproxy = "sip:127.0.0.1"\n'
         (HOOK.replace("whsec_", ""), "write whsec_ and 24 to 64 random bytes in base64"),
         ('[webhooks]\nurl = "https://h"', "write every webhook as a section of its own, [[webhooks]]"),
         ('[mail]\noutcome_to = "two@a.es, more@b.es"', 'write one plain address, "sales@example.com"'),
+        ('[mail]\ntimezone = "Madrid"', 'there is no such time zone: write it as "Europe/Madrid"'),
         ("[record]\nkeep_days = 0", "it should be greater than 0"),
         ("[record]\nlead_days = 30\nkeep_days = 7", "`lead_days` is more than `keep_days`"),
     ],

@@ -151,6 +151,7 @@ def _compose_outcome(settings: Settings, order: Order, record: ConnectionRecord)
         sender=settings.mail.from_,
         recipient=settings.mail.outcome_to or "",
         locale=settings.mail.locale,
+        timezone=settings.mail.timezone,
     )
 
 

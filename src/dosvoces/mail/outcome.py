@@ -1,6 +1,7 @@
 """Writes the mail that tells how a connection ended, as an answer to the lead's. Pure; words and layout as there."""
 
 from datetime import datetime
+from zoneinfo import ZoneInfo
 
 from dosvoces.mail import Mail
 from dosvoces.mail.address import ascii_address, parse_sender
@@ -18,9 +19,12 @@ def compose_outcome(
     sender: str,
     recipient: str = "",
     locale: str = "es",
+    timezone: str = "UTC",
 ) -> Mail:
     """
     The mail to `recipient` (whom the lead was mailed to, if empty): the same bytes however often it is composed.
+
+    It tells the time in `timezone`, a name of the tz database.
 
     Raises `MailError` (permanent) if the recipient can't be written in ASCII, `SettingsError` if `sender` or `locale`
     can't be used.
@@ -32,7 +36,7 @@ def compose_outcome(
         number_row(labels["first_number"], order.first),
         number_row(labels["second_number"], order.second),
         *([Row(labels["talked"], _duration(joined_at, ended_at))] if joined_at is not None else []),
-        Row(labels["ended"], ended_at.strftime("%Y-%m-%d %H:%M:%S")),
+        Row(labels["ended"], ended_at.astimezone(ZoneInfo(timezone)).strftime("%Y-%m-%d %H:%M:%S (%Z)")),
     ]
     facts: dict[str, object] = {
         "words": words,

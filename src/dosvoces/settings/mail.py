@@ -36,3 +36,5 @@ class Mail(Section):
     `never`. It is tried for three days."""
     outcome_to: Recipient | None = None
     """Who gets it. Without it: whom the lead was mailed to."""
+    timezone: Annotated[str, AfterValidator(values.time_zone)] = "Europe/Madrid"
+    """In which it tells the time, such as `Atlantic/Canary` or `UTC` (tz database)."""

@@ -5,6 +5,7 @@ remedy. The sections and keys are in `settings`.
 
 import ipaddress
 import re
+import zoneinfo
 from typing import Literal, NamedTuple
 
 from pydantic import SecretStr
@@ -279,3 +280,10 @@ def database_url(value: SecretStr) -> SecretStr:
 def comma_separated(value: object) -> object:
     """A list as an environment variable says it: `ES,PT`."""
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def time_zone(text: str) -> str:
+    """A name of the tz database."""
+    if text not in zoneinfo.available_timezones():
+        raise ValueError('there is no such time zone: write it as "Europe/Madrid", "Atlantic/Canary" or "UTC"')
+    return text
