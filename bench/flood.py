@@ -34,6 +34,14 @@ class Flood:
     def statuses(self) -> dict[str, int]:
         return {str(status): len(times) for status, times in sorted(self.answer_ms.items())}
 
+    async def open(self, lines: int) -> None:
+        """Have so many connections open before anything is sent: to open them keeps this process busy, too."""
+        made = [asyncio.get_running_loop().create_connection(self._line, "127.0.0.1", self._port) for _ in range(lines)]
+        for opening in made:
+            _, line = await opening
+            self._lines.add(line)
+            self._free.append(line)
+
     async def offer(self, *, rate: float, seconds: float) -> float:
         """Send `rate` requests a second for `seconds`, whatever becomes of them; returns how many a second it was."""
         started = time.perf_counter()
@@ -79,12 +87,15 @@ class Flood:
     async def _open(self, asked: bytes) -> None:
         started = time.perf_counter()
         try:
-            _, line = await asyncio.get_running_loop().create_connection(lambda: _Line(self), "127.0.0.1", self._port)
+            _, line = await asyncio.get_running_loop().create_connection(self._line, "127.0.0.1", self._port)
         except OSError:
             self.over(started, 0)
             return
         self._lines.add(line)
         line.send(asked, started)
+
+    def _line(self) -> "_Line":
+        return _Line(self)
 
     def over(self, started: float, status: int) -> None:
         self.waiting -= 1

@@ -28,6 +28,9 @@ HOLD_S = 0.2
 TIMES = 10
 AT_ONCE = 40
 """Requests on their way while the capacity is measured: enough to keep the service busy, too few to make a queue."""
+LINES = 400
+"""Connections that the flood keeps open: as many as requests are on their way at a time, refused ones and those that
+wait."""
 SETTLE_S = 1.5
 
 
@@ -66,6 +69,7 @@ async def run(folder: Path, *, seconds: float, max_connections: int, rounds: int
     ):
         numbers = itertools.count(1)
         calm, wild = Load(Flood(served.client.port, numbers)), Load(Flood(served.client.port, numbers))
+        await wild.flood.open(LINES)
         before_kib = 0
         for _ in range(rounds):
             await _measure(served, calm, seconds, calm.flood.keep_busy(at_once=AT_ONCE, seconds=seconds))

@@ -51,7 +51,10 @@ from dosvoces.web.server import HttpServer
 
 log = structlog.get_logger(__name__)
 
-YOUNG_OBJECTS = 10_000  # new ones that the garbage collector lets gather: a look at them takes a millisecond
+# What the garbage collector lets gather before it looks. A look at new objects takes a millisecond, one at what five of
+# those left 10 to 40. One at all that there is takes 100 and more and finds next to nothing: it comes every some 50,000
+# connections.
+COLLECT_AFTER = (5_000, 5, 1_000)
 
 INBOX_URL = "inbox:"
 DEFERRED_DRAIN_S = 2.0  # of a shutdown for webhooks and mails on their way; what isn't over then is done again
@@ -253,7 +256,7 @@ def calm_collector() -> None:
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(YOUNG_OBJECTS, 20, 20)
+    gc.set_threshold(*COLLECT_AFTER)
 
 
 async def serve(settings: Settings, *, welcome: Callable[[str, list[str]], None] | None = None) -> None:
