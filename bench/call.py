@@ -146,6 +146,14 @@ class Service:
         ]
         return times, Counter(str(outcome) for _, _, outcome in rows)
 
+    def joined(self, since: datetime, until: datetime) -> int:
+        """How many were joined in that time, by the record."""
+        within = "joined_at >= ? AND joined_at < ?"
+        with closing(sqlite3.connect(f"file:{self._record}?mode=ro", uri=True)) as db:
+            edges = [moment.isoformat(timespec="microseconds") for moment in (since, until)]
+            (count,) = db.execute(f"SELECT count(*) FROM connection WHERE {within}", edges).fetchone()
+        return int(count)
+
 
 @asynccontextmanager
 async def service(

@@ -35,10 +35,13 @@ class Flood:
         return {str(status): len(times) for status, times in sorted(self.answer_ms.items())}
 
     async def open(self, lines: int) -> None:
-        """Have so many connections open before anything is sent: to open them keeps this process busy, too."""
-        made = [asyncio.get_running_loop().create_connection(self._line, "127.0.0.1", self._port) for _ in range(lines)]
-        for opening in made:
-            _, line = await opening
+        """
+        Have so many connections open before anything is sent: to open them keeps this process busy, too.
+
+        To be called shortly before: a service closes one that asks for nothing.
+        """
+        while len(self._free) < lines:
+            _, line = await asyncio.get_running_loop().create_connection(self._line, "127.0.0.1", self._port)
             self._lines.add(line)
             self._free.append(line)
 

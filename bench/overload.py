@@ -14,6 +14,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Awaitable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ AT_ONCE = 40
 LINES = 400
 """Connections that the flood keeps open: as many as requests are on their way at a time, refused ones and those that
 wait."""
+RAMP_S = 1.5
+"""Of each load, before what is joined counts."""
 SETTLE_S = 1.5
 
 
@@ -40,17 +43,21 @@ class Load:
 
     flood: Flood
     seconds: float = 0.0
-    offered: float = 0.0
+    requests: float = 0.0
+    """Offered, or of the calm load answered."""
     cpu_s: float = 0.0
     setup_ms: list[float] = field(default_factory=list)
+    joined: int = 0
+    joined_s: float = 0.0
+    """Looked at for so long: while the load was there, but for its beginning."""
     joined_per_s: list[float] = field(default_factory=list)
     """Of each round."""
 
     def report(self) -> dict[str, Any]:
         refused = self.flood.answer_ms.get(503, [])
         return {
-            "requests_per_s": round(self.offered / self.seconds, 1),
-            "joined_per_s": round(len(self.setup_ms) / self.seconds, 1),
+            "requests_per_s": round(self.requests / self.seconds, 1),
+            "joined_per_s": round(self.joined / self.joined_s, 1),
             "rounds_joined_per_s": self.joined_per_s,
             "service_cpu_share": round(self.cpu_s / self.seconds, 2),
             "statuses": self.flood.statuses,
@@ -69,10 +76,10 @@ async def run(folder: Path, *, seconds: float, max_connections: int, rounds: int
     ):
         numbers = itertools.count(1)
         calm, wild = Load(Flood(served.client.port, numbers)), Load(Flood(served.client.port, numbers))
-        await wild.flood.open(LINES)
         before_kib = 0
         for _ in range(rounds):
             await _measure(served, calm, seconds, calm.flood.keep_busy(at_once=AT_ONCE, seconds=seconds))
+            await wild.flood.open(LINES)
             before_kib = before_kib or served.use().service_kib
             rate = TIMES * calm.joined_per_s[-1]
             await _measure(served, wild, seconds, wild.flood.offer(rate=rate, seconds=seconds))
@@ -82,7 +89,7 @@ async def run(folder: Path, *, seconds: float, max_connections: int, rounds: int
             "capacity": calm.report(),
             "times": TIMES,
             "overloaded": wild.report(),
-            "goodput_share": round(len(wild.setup_ms) / len(calm.setup_ms), 3),
+            "goodput_share": round(wild.joined / calm.joined, 3),
             "outcomes": dict(Counter(served.setup_ms()[1])),
             "service_mib_grown": round((served.use().service_kib - before_kib) / 1024, 1),
         }
@@ -90,16 +97,20 @@ async def run(folder: Path, *, seconds: float, max_connections: int, rounds: int
 
 async def _measure(served: Service, load: Load, seconds: float, work: Awaitable[float]) -> None:
     joined_before, cpu_before = len(served.setup_ms()[0]), served.use().service_cpu_s
-    load.offered += seconds * await work
+    began = datetime.now(UTC)
+    load.requests += seconds * await work
     load.cpu_s += served.use().service_cpu_s - cpu_before
     load.seconds += seconds
     await asyncio.sleep(HOLD_S + SETTLE_S)
-    joined = served.setup_ms()[0][joined_before:]
-    load.setup_ms += joined
-    load.joined_per_s.append(round(len(joined) / seconds, 1))
+    load.setup_ms += served.setup_ms()[0][joined_before:]
+    # Neither what the beginning had to wait for, nor what was left when the load was gone.
+    joined = served.joined(began + timedelta(seconds=RAMP_S), began + timedelta(seconds=seconds))
+    load.joined += joined
+    load.joined_s += seconds - RAMP_S
+    load.joined_per_s.append(round(joined / (seconds - RAMP_S), 1))
 
 
 if __name__ == "__main__":
     arguments = json.loads(sys.argv[1]) if len(sys.argv) > 1 else {}
     with tempfile.TemporaryDirectory() as temporary:
-        print(json.dumps(uvloop.run(run(Path(temporary), **{"seconds": 6, "max_connections": 400, **arguments}))))
+        print(json.dumps(uvloop.run(run(Path(temporary), **{"seconds": 6, "max_connections": 1000, **arguments}))))

@@ -72,7 +72,7 @@ async def overload(*, quick: bool) -> dict[str, Any]:
     """Ten times the capacity: what is still done, and how soon the rest is refused."""
     with tempfile.TemporaryDirectory() as folder:
         async with asyncio.timeout(STEP_LIMIT_S):
-            return await overload_bench.run(Path(folder), seconds=3 if quick else 6, max_connections=200)
+            return await overload_bench.run(Path(folder), seconds=3 if quick else 6, max_connections=1000)
 
 
 PARTS: dict[str, Callable[..., Coroutine[Any, Any, dict[str, Any]]]] = {
