@@ -18,8 +18,8 @@ from dosvoces.store.tables import connection, mail
 from dosvoces.store.wanted import wanted_clauses
 from dosvoces.testing import T0
 
-GROWS = "(connection|leg|dial_attempt|journal|mail|capture|report|delivery)"
-"""Tables with all that ever was in them."""
+SMALL = "SCAN (alembic_version|CONSTANT ROW|reserved|spent|do_not_call)"
+"""Rows that are few, or of which the first one is enough."""
 
 
 def built(folder: Path) -> Path:
@@ -64,9 +64,9 @@ def reads_the_history(statement: str, step: str) -> bool:
 
     Open connections have indexes of their own; and by the index of the keys all are found that have none.
     """
-    scan = re.match(rf"SCAN {GROWS}\b", step) and "INDEX ix_connection_o" not in step
+    scan = step.startswith("SCAN") and not re.match(SMALL, step) and "INDEX ix_connection_o" not in step
     keyless = "(idempotency_key=?)" in step and "idempotency_key = :key" not in statement
-    return bool(scan or keyless)
+    return scan or keyless
 
 
 def test_no_write_looks_through_the_history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -182,7 +182,8 @@ async def test_a_connection_that_never_began_has_an_end(tmp_path: Path) -> None:
         path = answer.headers["location"]
         async with listen(base(running), f"{path}/events") as client:
             await running.client.post(f"{path}/cancellation")
-            (end,) = await client.rest()
+            cancel, end = await client.rest()
+        assert (cancel.event, cancel.json["facts"]) == ("cancel", {"by": "api"})
         assert (end.event, end.json["outcome"]) == ("connection", "cancelled")
 
 

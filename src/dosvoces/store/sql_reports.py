@@ -162,7 +162,8 @@ class SqlWaiting(Waiting):
     async def end(self, connection_id: ConnectionId, outcome: Outcome, *, by: str, at: datetime) -> bool:
         ended = await self._lanes.change(lambda cursor, writes: writes.end(cursor, connection_id, outcome, by, at))
         self._reports.due.set()
-        self._news.set()
+        if ended:
+            self._news.set()
         return ended
 
     async def waiting(self, *, limit: int) -> Sequence[WaitingConnection]:
