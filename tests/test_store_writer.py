@@ -22,7 +22,7 @@ from dosvoces.store import Entry
 from dosvoces.store.lane import Lane
 from dosvoces.store.sqlite import SqliteFile
 from dosvoces.store.tables import REVISION, metadata
-from dosvoces.store.writer import ENTRIES_PER_COMMIT, HURRY_S, REQUESTS_PER_COMMIT, TOLD_AT_ONCE, Writer
+from dosvoces.store.writer import CROWD, ENTRIES_PER_COMMIT, HURRY_S, REQUESTS_PER_COMMIT, TOLD_AT_ONCE, Writer
 from dosvoces.store.writes import Writes
 from dosvoces.testing import T0, A, an_order, until
 
@@ -95,6 +95,14 @@ async def test_who_waited_for_one_commit_goes_on_by_and_by(desk: Desk) -> None:
     assert desk.count("COMMIT") == 1
     assert max(after - before for before, after in itertools.pairwise(seen)) == TOLD_AT_ONCE
     assert told == list(range(len(tasks)))
+
+
+async def test_many_writes_that_wait_are_a_crowd(desk: Desk) -> None:
+    tasks = [asyncio.create_task(desk.record(an_order(number))) for number in range(CROWD + 1)]
+    await asyncio.sleep(0)
+    assert desk.writer.crowded()
+    await asyncio.gather(*tasks)
+    assert not desk.writer.crowded()
 
 
 async def test_a_writer_that_closes_leaves_nobody_waiting(desk: Desk) -> None:

@@ -221,6 +221,15 @@ async def test_a_full_switchboard_refuses_before_anything_is_done(bench: Bench) 
     assert 2 == len(bench.letters.taken)
 
 
+async def test_who_waits_at_the_door_is_counted_with_who_is_open(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    switchboard = bench.make(max_connections=3)
+    await switchboard.start()
+    assert MADE == await bench.connect(an_order(1))
+    assert [True, True, False] == [switchboard.has_room(waiting) for waiting in range(3)]
+    monkeypatch.setattr(bench.carrier, "capacity", lambda: 2)
+    assert [True, False] == [switchboard.has_room(waiting) for waiting in range(2)]
+
+
 async def test_an_order_under_a_taken_key_is_not_carried_out(bench: Bench) -> None:
     await bench.connect(an_order(1, key="k"))
     with pytest.raises(AlreadyRecorded):

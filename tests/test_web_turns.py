@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from dosvoces.web.turns import AT_ONCE, BURST, CALM_S, TRICKLE, Turns
+from dosvoces.web.turns import AT_ONCE, BURST, CALM_S, HELD_UP_S, TRICKLE, Turns
 
 
 async def test_the_first_begin_at_once_and_the_others_a_few_in_each_turn() -> None:
@@ -44,7 +44,9 @@ def taken(turns: Turns) -> int:
     """How many of twice the burst are let in now."""
     before = turns.waiting
     for _ in range(2 * BURST):
-        if not turns.refuse():
+        if turns.too_many():
+            turns.refused()
+        else:
             turns.take()
     return turns.waiting - before
 
@@ -84,6 +86,29 @@ async def test_after_a_calm_second_a_burst_is_taken_whole_again(monkeypatch: pyt
 
 async def test_a_queue_that_is_short_refuses_nobody() -> None:
     turns = Turns()
-    while turns.waiting < TRICKLE:
-        assert not turns.refuse()
+    turns.refused()
+    for _ in range(TRICKLE):
+        assert not turns.too_many()
         turns.take()
+    assert turns.too_many()
+
+
+async def test_nobody_begins_while_those_who_have_begun_must_wait() -> None:
+    crowded = True
+    turns = Turns(lambda: crowded)
+    turn = turns.take()
+    assert turn is not None
+    await asyncio.sleep(5 * HELD_UP_S)
+    assert (turn.done(), turns.waiting) == (False, 1)
+    crowded = False
+    await asyncio.wait_for(turn, 5)
+
+
+async def test_who_has_begun_is_counted_until_he_may_count_elsewhere() -> None:
+    """A request is read and checked in two turns; meanwhile nobody else may be promised its place."""
+    turns, counted = Turns(), []
+    turns.take()
+    for _ in range(3):
+        counted.append(turns.waiting)
+        await asyncio.sleep(0)
+    assert (counted, turns.waiting) == ([1, 1, 0], 0)

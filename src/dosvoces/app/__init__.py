@@ -199,6 +199,7 @@ class Service:
             max_clients=max_clients,
             # Where another node has room, this one's want of it turns nobody away.
             full=lambda waiting: not self.switchboard.has_room(waiting) and not self.membership.others_with_room(),
+            crowded=self.store.crowded,
         )
         stack.push_async_callback(self.http.stop)
         await self.http.start()

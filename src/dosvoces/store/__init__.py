@@ -353,6 +353,9 @@ class Store(Protocol):
     async def concerns(self) -> list[Concern]:
         """What an operator should know of how its database is set up; empty if all is well."""
 
+    def crowded(self) -> bool:
+        """Whether so many writes wait that what is new had better not begin: each connection waits for several."""
+
     def problems(self) -> list[str]:
         """Why the record can't be written now, in words; empty if it can."""
 

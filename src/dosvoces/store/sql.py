@@ -76,8 +76,8 @@ def open_store(
     `postgresql://user:password@host/database`.
 
     `node` is whose the connections are that are recorded in it; a new one unless given. `reported` are the events
-    (`store.reports`) of which somebody is to be told. `quota` is what all nodes may have
-    open. A `reader` never writes, creates or migrates, and may run beside the service. Raises `SettingsError`.
+    (`store.reports`) of which somebody is to be told. `quota` is what all nodes may have open. A `reader` never writes,
+    creates or migrates, and may run beside the service. Raises `SettingsError`.
     """
     return SqlStore(open_database(url), node=node, reported=reported, quota=quota, reader=reader)
 
@@ -133,8 +133,7 @@ class SqlStore(Store):
         self._report_writes: ReportWrites | None = None
         self._writer: Writer | None = None
         self._writes: Writes | None = None
-        self._lanes: list[tuple[Lane, Callable[[], None]]] = []
-        """With what ends the connection of each, on the lane itself."""
+        self._lanes: list[tuple[Lane, Callable[[], None]]] = []  # with what ends the connection of each, on the lane
         self._reading: tuple[Lane, Engine] | None = None
 
     async def open(self) -> None:
@@ -229,8 +228,7 @@ class SqlStore(Store):
             self.limits.settle(cursor, order.id, Connection(Terms()), order.created_at)
             writes.withdraw(cursor, order.id)
 
-        offer = self.waiting.offering(order.id) if waits else nullcontext()
-        async with offer:
+        async with self.waiting.offering(order.id) if waits else nullcontext():
             try:
                 await writer.write(record, locks=self.limits.locks(order) + writes.locks(order))
             except StoreError as error:
@@ -443,8 +441,10 @@ class SqlStore(Store):
     async def concerns(self) -> list[Concern]:
         return await self.ask(self._database.concerns)
 
+    def crowded(self) -> bool:
+        return self._writer is not None and self._writer.crowded()
+
     def problems(self) -> list[str]:
-        if self._writer is not None:
-            shortage = self._database.shortage()
-            return self._writer.problems() + ([] if shortage is None else [shortage])
-        return [f"the record {self._database.name} is not open for writing"]
+        if self._writer is None:
+            return [f"the record {self._database.name} is not open for writing"]
+        return [*self._writer.problems(), *filter(None, [self._database.shortage()])]

@@ -33,8 +33,10 @@ HURRIED_ENTRIES = frozenset({"dialog"})
 HURRY_S = 0.005
 """How long those wait: enough to ride along with the intent to dial the other side."""
 REQUESTS_PER_COMMIT = 100
-"""More wait for the next commit: one never lasts much longer than a tenth of a second, nor keeps other nodes from their
-limits for longer, which are counted one transaction after the other."""
+"""More wait for the next commit. One must be short: other nodes wait for it where limits are shared, two seconds at
+most, and on a busy PostgreSQL 250 took as long as that."""
+CROWD = REQUESTS_PER_COMMIT // 4
+"""Durable writes that wait before a new connection had better not begin: it would have to wait for five of its own."""
 TOLD_AT_ONCE = 4
 """Of those who waited for a commit, so many go on in one turn of the loop: each has some milliseconds to do then, and
 all at once would let nothing else be heard meanwhile."""
@@ -149,6 +151,10 @@ class Writer:
         if self._trouble is None and (self._states or self._entries or self._requests):
             self._start_now()
             await self._until_idle()
+
+    def crowded(self) -> bool:
+        """As `Store.crowded`."""
+        return len(self._requests) > CROWD
 
     def problems(self) -> list[str]:
         """Why nothing can be written now; empty if it can, as far as is known."""

@@ -260,7 +260,7 @@ class Switchboard:
         return self._admission.problems()
 
     def has_room(self, waiting: int = 0) -> bool:
-        """Whether there would be a place for a request after `waiting` others, whatever it asks for."""
+        """Whether there would be a place for one more request after `waiting` others, whatever it asks for."""
         return self._admission.has_room(waiting)
 
     def warnings(self) -> list[str]:

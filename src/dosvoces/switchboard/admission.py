@@ -146,7 +146,7 @@ class Admission:
         return problems
 
     def has_room(self, waiting: int = 0) -> bool:
-        """Whether fewer than may be open, and than there are media ports for, are so or will be with `waiting` more."""
+        """Whether there would be a place for one more after `waiting` others: by the limit, and by the media ports."""
         inside = self._open_connections() + len(self._entering) + waiting
         return inside < self._most and inside < self._carrier.capacity()
 

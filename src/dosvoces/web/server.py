@@ -74,7 +74,7 @@ class HttpServer:
 
     `port` 0 asks the system for one; `address` tells which it gave. While the process doesn't keep up, and while `full`
     says that there is no room for one more beside so many who wait, requests that would make calls are refused before
-    their body is read.
+    their body is read. While `crowded` says so, none begins.
     """
 
     def __init__(
@@ -85,10 +85,11 @@ class HttpServer:
         port: int,
         max_clients: int = 1000,
         full: Callable[[int], bool] = lambda waiting: False,
+        crowded: Callable[[], bool] = lambda: False,
     ) -> None:
         self._host = host
         self._port = port
-        self._turns = Turns()
+        self._turns = Turns(crowded)
         self._full = full
         self._config = uvicorn.Config(
             cast(Any, app),
@@ -109,8 +110,8 @@ class HttpServer:
         self._socket: socket.socket | None = None
 
     def _must_shed(self) -> bool:
-        # Who waits for a turn will want a place: to be told only then that there is none would take as long.
-        return self._full(self._turns.waiting) or self._turns.refuse()
+        # Who waits for a turn may want a place: to be told only then that there is none would take as long.
+        return self._full(self._turns.waiting) or self._turns.too_many()
 
     @property
     def address(self) -> tuple[str, int]:
@@ -302,6 +303,7 @@ class _Protocol(HttpToolsProtocol):
         elif self._in_turn() and self.parser.should_keep_alive():
             return self._refuse_cheaply()
         else:
+            self._turns.refused()
             self.app = cast(Any, _overloaded)
         super().on_headers_complete()
 
@@ -320,6 +322,7 @@ class _Protocol(HttpToolsProtocol):
 
     def _refuse_cheaply(self) -> None:
         """Without a task, a cycle or the application: a refusal must cost a small part of what it saves."""
+        self._turns.refused()
         self.transport.write(_OVERLOADED_BYTES[self.url])
         self.cycle = cast(Any, _ANSWERED)
         self._keep_alive()
@@ -333,6 +336,7 @@ class _Protocol(HttpToolsProtocol):
         elif self._must_shed() and self._in_turn() and _is_plain(data):
             self._head_complete()
             self._unset_keepalive_if_required()
+            self._turns.refused()
             self.transport.write(_CALL_OVERLOADED)
             self._keep_alive()
         else:
