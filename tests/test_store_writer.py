@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +103,20 @@ async def test_many_writes_that_wait_are_a_crowd(desk: Desk) -> None:
     assert desk.writer.crowded()
     await asyncio.gather(*tasks)
     assert not desk.writer.crowded()
+
+
+async def test_what_waits_for_a_record_that_cannot_be_written_is_no_crowd(desk: Desk, tmp_path: Path) -> None:
+    """Who begins then is told so at once, and needs no write for that."""
+    await desk.record(an_order(0))
+    with closing(sqlite3.connect(tmp_path / "record.db", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(StoreError):
+            await desk.record(an_order(1))
+        tasks = [asyncio.create_task(desk.record(an_order(number))) for number in range(2, CROWD + 3)]
+        await asyncio.sleep(0)
+        assert not desk.writer.crowded()
+        other.execute("ROLLBACK")
+        await asyncio.gather(*tasks)
 
 
 async def test_a_writer_that_closes_leaves_nobody_waiting(desk: Desk) -> None:

@@ -153,8 +153,8 @@ class Writer:
             await self._until_idle()
 
     def crowded(self) -> bool:
-        """As `Store.crowded`."""
-        return len(self._requests) > CROWD
+        """As `Store.crowded`; not while nothing can be written, as whoever begins then is refused at once."""
+        return self._trouble is None and len(self._requests) > CROWD
 
     def problems(self) -> list[str]:
         """Why nothing can be written now; empty if it can, as far as is known."""
