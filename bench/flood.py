@@ -41,9 +41,7 @@ class Flood:
         To be called shortly before: a service closes one that asks for nothing.
         """
         while len(self._free) < lines:
-            _, line = await asyncio.get_running_loop().create_connection(self._line, "127.0.0.1", self._port)
-            self._lines.add(line)
-            self._free.append(line)
+            self._free.append(await self._connect())
 
     async def offer(self, *, rate: float, seconds: float) -> float:
         """Send `rate` requests a second for `seconds`, whatever becomes of them; returns how many a second it was."""
@@ -90,15 +88,16 @@ class Flood:
     async def _open(self, asked: bytes) -> None:
         started = time.perf_counter()
         try:
-            _, line = await asyncio.get_running_loop().create_connection(self._line, "127.0.0.1", self._port)
+            line = await self._connect()
         except OSError:
             self.over(started, 0)
             return
-        self._lines.add(line)
         line.send(asked, started)
 
-    def _line(self) -> "_Line":
-        return _Line(self)
+    async def _connect(self) -> "_Line":
+        _, line = await asyncio.get_running_loop().create_connection(lambda: _Line(self), "127.0.0.1", self._port)
+        self._lines.add(line)
+        return line
 
     def over(self, started: float, status: int) -> None:
         self.waiting -= 1

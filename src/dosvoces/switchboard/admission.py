@@ -147,10 +147,14 @@ class Admission:
 
     def has_room(self, waiting: int = 0) -> bool:
         """Whether there would be a place for one more after `waiting` others: by the limit, and by the media ports."""
-        inside = self._open_connections() + len(self._entering) + waiting
+        inside = self._inside + waiting
         return inside < self._most and inside < self._carrier.capacity()
 
+    @property
+    def _inside(self) -> int:
+        return self._open_connections() + len(self._entering)
+
     def _fullness(self) -> str:
-        if self._open_connections() + len(self._entering) >= self._most:
+        if self._inside >= self._most:
             return f"{self._most} connections are open, as many as {self._most_words}"
         return "no media port is free: those of the last calls rest for a while; widen media.ports"
