@@ -160,13 +160,18 @@ def test_answers_need_an_open_transaction() -> None:
     assert (stage.recorder.told, stage.sent()) == ([], [])
 
 
-def test_answer_of_an_earlier_process_is_hung_up() -> None:
-    """The process died while it rang; someone answers now."""
+def restarted() -> tuple[Request, Stage]:
+    """An INVITE of a process that is gone, and the next process."""
     before = Stage()
     before.invite()
-    invite = before.request()
     after = Stage()
     after.token_from(1000)
+    return before.request(), after
+
+
+def test_answer_of_an_earlier_process_is_hung_up() -> None:
+    """The process died while it rang; someone answers now."""
+    invite, after = restarted()
     after.answer(invite, 180)
     after.answer(invite, 486)
     after.answer(invite, 200, contact="")
@@ -189,11 +194,7 @@ def test_answer_of_an_earlier_process_is_hung_up() -> None:
 
 def test_each_phone_that_answers_an_invite_of_an_earlier_process_is_hung_up() -> None:
     """The process died after a proxy had forked its INVITE; two phones answer, until each gets an ACK."""
-    before = Stage()
-    before.invite()
-    invite = before.request()
-    after = Stage()
-    after.token_from(1000)
+    invite, after = restarted()
     acknowledged = []
     for to_tag in ("one", "two"):
         after.answer(invite, 200, to_tag=to_tag)

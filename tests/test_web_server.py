@@ -3,7 +3,7 @@
 import asyncio
 import json
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
@@ -203,9 +203,11 @@ def statuses(answers: bytes) -> list[int]:
 
 
 @asynccontextmanager
-async def full_server(connector: FakeConnector) -> AsyncIterator[HttpServer]:
-    """A server that has no room for a call."""
-    server = HttpServer(app_with(connector), host="127.0.0.1", port=0, full=lambda waiting: True)
+async def full_server(
+    connector: FakeConnector, full: Callable[[int], bool] = lambda waiting: True
+) -> AsyncIterator[HttpServer]:
+    """A server that has no room for a call, or as much as `full` says."""
+    server = HttpServer(app_with(connector), host="127.0.0.1", port=0, full=full)
     await server.start()
     try:
         yield server
@@ -279,14 +281,8 @@ async def test_a_refused_client_that_sends_its_body_slowly_is_refused_once(conne
 async def test_who_waits_for_a_turn_is_counted_where_there_is_little_room(connector: FakeConnector) -> None:
     """To be told only then, turns later, that there is no room would take as long as to be served."""
     most = 5
-    server = HttpServer(
-        app_with(connector), host="127.0.0.1", port=0, full=lambda waiting: len(connector.orders) + waiting >= most
-    )
-    await server.start()
-    try:
+    async with full_server(connector, lambda waiting: len(connector.orders) + waiting >= most) as server:
         answers = await talk(server, KEPT * (most + 3) + LOOK + GOOD)
-    finally:
-        await server.stop()
     assert statuses(answers) == [*[200] * most, *[503] * 3, 200, 503]
     assert len(connector.orders) == most
 
