@@ -37,4 +37,4 @@ class Mail(Section):
     outcome_to: Recipient | None = None
     """Who gets it. Without it: whom the lead was mailed to."""
     timezone: Annotated[str, AfterValidator(values.time_zone)] = "Europe/Madrid"
-    """In which it tells the time, such as `Atlantic/Canary` or `UTC` (tz database)."""
+    """Time zone in which that mail tells when it ended, such as `Atlantic/Canary` or `UTC` (tz database)."""
