@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dosvoces.deferred import Again, Deferred, Kind, State, Work
-from dosvoces.deferred.engine import DbosEngine, work_database
+from dosvoces.deferred.engine import DbosEngine, open_engine, work_database
 from dosvoces.errors import DeferredError
 from dosvoces.testing import until
 
@@ -257,6 +257,23 @@ async def test_drained_begins_nothing_and_loses_nothing(begin: Open) -> None:
     handler = Handler()
     await begin(handler, node="n2")
     await handler.saw("k1")
+
+
+async def test_given_up_while_it_starts_it_leaves_nothing_running(database: str) -> None:
+    before = set(threading.enumerate())
+
+    async def begun() -> bool:
+        return bool({thread.name for thread in set(threading.enumerate()) - before} - {"deferred"})
+
+    async def ended() -> bool:
+        return set(threading.enumerate()) <= before
+
+    opening = asyncio.create_task(open_engine(database, node="n1", kinds=[Kind("errand", Handler())]))
+    await until(begun, limit_s=LIMIT_S)  # A thread of DBOS's own is there.
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    await until(ended, limit_s=LIMIT_S)
 
 
 # --- the rest ---

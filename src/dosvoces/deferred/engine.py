@@ -80,7 +80,7 @@ async def open_engine(record_url: str, *, node: str, kinds: Sequence[Kind]) -> D
     engine = DbosEngine(work_database(record_url), node=node, kinds=kinds)
     try:
         await engine.start()
-    except DeferredError:
+    except BaseException:  # Given up as well: DBOS would go on to start, and work for nobody.
         await engine.drain(0)
         raise
     return engine
