@@ -56,6 +56,7 @@ async def lived_through(running: House, phones: Phones, fault: AbstractAsyncCont
     assert sorted(dialled(phones)) == sorted({FIRST, SECOND})
     again = await running.post(call_interval=0)
     assert again.status_code == 200, again.text
+    await running.journalled("joined")
     phones.call(FIRST).hang_up()
     assert (await running.over(again)).outcome == "completed"
     assert await running.service.store.unfinished() == []

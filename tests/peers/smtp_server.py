@@ -155,6 +155,7 @@ class FaultySmtp:
         self.commands: list[str] = []
         """What the clients said, over all connections: `EHLO`, `MAIL` …"""
         self._said: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
+        self._met: defaultdict[Step, asyncio.Event] = defaultdict(asyncio.Event)
         self.auth_tries: list[str] = []
         """The user of every AUTH."""
 
@@ -196,6 +197,10 @@ class FaultySmtp:
         """Until some client has said `command` (`RCPT`)."""
         await self._said[command].wait()
 
+    async def met(self, step: Step) -> None:
+        """Until some client has met the script's fault at `step`."""
+        await self._met[step].wait()
+
     def hear(self, command: str) -> None:
         self.commands.append(command)
         self._said[command].set()
@@ -204,7 +209,9 @@ class FaultySmtp:
         """The fault to show now, used up if it is one of a list."""
         fault = self._script.get(step)
         if isinstance(fault, list):
-            return fault.pop(0) if fault else None
+            fault = fault.pop(0) if fault else None
+        if fault is not None:
+            self._met[step].set()
         return fault
 
     def welcome(self, session: "ScriptedSession") -> None:
