@@ -1,5 +1,6 @@
 """Webhooks and connections that wait, in the whole service, through its HTTP port and at a real receiver."""
 
+import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -185,3 +186,32 @@ async def test_a_connection_for_now_begins_without_waiting_for_anybody(tmp_path:
         await running.journalled("joined")
         assert running.service.dispatcher.problems() == []
         assert "dbos" not in sys.modules or not (tmp_path / "record.db.work").exists()
+
+
+IMPORT_UNDER_LOAD = """
+import threading
+import dosvoces.app
+from sqlalchemy import bindparam
+
+imported, failed = threading.Event(), []
+
+def ask():
+    while not imported.wait(0.001) and not failed:
+        try:
+            bindparam("names", expanding=True)
+        except Exception as error:
+            failed.append(error)
+
+asking = threading.Thread(target=ask)
+asking.start()
+import dosvoces.deferred.engine
+imported.set()
+asking.join()
+print(failed)
+"""
+
+
+def test_the_record_can_be_asked_while_the_engine_is_imported() -> None:
+    """As the service does it: on a thread, while others ask."""
+    done = subprocess.run([sys.executable, "-c", IMPORT_UNDER_LOAD], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

@@ -6,6 +6,10 @@ from datetime import timedelta
 from functools import partial
 from typing import Protocol, get_args
 
+# Before any thread asks the record. DBOS would import it later, on a thread: from its first line on, SQLAlchemy asks it
+# about every value that a statement is given, and until its last, all threads get an AttributeError for that.
+import sqlalchemy.orm  # noqa: F401
+
 from dosvoces.deferred import Deferred, Kind, outcome_mail
 from dosvoces.deferred import waiting as waiting_kind
 from dosvoces.deferred import webhooks as webhooks_kind
