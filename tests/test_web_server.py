@@ -19,6 +19,9 @@ BODY = json.dumps({"firstnumber": "+34600000011", "secondnumber": "+34960000022"
 HEAD = b"POST /call HTTP/1.1\r\nHost: dosvoces\r\nContent-Type: application/json\r\n"
 LENGTH = b"Content-Length: %d\r\n" % len(BODY)
 GOOD = HEAD + LENGTH + b"Connection: close\r\n\r\n" + BODY
+KEPT = HEAD + LENGTH + b"\r\n" + BODY
+KEYED = HEAD + b"Idempotency-Key: a\r\n" + LENGTH + b"Connection: close\r\n\r\n" + BODY
+LOOK = b"GET /healthz HTTP/1.1\r\nHost: dosvoces\r\n\r\n"
 
 
 @pytest.fixture
@@ -130,6 +133,30 @@ async def test_a_slow_head_is_cut(connector: FakeConnector, monkeypatch: pytest.
     await server.stop()
 
 
+@pytest.mark.parametrize(
+    ("answered", "more"),
+    [
+        (LOOK, b""),
+        (LOOK, b"\r\n"),
+        (b"GET /call HTTP/1.1\r\nHost: dosvoces\r\nContent-Length: 9\r\n\r\n", b"x"),
+    ],
+    ids=["nothing", "an empty line", "a body that nobody reads"],
+)
+async def test_who_asks_for_nothing_more_is_sent_away(
+    connector: FakeConnector, monkeypatch: pytest.MonkeyPatch, answered: bytes, more: bytes
+) -> None:
+    monkeypatch.setattr(server_module, "KEEP_ALIVE_S", 0.3)
+    server = HttpServer(app_with(connector), host="127.0.0.1", port=0)
+    await server.start()
+    reader, writer = await asyncio.open_connection(*server.address)
+    writer.write(answered)
+    await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+    writer.write(more)
+    await asyncio.wait_for(reader.read(), 5)
+    writer.close()
+    await server.stop()
+
+
 @pytest.mark.parametrize("request_", [GOOD, HEAD + LENGTH + b"\r\n" + BODY], ids=["parsed", "plain"])
 async def test_too_many_clients_are_told_to_come_back(connector: FakeConnector, request_: bytes) -> None:
     server = HttpServer(app_with(connector), host="127.0.0.1", port=0, max_clients=1)
@@ -193,11 +220,6 @@ async def test_stop_waits_for_the_request_under_way_and_may_be_repeated() -> Non
 # --- too much at once ---
 
 
-KEPT = HEAD + LENGTH + b"\r\n" + BODY
-KEYED = HEAD + b"Idempotency-Key: a\r\n" + LENGTH + b"Connection: close\r\n\r\n" + BODY
-LOOK = b"GET /healthz HTTP/1.1\r\nHost: dosvoces\r\n\r\n"
-
-
 def statuses(answers: bytes) -> list[int]:
     return [int(part[:3]) for part in answers.split(b"HTTP/1.1 ")[1:]]
 
@@ -248,6 +270,15 @@ async def test_however_a_refused_request_comes_the_next_one_is_understood(
         rest = await asyncio.wait_for(reader.read(), 5)
         writer.close()
     assert statuses(rest) == [*([503] if request_bytes.startswith(KEPT + b"P") else []), 200, 503]
+    assert connector.orders == []
+
+
+@pytest.mark.parametrize("target", [b"/call?from=crm", b"/call?", b"http://dosvoces/call", b"/c%61ll", b"/v1/connections?"])
+async def test_however_an_address_is_written_it_is_the_same_door(connector: FakeConnector, target: bytes) -> None:
+    closing = GOOD.replace(b"/call", target, 1)
+    async with full_server(connector) as server:
+        answers = await talk(server, closing.replace(b"Connection: close\r\n", b""), closing)
+    assert statuses(answers) == [503, 503]
     assert connector.orders == []
 
 

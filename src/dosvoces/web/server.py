@@ -13,7 +13,9 @@ from asyncio import AbstractEventLoop, Future, TimerHandle, Transport
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, cast
+from urllib.parse import unquote_to_bytes
 
+import httptools
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -61,7 +63,7 @@ async def _served_after(turn: Future[None], app: ASGIApp, scope: Scope, receive:
 
 
 async def _overloaded(scope: Scope, receive: Receive, send: Send) -> None:
-    await _OVERLOADED[scope["raw_path"]].send(send)
+    await _OVERLOADED[scope["path"].encode("ascii")].send(send)
 
 
 async def _busy(scope: Scope, receive: Receive, send: Send) -> None:
@@ -165,6 +167,16 @@ async def _listen(host: str, port: int) -> socket.socket:
             "stop what uses it, or set another http.port (above 1024) or http.host"
         ) from error
     return listener
+
+
+def _path(target: bytes) -> bytes:
+    """What a request's target names: `/call?from=crm`, `http://host/call` and `/c%61ll` are `/call` as well."""
+    if target in _OVERLOADED:  # As nearly all write it: the others' way takes longer.
+        return target
+    try:
+        return unquote_to_bytes(httptools.parse_url(target).path or b"")
+    except httptools.HttpParserInvalidURLError:
+        return target
 
 
 def _is_plain(data: bytes) -> bool:
@@ -273,11 +285,19 @@ class _Protocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if data.startswith(_CALL_LINE) and self._between and self._refuse_unparsed(data):
             return
+        idle = self.timeout_keep_alive_task
         if self._head_timer is not None:
             self._head_bytes += len(data)
         super().data_received(data)
-        if self._head_timer is not None and self._head_bytes > MAX_HEAD_BYTES:
-            self._refuse_head(b"431 Request Header Fields Too Large")
+        if self._head_timer is not None:
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self._refuse_head(b"431 Request Header Fields Too Large")
+        elif idle is not None and self.timeout_keep_alive_task is None and self._nothing_under_way():
+            # An empty line, or more of a body that nobody reads: it doesn't put the end off.
+            self.timeout_keep_alive_task = self.loop.call_at(idle.when(), self.timeout_keep_alive_handler)
+
+    def _nothing_under_way(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
 
     def on_message_begin(self) -> None:
         self._between = False
@@ -296,12 +316,12 @@ class _Protocol(HttpToolsProtocol):
             self.app = cast(Any, _busy)
         elif len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD_BYTES:
             self.app = cast(Any, _head_too_large)
-        elif self.url not in _OVERLOADED or self.parser.get_method() != b"POST":
+        elif self.parser.get_method() != b"POST" or (path := _path(self.url)) not in _OVERLOADED:
             self.app = self._serving
         elif self._has_key() or not self._must_shed():
             self._serve_in_turn()
         elif self._in_turn() and self.parser.should_keep_alive():
-            return self._refuse_cheaply()
+            return self._refuse_cheaply(path)
         else:
             self._turns.refused()
             self.app = cast(Any, _overloaded)
@@ -317,13 +337,12 @@ class _Protocol(HttpToolsProtocol):
 
     def _in_turn(self) -> bool:
         """Whether the next answer on this connection is this request's, and there is room to write it."""
-        answered = self.cycle is None or self.cycle.response_complete
-        return answered and not self.flow.write_paused and not self._one_too_many
+        return self._nothing_under_way() and not self.flow.write_paused and not self._one_too_many
 
-    def _refuse_cheaply(self) -> None:
+    def _refuse_cheaply(self, path: bytes) -> None:
         """Without a task, a cycle or the application: a refusal must cost a small part of what it saves."""
         self._turns.refused()
-        self.transport.write(_OVERLOADED_BYTES[self.url])
+        self.transport.write(_OVERLOADED_BYTES[path])
         self.cycle = cast(Any, _ANSWERED)
         self._keep_alive()
 
