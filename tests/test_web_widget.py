@@ -1,5 +1,6 @@
 """The widget's addresses: who may call, whom, how often, and what they are told."""
 
+import asyncio
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
@@ -7,7 +8,9 @@ from typing import Any
 import httpx
 import pytest
 
-from dosvoces.errors import NotNow, TooMany
+from dosvoces.dialplan import NumberRules
+from dosvoces.dialplan.hours import CallingHours, opening
+from dosvoces.errors import NotNow, NumberRefused, TooMany
 from dosvoces.keys import address_of
 from dosvoces.store import ConnectionRecord
 from dosvoces.web.auth import Guard, Networks
@@ -49,6 +52,7 @@ class Door:
     records: FakeRecords = field(default_factory=FakeRecords)
     per_address: int = 10
     per_number: int = 3
+    rules: NumberRules = RULES
 
     def __post_init__(self) -> None:
         terms = WidgetTerms(
@@ -60,7 +64,7 @@ class Door:
             locales=frozenset({"es", "en"}),
             key_lifetime_s=24 * 3600,
         )
-        widget = Widget(terms, TEXTS, connector=self.connector, records=self.records, rules=RULES, clock=lambda: NOW)
+        widget = Widget(terms, TEXTS, connector=self.connector, records=self.records, rules=self.rules, clock=lambda: NOW)
         no_keyring: Any = None  # It is never asked.
         guard = Guard(widget, keyring=no_keyring, networks=Networks(), origins=Origins(), public=PATHS)
         self.client = httpx.AsyncClient(transport=httpx.ASGITransport(guard), base_url="http://dosvoces")
@@ -185,6 +189,38 @@ async def test_what_is_not_tried_counts_for_nothing() -> None:
     for _ in range(2):
         answer = await door.call()
         assert (told(answer), answer.headers["retry-after"]) == ((503, {"code": "busy"}), "7")
+
+
+async def test_many_at_once_have_the_same_limits() -> None:
+    """None of them is recorded yet when the last one is looked at."""
+    door = Door(FakeConnector(gate=asyncio.Event()), per_number=2)
+    asked = [asyncio.create_task(door.call(token=token(jti=f"call-{index:016}"))) for index in range(6)]
+    done, _ = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+    assert {answer.result().status_code for answer in done} == {429}
+    assert door.connector.gate is not None
+    door.connector.gate.set()
+    assert sorted([answer.status_code for answer in await asyncio.gather(*asked)]) == [202] * 2 + [429] * 4
+
+
+async def test_nobody_is_called_at_an_hour_that_is_not_one_for_both() -> None:
+    hours = CallingHours((opening("ES mon-sun 03:00-04:00"),))
+    door = Door(rules=replace(RULES, hours=hours))
+    assert told(await door.call()) == (503, {"code": "closed"})
+    assert door.connector.orders == []
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "said"),
+    [
+        ("visitor", False, (400, {"field": "number", "code": "number_refused"})),
+        ("agent", True, (400, {"field": "number", "code": "number_refused"})),
+        ("visitor", True, (403, {"code": "bad_token"})),
+    ],
+)
+async def test_a_visitor_on_the_do_not_call_list_is_told_so(first: str, second: bool, said: object) -> None:
+    refused = NumberRefused("is on the do-not-call list", code="do_not_call", second=second)
+    claims = {"first": "agent"} if first == "agent" else {}
+    assert told(await Door(FakeConnector(refused)).call(token=token(**claims))) == said
 
 
 async def test_the_ceilings_of_all_nodes_count_too() -> None:

@@ -17,7 +17,7 @@ import structlog
 from starlette.types import Receive, Scope, Send
 
 from dosvoces.dialplan import NumberRules
-from dosvoces.errors import AlreadyRecorded, NotAllowed, NotNow, StoreError, TooMany
+from dosvoces.errors import AlreadyRecorded, NotAllowed, NotNow, NumberRefused, StoreError, TooMany
 from dosvoces.keys import Address
 from dosvoces.model import Asker, ConnectionId, Lead, Order, PhoneNumber, Repeats, connection_id
 from dosvoces.web import repeats
@@ -26,6 +26,7 @@ from dosvoces.web.auth import asker_of, peer_of
 from dosvoces.web.body import BadBody, BodyTooLarge, BodyTooSlow, ClientGone, is_json, parse_object, read_body
 from dosvoces.web.connections import NAMES
 from dosvoces.web.fields import check_fields
+from dosvoces.web.hours import out_of_hours
 from dosvoces.web.ports import Connector, Records
 from dosvoces.web.recipient import ALL_DOMAINS, Domains
 from dosvoces.web.terms import check_terms, with_lead
@@ -163,9 +164,24 @@ class Widget:
         if (earlier := await self._connector.repeated(order)) is not None:
             # The visitor's second click, or a request sent again: it is the same call, and no other one.
             return _refused(409, "used") if earlier.fingerprint != order.fingerprint else await self._progress(offer)
+        if out_of_hours(self._rules.hours, order.first, order.second, now):
+            return _refused(503, "closed", (b"retry-after", b"3600"))
         visitor = order.second if _agent_first(offer) else order.first
         if not (self._addresses.admits(peer, now) and self._numbers.admits(visitor.e164, now)):
             return _refused(429, "too_many", (b"retry-after", b"3600"))
+        # Counted first: of many that come at once, none is taken yet when the last one is looked at.
+        self._addresses.count(peer, now)
+        self._numbers.count(visitor.e164, now)
+        reply = None
+        try:
+            reply = await self._begin(order, offer)
+        finally:
+            if reply is not _BEGUN:
+                self._addresses.take_back(peer, now)
+                self._numbers.take_back(visitor.e164, now)
+        return reply
+
+    async def _begin(self, order: Order, offer: Offer) -> Reply:
         try:
             await self._connector.accept(order)
         except AlreadyRecorded:
@@ -174,11 +190,13 @@ class Widget:
             return _refused(429, "too_many", (b"retry-after", str(error.retry_after_s).encode()))
         except NotNow as error:
             return _refused(503, "busy", (b"retry-after", str(error.retry_after_s).encode()))
+        except NumberRefused as error:
+            if error.second is _agent_first(offer):
+                return _wrong_number(error.code)
+            raise BadToken("bad_token", f"the agent's number {error}") from error
         except NotAllowed as error:
             raise BadToken("bad_token", str(error)) from error
-        self._addresses.count(peer, now)
-        self._numbers.count(visitor.e164, now)
-        return _told("starting", 202)
+        return _BEGUN
 
     def _order(self, offer: Offer, members: dict[str, object], consent: Consent, now: datetime) -> Order | Reply:
         number = members.get("number")
@@ -274,3 +292,6 @@ def _refused(status: int, code: str, *headers: Header) -> Reply:
 
 def _told(state: str, status: int = 200) -> Reply:
     return Reply(status, json.dumps({"state": state}))
+
+
+_BEGUN = _told("starting", 202)

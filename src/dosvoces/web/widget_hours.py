@@ -34,6 +34,12 @@ class Hourly:
         if len(self._when) > MAX_KNOWN:
             del self._when[next(iter(self._when))]
 
+    def take_back(self, who: Address | str | None, now: datetime) -> None:
+        """What was counted at `now` was not done after all."""
+        times = self._when.get(_counted(who))
+        if times and now in times:
+            times.remove(now)
+
 
 def _counted(who: Address | str | None) -> object:
     """An IPv6 customer has a /64 (RFC 6177) and may take any address of it."""
