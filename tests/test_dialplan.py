@@ -3,8 +3,9 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from phonenumbers import SUPPORTED_REGIONS, PhoneNumberFormat, PhoneNumberType, example_number_for_type, format_number
 
-from dosvoces.dialplan import EMERGENCY_NUMBERS, NumberRules, Refusal, check_number, steps
+from dosvoces.dialplan import EMERGENCY_NUMBERS, NumberRules, Refusal, as_e164, check_number, steps
 from dosvoces.dialplan.data import COUNTRY_PREFIXES, INTERNATIONAL_PREFIXES
 from dosvoces.model import PhoneNumber
 
@@ -99,6 +100,33 @@ def test_a_dear_prefix_counts_whatever_the_length() -> None:
 @pytest.mark.parametrize("text", ["+447012345678", "+449012345678", "+448712345678", "+33899123456", "+391991234567"])
 def test_dear_numbers_of_other_countries_are_refused(text: str) -> None:
     assert code(text, WIDE) == "destination"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["+49 (0)900 1234567", "+49 (0)30 1234567", "+4900900 1234567", "+44 (0)20 7946 0123", "+33 (0)899 123456",
+     "+1 1 202 555 0123"],
+)  # fmt: skip
+def test_what_is_dialled_only_inside_a_country_hides_no_range(text: str) -> None:
+    rules = NumberRules(countries=frozenset({"DE", "FR", "GB", "US"}))
+    refusal = check_number(text, rules)
+    assert isinstance(refusal, Refusal)
+    assert refusal.code == "format"
+    assert "+49 30" in refusal.message
+    assert as_e164(text) is None
+
+
+def test_no_country_s_own_numbers_are_taken_for_that() -> None:
+    everywhere = NumberRules(countries=frozenset(SUPPORTED_REGIONS))
+    examples = [
+        format_number(example, PhoneNumberFormat.E164)
+        for region in sorted(SUPPORTED_REGIONS)
+        for kind in (PhoneNumberType.FIXED_LINE, PhoneNumberType.MOBILE, PhoneNumberType.TOLL_FREE)
+        if (example := example_number_for_type(region, kind)) is not None
+    ]
+    assert [text for text in examples if as_e164(text) is None] == []
+    assert len(examples) > 500
+    assert [text for text in examples if code(text, everywhere) == "format"] == []
 
 
 def test_a_number_that_lacks_its_area_code_is_refused() -> None:

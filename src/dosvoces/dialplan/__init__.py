@@ -12,10 +12,13 @@ from typing import NamedTuple
 
 from phonenumbers import (
     COUNTRY_CODE_TO_REGION_CODE,
+    NumberParseException,
     PhoneNumberType,
     ValidationResult,
     is_possible_number_with_reason,
+    national_significant_number,
     number_type,
+    parse,
     region_code_for_number,
 )
 from phonenumbers import PhoneNumber as ParsedNumber
@@ -64,6 +67,9 @@ _FORMAT = Refusal("format", "is not an international number: write + and 7 to 15
 _LENGTH = Refusal("format", "has too few or too many digits for a number of its country")
 _SPANISH_LENGTH = Refusal("format", "has too few or too many digits: a Spanish number has nine after +34")
 _EMERGENCY = Refusal("emergency", "is an emergency or help line, which is never called")
+_TRUNK_PREFIX = Refusal(
+    "format", "has a digit that is dialled only inside its country: write +49 30 …, not +49 (0)30 …"
+)
 _SHORT_CODE = Refusal("short_code", "is a short code, which is never called")
 _OWN_NUMBER = Refusal("own_number", "is a number of this service itself")
 _COUNTRY = Refusal("country", "is in a country or network that the operator doesn't allow")
@@ -120,7 +126,10 @@ def as_e164(text: str) -> str | None:
     compact = text.strip(_BLANKS).translate(_SEPARATORS)
     digits = _international(compact) or ""
     right = digits.isascii() and digits.isdigit() and not digits.startswith("0")
-    return f"+{digits}" if right and _MIN_DIGITS <= len(digits) <= _MAX_DIGITS else None
+    if not right or not _MIN_DIGITS <= len(digits) <= _MAX_DIGITS:
+        return None
+    code = _calling_code(digits)
+    return None if code is not None and _has_trunk_prefix(code, digits[len(code) :]) else f"+{digits}"
 
 
 def steps(text: str, rules: NumberRules) -> Iterator[Step]:
@@ -182,6 +191,9 @@ def _destination(international: str, rules: NumberRules) -> Iterator[Step]:
 
 
 def _in_country(code: str, national: str, rules: NumberRules, *, opened: bool) -> Iterator[Step]:
+    if _has_trunk_prefix(code, national):
+        yield Step("type", "a trunk prefix after the calling code", _TRUNK_PREFIX)
+        return
     regions = COUNTRY_CODE_TO_REGION_CODE[int(code)]
     # Spain has its code to itself and a plan of fixed length: no need to ask libphonenumber, which takes long.
     spain = code == "34"
@@ -244,6 +256,21 @@ def _parsed(code: str, national: str) -> ParsedNumber:
         italian_leading_zero=zeros > 0 or None,
         number_of_leading_zeros=zeros if zeros > 1 else None,
     )
+
+
+def _has_trunk_prefix(code: str, national: str) -> bool:
+    """
+    Whether `+49 (0)900 …` is written: a carrier may well dial it, and no range of dear numbers begins with a zero.
+
+    In Italy a zero at the beginning is the number's own.
+    """
+    if code == "34":  # Spain has none.
+        return False
+    try:
+        parsed = parse(f"+{code}{national}")
+    except NumberParseException:
+        return False  # Its length is judged elsewhere.
+    return national_significant_number(parsed) != national
 
 
 def _calling_code(international: str) -> str | None:
