@@ -118,6 +118,7 @@ async def test_a_time_that_has_passed_is_now() -> None:
         ({"not_before": "2026-05-09T09:30:00"}, "not_before", "format"),
         ({"not_before": 1_800_000_000}, "not_before", "format"),
         ({"not_before": iso(MAX_AHEAD.total_seconds() + 1)}, "not_before", "range"),
+        ({"not_before": "0001-01-01T00:00:00+01:00"}, "not_before", "range"),
         ({"expires_at": iso(0)}, "expires_at", "range"),
         ({"not_before": iso(60), "expires_at": iso(60)}, "expires_at", "range"),
         ({"caller_ids": "+34910000000"}, "caller_ids", "type"),

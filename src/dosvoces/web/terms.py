@@ -209,7 +209,10 @@ def _moment(members: Mapping[str, object], name: str, now: datetime, report: _Re
     elif moment > now + MAX_AHEAD:
         report(Problem(name, "range", f"is more than {MAX_AHEAD.days} days ahead"))
     else:
-        return moment.astimezone(UTC)
+        try:
+            return moment.astimezone(UTC)
+        except OverflowError:  # Of year 1, east of Greenwich: what some languages send for no date at all.
+            report(Problem(name, "range", "is before the first year that there is"))
     return None
 
 
