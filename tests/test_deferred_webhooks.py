@@ -14,7 +14,7 @@ from dosvoces.deferred import Again
 from dosvoces.deferred.backoff import JITTER, delay_s
 from dosvoces.deferred.guard import networks_of
 from dosvoces.deferred.webhooks import ANSWER_LIMIT_BYTES, STEPS_S, TURN_S, Endpoint, Poster, Webhooks
-from dosvoces.model import EndReason, Outcome, Side
+from dosvoces.model import ConnectionId, EndReason, Outcome, Side
 from dosvoces.store import Entry
 from dosvoces.store.endpoints import Endpoints
 from dosvoces.store.reports import ENDED, EVENTS, Delivery, DeliveryState
@@ -170,13 +170,37 @@ async def test_who_takes_something_again_has_not_failed_for_long(store: SqlStore
 
 @pytest.mark.parametrize(
     ("header", "least_s"),
-    [("120", 120.0), ("Mon, 23 Nov 2026 09:02:00 GMT", 120.0), ("99999999999", 86_400.0), ("soon", 4.0), ("-5", 4.0)],
+    [
+        ("120", 120.0),
+        ("Mon, 23 Nov 2026 09:02:00 GMT", 120.0),
+        ("99999999999", 86_400.0),
+        ("soon", 4.0),
+        ("-5", 4.0),
+        ("Mon, 23 Nov 2026 09:02:00 +99999999999999999999", 4.0),
+        ("Mon, 01 Jan 0001 00:00:00 +0100", 4.0),
+    ],
 )
 async def test_a_receiver_may_put_us_off(store: SqlStore, header: str, least_s: float) -> None:
     async with Receiver.open({"/": Answer(503, {"retry-after": header})}) as receiver:
         again, _ = await tried_once(store, receiver.url())
         assert again is not None
         assert least_s <= again.after_s <= max(least_s, 6.0)
+
+
+async def test_what_was_blanked_while_it_waited_is_not_told_any_more(store: SqlStore) -> None:
+    """An empty body, signed, would be taken for the message."""
+    async with Receiver.open({"/": [Answer(503)]}) as receiver:
+        trial = Trial(store, receiver.url())
+        await trial.prepare()
+        again = await trial.deliver()
+        assert again is not None
+        trial.now += timedelta(seconds=again.after_s)
+        blanked, _ = await store.blank_leads(before=datetime.now(UTC), since=ConnectionId(""), limit=10)
+        assert blanked == 1
+        assert await trial.deliver() is None
+        assert len(receiver.received) == 1
+        assert (await trial.delivery()).state is DeliveryState.ABANDONED
+        await trial.webhooks.close()
 
 
 async def test_a_receiver_that_says_nothing_is_left(store: SqlStore) -> None:

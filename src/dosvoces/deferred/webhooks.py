@@ -206,7 +206,9 @@ class Webhooks:
             endpoint = replace(endpoint, url="" if self._url_of is None else await self._url_of(connection))
         if not endpoint.url:
             return await self._note(delivery, Reply(None, "there is no webhook_url that the settings allow"), last=True)
-        reply = await self._poster.post(endpoint, report.id, report.body or "")
+        if report.body is None:
+            return await self._note(delivery, Reply(None, "its lead was blanked: it can't be told any more"), last=True)
+        reply = await self._poster.post(endpoint, report.id, report.body)
         crashpoints.reached("k25_webhook_sent")
         if not endpoint.of_request:  # One bad URL says nothing about others' requests.
             await self._judge(endpoint, reply, failing=state is not None)
@@ -301,7 +303,7 @@ def _retry_after_s(header: str, now: datetime) -> float:
     else:
         try:
             at = parsedate_to_datetime(header)
-        except ValueError:
+            seconds = ((at if at.tzinfo else at.replace(tzinfo=UTC)) - now).total_seconds()
+        except (ValueError, OverflowError):  # The latter of a year or a zone that there can't be.
             return 0.0
-        seconds = ((at if at.tzinfo else at.replace(tzinfo=UTC)) - now).total_seconds()
     return min(max(seconds, 0.0), RETRY_AFTER_LIMIT_S)
