@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from dosvoces.deferred import Again, Deferred, Kind, State, Work
+from dosvoces.deferred import engine as deferred_engine
 from dosvoces.deferred.engine import DbosEngine, open_engine, work_database
 from dosvoces.errors import DeferredError
 from dosvoces.testing import until
@@ -274,6 +275,20 @@ async def test_given_up_while_it_starts_it_leaves_nothing_running(database: str)
     with pytest.raises(asyncio.CancelledError):
         await opening
     await until(ended, limit_s=LIMIT_S)
+
+
+@pytest.mark.parametrize("close_limit_s", [0.0, 0.05])
+async def test_the_next_engine_works_although_nobody_waited_for_the_end_of_the_one_before(
+    begin: Open, monkeypatch: pytest.MonkeyPatch, close_limit_s: float
+) -> None:
+    """As after a failure of the database, for which its threads sleep longer than anybody waits."""
+    monkeypatch.setattr(deferred_engine, "CLOSE_LIMIT_S", close_limit_s)
+    await begin(Handler())
+    handler = Handler()
+    engine = await begin(handler, node="n2")
+    await engine.submit(WORK)
+    await handler.saw("k1")
+    assert await ended(engine) is State.DONE
 
 
 # --- the rest ---

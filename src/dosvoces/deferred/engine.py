@@ -13,6 +13,7 @@ import asyncio
 import logging
 import os
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
@@ -48,9 +49,14 @@ FAULT_RETRY_S = 1.0
 LAST_FAULT_RETRY_S = 600.0
 DRAIN_POLL_S = 0.05
 CLOSE_LIMIT_S = 3.0
-"""How long giving everything back may take."""
+"""How long giving everything back may take before nobody waits for it any more."""
+SUCCESSION_LIMIT_S = 30.0
+"""How long an engine waits for the one before it: DBOS's threads sleep for long while their database is away."""
 PAGE = 500
 """Rows that one question brings, or one deletion takes."""
+
+_ONLY_ONE = threading.Lock()
+"""Whose DBOS is: there is one in a process, and `DBOS.destroy` ends whichever that is."""
 
 _LIVE = ["DELAYED", "ENQUEUED", "PENDING"]
 _ENDED = ["SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]
@@ -101,6 +107,7 @@ class DbosEngine(Deferred):
         self._running: dict[asyncio.Task[Any], Work] = {}
         self._draining = False
         self._closed = False
+        self._launched = False
         self._trouble = ""
         self._loop: asyncio.AbstractEventLoop
         self._workflow: Callable[..., Any]
@@ -166,15 +173,28 @@ class DbosEngine(Deferred):
             return
         self._draining = self._closed = True
         begun = [_id(work) for work in self._running.values()]
+        over: asyncio.Future[int] = self._loop.create_future()
+
+        def left(count: int | None, error: BaseException | None) -> None:
+            if over.done():
+                return  # Nobody waits any more.
+            if error is not None:
+                over.set_exception(error)
+            else:
+                over.set_result(count or 0)
+
+        # Done to its end whoever stops waiting for it: the next engine can't begin before.
+        self._lane.submit(partial(self._leave, begun, limit_s), left)
+        self._lane.stop()
         try:
             # DBOS tries for ever while its database is away; we leave then, and its threads go with the process.
             async with asyncio.timeout(limit_s + CLOSE_LIMIT_S):
-                if left := await self._lane.run(partial(_until_ended, begun, limit_s)):
-                    log.warning("deferred work left to be begun again", works=left)
-                await self._lane.run(_destroy)
+                if works := await over:
+                    log.warning("deferred work left to be begun again", works=works)
+        except TimeoutError:
+            log.warning("deferred work is still being ended", limit_s=limit_s + CLOSE_LIMIT_S)
         except Exception:  # The edge to a library: whatever it says, we are leaving.
             log.exception("deferred work not ended in order")
-        self._lane.stop()
 
     # --- on the lane ---
 
@@ -190,6 +210,9 @@ class DbosEngine(Deferred):
         return answer
 
     def _launch(self) -> None:
+        if not _ONLY_ONE.acquire(timeout=SUCCESSION_LIMIT_S):
+            raise DeferredError("the engine of deferred work that was here before has not ended yet")
+        self._launched = True
         _adopt_log()
         if self._database.startswith("sqlite"):
             _prepare_file(Path(make_url(self._database).database or ""))
@@ -220,6 +243,19 @@ class DbosEngine(Deferred):
                 polling_interval_sec=kind.poll_s,
                 on_conflict="always_update",
             )
+
+    def _leave(self, begun: Sequence[str], limit_s: float) -> int:
+        """Wait for these, then give everything back; how many of them are left to be begun again."""
+        if not self._launched:
+            return 0
+        try:
+            return _until_ended(begun, limit_s)
+        finally:
+            try:
+                # The registry too, or the next engine of this process would register the workflow a second time.
+                DBOS.destroy(destroy_registry=True)
+            finally:
+                _ONLY_ONE.release()
 
     def _enqueue(self, work: Work) -> None:
         with SetWorkflowID(_id(work)), SetEnqueueOptions(queue_partition_key=work.lane, delay_seconds=_delay_s(work)):
@@ -288,11 +324,6 @@ def _until_ended(ids: Sequence[str], limit_s: float) -> int:
             break
         time.sleep(DRAIN_POLL_S)
     return len(ids)
-
-
-def _destroy() -> None:
-    # The registry too, or the next engine of this process would register the workflow a second time.
-    DBOS.destroy(destroy_registry=True)
 
 
 _BARE: dict[str, Any] = {"load_input": False, "load_output": False}
