@@ -273,7 +273,9 @@ async def test_however_a_refused_request_comes_the_next_one_is_understood(
     assert connector.orders == []
 
 
-@pytest.mark.parametrize("target", [b"/call?from=crm", b"/call?", b"http://dosvoces/call", b"/c%61ll", b"/v1/connections?"])
+@pytest.mark.parametrize(
+    "target", [b"/call?from=crm", b"/call?", b"http://dosvoces/call", b"/c%61ll", b"/v1/connections?"]
+)
 async def test_however_an_address_is_written_it_is_the_same_door(connector: FakeConnector, target: bytes) -> None:
     closing = GOOD.replace(b"/call", target, 1)
     async with full_server(connector) as server:

@@ -64,7 +64,8 @@ class Door:
             locales=frozenset({"es", "en"}),
             key_lifetime_s=24 * 3600,
         )
-        widget = Widget(terms, TEXTS, connector=self.connector, records=self.records, rules=self.rules, clock=lambda: NOW)
+        parts: Any = {"connector": self.connector, "records": self.records, "rules": self.rules}
+        widget = Widget(terms, TEXTS, **parts, clock=lambda: NOW)
         no_keyring: Any = None  # It is never asked.
         guard = Guard(widget, keyring=no_keyring, networks=Networks(), origins=Origins(), public=PATHS)
         self.client = httpx.AsyncClient(transport=httpx.ASGITransport(guard), base_url="http://dosvoces")
