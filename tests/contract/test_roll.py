@@ -62,6 +62,20 @@ async def test_who_joined_is_there_on_the_database_s_clock(desk: Desk) -> None:
     assert one.started_at.tzinfo is UTC
 
 
+async def test_what_a_dead_node_committed_after_it_was_inherited_is_its_heir_s_too(desk: Desk) -> None:
+    """Its last commit was still under way in the database when another took over."""
+    assert await desk.roll.inherit(await desk.seen(ONE), TWO)
+    await desk.store.record(an_order(1))
+    desk.store.node = THREE
+    await desk.store.adopt_strays()
+    assert await desk.store.unfinished(owner=THREE) == []
+    desk.store.node = TWO
+    await desk.store.adopt_strays()
+    assert [record.id for record in await desk.store.unfinished(owner=TWO)] == [an_order(1).id]
+    await desk.roll.retire(TWO)
+    assert await desk.ids() == [TWO, THREE]
+
+
 async def test_one_heir(desk: Desk) -> None:
     await desk.store.record(an_order(1))
     dead = await desk.seen(ONE)

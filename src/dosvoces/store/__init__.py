@@ -225,7 +225,7 @@ class Store(Protocol):
         """Have `tell` called, from the loop, with each connection of which an `update` found that it isn't ours."""
 
     async def adopt_strays(self) -> None:
-        """Make ours what is open and whose owner is no node any more. Raises `StoreError`."""
+        """Make ours what is open and whose owner is no node any more, or a dead one we inherit. Raises `StoreError`."""
 
     async def record(self, order: Order, *, waits: bool = False, trunks: Trunks = NO_TRUNKS) -> None:
         """

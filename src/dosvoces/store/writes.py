@@ -302,9 +302,14 @@ def _hold() -> Statement:
 
 
 def _adopt_strays() -> Statement:
-    """What nobody owns waits to be started, unless an older version, which named no owners, had started it."""
+    """
+    What nobody owns waits to be started, unless an older version, which named no owners, had started it.
+
+    Of the dead whose heir we are, too: a commit of theirs may have been under way when we inherited, and come after it.
+    """
     ownerless = connection.c.owner.is_(None) & (connection.c.phase != _RECORDED)
-    abandoned = connection.c.owner.is_not(None) & ~exists().where(node.c.id == connection.c.owner)
+    others = exists().where(node.c.id == connection.c.owner, node.c.heir.is_distinct_from(bindparam("by")))
+    abandoned = connection.c.owner.is_not(None) & ~others
     return update(connection).where(connection.c.outcome.is_(None), ownerless | abandoned).values(owner=bindparam("by"))
 
 
