@@ -12,6 +12,7 @@ import pytest
 
 from dosvoces.carriers import Call, DialPlan, Leftover, Released
 from dosvoces.carriers.fake import TRUNK, FakeCarrier, Script
+from dosvoces.clock import utc_now
 from dosvoces.core import Answer, AnswerKind
 from dosvoces.errors import AlreadyRecorded, CarrierError, MailError, NotAllowed, NotNow, StoreError
 from dosvoces.events import Answered
@@ -637,6 +638,25 @@ async def test_a_leg_that_a_fault_of_ours_keeps_from_being_taken_back_leaves_no_
     assert record is not None
     assert "interrupted" == record.outcome
     assert "the far end confirmed no hang-up" in record.legs[0].detail
+
+
+async def test_one_that_waited_is_begun_whoever_stops_waiting_for_that(bench: Bench) -> None:
+    """As the engine of deferred work does when it is ended: the claim is with the database by then."""
+    order = an_order(at=utc_now())
+    bench.script = lambda call: Script(hangs_up_after_s=0.05 if call.side is B else None)
+    await bench.store.record(order, waits=True)
+    taking = asyncio.create_task(bench.switchboard.take(order))
+    await asyncio.sleep(0)
+    taking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await taking
+
+    async def dialed() -> bool:
+        return bench.carrier.dialed != []
+
+    await until(dialed)
+    await bench.switchboard.settle_leftovers()
+    assert "completed" == await bench.over(order)
 
 
 async def test_what_another_node_has_taken_is_hung_up_and_let_go(bench: Bench) -> None:

@@ -117,6 +117,13 @@ class Switchboard:
 
         Raises `NotNow` if there is no room for it now, `NotAllowed` if it can't be begun at all, and `StoreError`.
         """
+        # Whoever stops waiting: once it is claimed it is begun, or it would pass for what a dead process left.
+        taking = asyncio.create_task(self._take(order))
+        self._parts.tasks.add(taking)
+        taking.add_done_callback(self._parts.tasks.discard)
+        return await asyncio.shield(taking)
+
+    async def _take(self, order: Order) -> bool:
         with self._world(order).admission.entering(order):
             try:
                 if not await self._store.waiting.claim(order, trunks=self._trunks(order)):

@@ -59,7 +59,7 @@ class Parts:
     now: Callable[[], datetime]
     holds_lease: Callable[[], bool]
     """Whether this node may act: it is asked once more right before somebody is rung."""
-    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    tasks: set[asyncio.Task[Any]] = field(default_factory=set)
     """What is being done for any of them."""
 
 
