@@ -45,8 +45,10 @@ WORKFLOW = "work"
 THREADS = 8  # for DBOS's own database calls, which wait for one another anyway
 CONNECTIONS = 5  # to the database, of each node
 FAULT_RETRY_S = 1.0
-"""After a handler's first fault; doubled with each further run."""
+"""After a handler's first fault; doubled with each further one in a row."""
 LAST_FAULT_RETRY_S = 600.0
+FAULTS_KNOWN = 10_000
+"""Of how many works the faults in a row are known; beyond, who had one longest ago begins with the first again."""
 DRAIN_POLL_S = 0.05
 CLOSE_LIMIT_S = 3.0
 """How long giving everything back may take before nobody waits for it any more."""
@@ -105,6 +107,8 @@ class DbosEngine(Deferred):
         self._kinds = {kind.name: kind for kind in kinds}
         self._lane = Lane("deferred")
         self._running: dict[asyncio.Task[Any], Work] = {}
+        self._faults: dict[tuple[str, str], int] = {}
+        """In a row, of each work that had one last."""
         self._draining = False
         self._closed = False
         self._launched = False
@@ -300,15 +304,25 @@ class DbosEngine(Deferred):
         assert task is not None
         self._running[task] = work
         try:
-            return await kind.handler(work)
+            answer = await kind.handler(work)
         except DosvocesError as error:  # The record can't be written, for example; that is told elsewhere too.
             log.warning("deferred work put off", kind=work.kind, key=work.key, run=work.run, reason=str(error))
-            return _after_fault(work)
+            return self._after_fault(work)
         except Exception:  # The loop's edge: a fault of ours must not end a work that was promised.
             log.exception("deferred work failed inside", kind=work.kind, key=work.key, run=work.run)
-            return _after_fault(work)
+            return self._after_fault(work)
         finally:
             del self._running[task]
+        self._faults.pop((work.kind, work.key), None)
+        return answer
+
+    def _after_fault(self, work: Work) -> Again:
+        """Counted here and not by its runs: most of those were its own wish, of one that waits for room say."""
+        which = work.kind, work.key
+        count = self._faults[which] = self._faults.pop(which, 0) + 1
+        if len(self._faults) > FAULTS_KNOWN:
+            del self._faults[next(iter(self._faults))]
+        return Again(min(FAULT_RETRY_S * 2 ** min(count - 1, 16), LAST_FAULT_RETRY_S))
 
 
 def _until_ended(ids: Sequence[str], limit_s: float) -> int:
@@ -327,10 +341,6 @@ def _until_ended(ids: Sequence[str], limit_s: float) -> int:
 
 
 _BARE: dict[str, Any] = {"load_input": False, "load_output": False}
-
-
-def _after_fault(work: Work) -> Again:
-    return Again(min(FAULT_RETRY_S * 2 ** min(work.run - 1, 16), LAST_FAULT_RETRY_S))
 
 
 def _id(work: Work) -> str:
