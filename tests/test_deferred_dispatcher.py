@@ -10,7 +10,8 @@ import pytest
 from sqlalchemy import select, update
 
 from dosvoces.core import Connection, Terms
-from dosvoces.deferred import Deferred, Kind, Seen, State, Work
+from dosvoces.deferred import Deferred, Kind, Seen, State, Work, waiting
+from dosvoces.deferred import dispatcher as dispatcher_module
 from dosvoces.deferred.dispatcher import BATCH, Dispatcher
 from dosvoces.model import ConnectionId, Outcome
 from dosvoces.store import ConnectionRecord, Entry
@@ -172,4 +173,45 @@ async def test_a_backlog_hides_no_delivery_that_the_engine_has_lost(store: SqlSt
         return [work.key for work in engine.submitted if work.kind == "tell"] == [oldest]
 
     await until(submitted, limit_s=20)
+    await dispatcher.close(0)
+
+
+async def test_many_that_find_no_room_hide_none_that_may_be_begun(
+    store: SqlStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is recorded here is with the engine at once, what a dead node left in one of the next sweeps."""
+    monkeypatch.setattr(dispatcher_module, "BATCH", 1)
+    full = 10 + 2
+    for number in range(1, full + 1):
+        await store.record(an_order(number), waits=True)
+    engine = HasAllBut("")
+
+    async def open_engine(kinds: Sequence[Kind]) -> Deferred:
+        return cast(Deferred, engine)
+
+    async def live_nodes() -> Collection[str]:
+        return [store.node]
+
+    dispatcher = Dispatcher(
+        store=store, kinds=[], recipients=[], compose=lambda *_: "{}", open_engine=open_engine, live_nodes=live_nodes
+    )
+    dispatcher.start()
+
+    def submitted() -> list[str]:
+        return [work.key for work in engine.submitted if work.kind == waiting.KIND]
+
+    async def a_page() -> bool:
+        return len(submitted()) >= 10
+
+    await until(a_page)
+    late, left = an_order(full + 1), an_order(full + 2)
+    await store.record(left, waits=True)
+    await dispatcher.schedule(late)
+
+    async def both() -> bool:
+        dispatcher.wake()
+        return {late.id, left.id} <= set(submitted())
+
+    await until(both)
+    assert len(submitted()) == len(set(submitted())) == full + 2
     await dispatcher.close(0)

@@ -195,11 +195,13 @@ async def test_one_takes_it(store: SqlStore, reopen: Reopen) -> None:
     assert [order.id for order in await store.unfinished(owner=NodeId("n1"))] == [an_order(4).id]
     store = await reopen(node="n2")
     await store.adopt_strays()
-    assert await store.waiting.waiting(limit=10) == [
-        WaitingConnection(orders[2].id, None, None),
-        WaitingConnection(orders[1].id, soon, None),
-        WaitingConnection(orders[0].id, late, orders[0].expires_at),
+    waiting = [
+        WaitingConnection(orders[2].id, None, None, T0),
+        WaitingConnection(orders[1].id, soon, None, soon),
+        WaitingConnection(orders[0].id, late, orders[0].expires_at, late),
     ]
+    assert await store.waiting.waiting(limit=10) == waiting
+    assert await store.waiting.waiting(limit=1, after=waiting[0]) == waiting[1:2]
     assert await store.order(orders[0].id) == orders[0]
     claims = [store.waiting.claim(orders[1]) for _ in range(5)]
     ends = [store.waiting.end(orders[1].id, Outcome.CANCELLED, by="api", at=T0) for _ in range(5)]
@@ -209,6 +211,15 @@ async def test_one_takes_it(store: SqlStore, reopen: Reopen) -> None:
     assert record is not None
     assert (record.owner, record.outcome) == ("n2", None)
     await store.intend_dial(orders[2], A, attempt=1, at=T0)
+
+
+async def test_those_due_at_the_same_moment_are_read_in_turn(store: SqlStore) -> None:
+    for number in (1, 2, 3):
+        await store.record(an_order(number), waits=True)
+    seen = [(await store.waiting.waiting(limit=1))[0]]
+    while found := await store.waiting.waiting(limit=1, after=seen[-1]):
+        seen += found
+    assert [each.id for each in seen] == [an_order(number).id for number in (1, 2, 3)]
 
 
 async def test_what_waits_can_be_ended_and_that_is_told(store: SqlStore) -> None:

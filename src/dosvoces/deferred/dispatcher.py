@@ -7,6 +7,7 @@ again, under the same key, which changes nothing where it was there already.
 
 import asyncio
 import contextlib
+from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
@@ -17,7 +18,7 @@ from dosvoces.deferred import Deferred, Kind, State, Work, retention, waiting
 from dosvoces.errors import DeferredError, NotNow, StoreError
 from dosvoces.model import ConnectionId, Order
 from dosvoces.store import ConnectionRecord, Entry, Store
-from dosvoces.store.reports import Delivery, DeliveryState, Report
+from dosvoces.store.reports import Delivery, DeliveryState, Report, WaitingConnection
 
 log = structlog.get_logger(__name__)
 
@@ -96,8 +97,14 @@ class Dispatcher:
         self._next_sweep = self._next_retention = self._next_counts = datetime.min.replace(tzinfo=UTC)
         self._swept_to: Delivery | None = None
         """Of a backlog of overdue deliveries, where the next sweep goes on."""
+        self._recorded: deque[tuple[ConnectionId, datetime | None]] = deque(maxlen=10 * BATCH)
+        """Connections that wait, recorded here, and when each may start: to be submitted before all others."""
         self._submitted: set[ConnectionId] = set()
         """Waiting connections that are with the engine for certain."""
+        self._waited_to: WaitingConnection | None = None
+        """Of many that wait, where the next sweep goes on."""
+        self._seen_waiting: set[ConnectionId] = set()
+        """Those of the sweeps up to there."""
         self._closed = False
 
     # --- for the house ---
@@ -116,6 +123,7 @@ class Dispatcher:
             raise NotNow("shutting down")
         try:
             await self._store.record(order, waits=True)
+            self._recorded.append((order.id, order.not_before))
         finally:
             self.wake()
 
@@ -245,8 +253,17 @@ class Dispatcher:
 
     async def _sweep_waiting(self) -> None:
         """Submit what waits in the record: it was recorded here, or on a node that died before it could submit it."""
-        found = await self._store.waiting.waiting(limit=10 * BATCH)
-        self._submitted &= {each.id for each in found}
+        while self._recorded:
+            connection_id, not_before = self._recorded.popleft()
+            await (await self._opening()).submit(waiting.work_of(connection_id, not_before))
+            self._submitted.add(connection_id)
+        # All of them in turn: a thousand that find no room must not hide those behind them.
+        found = await self._store.waiting.waiting(limit=10 * BATCH, after=self._waited_to)
+        self._waited_to = found[-1] if len(found) == 10 * BATCH else None
+        self._seen_waiting |= {each.id for each in found}
+        if self._waited_to is None:
+            self._submitted &= self._seen_waiting
+            self._seen_waiting = set()
         for each in found:
             work = waiting.work_of(each.id, each.not_before)
             if each.id not in self._submitted:

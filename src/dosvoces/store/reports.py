@@ -144,8 +144,8 @@ class Waiting(Protocol):
     async def end(self, connection_id: ConnectionId, outcome: Outcome, *, by: str, at: datetime) -> bool:
         """Write the outcome of a connection that nobody had begun; whether it was still waiting."""
 
-    async def waiting(self, *, limit: int) -> Sequence["WaitingConnection"]:
-        """Those that may start first come first."""
+    async def waiting(self, *, limit: int, after: "WaitingConnection | None" = None) -> Sequence["WaitingConnection"]:
+        """Those that may start first come first; those behind `after`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,3 +153,5 @@ class WaitingConnection:
     id: ConnectionId
     not_before: datetime | None
     expires_at: datetime | None
+    due: datetime
+    """`not_before`, or when it was recorded."""

@@ -166,8 +166,8 @@ class SqlWaiting(Waiting):
             self._news.set()
         return ended
 
-    async def waiting(self, *, limit: int) -> Sequence[WaitingConnection]:
-        return await self._lanes.ask(partial(_waiting, limit=limit))
+    async def waiting(self, *, limit: int, after: WaitingConnection | None = None) -> Sequence[WaitingConnection]:
+        return await self._lanes.ask(partial(_waiting, limit=limit, after=after))
 
 
 # --- questions ---
@@ -226,12 +226,14 @@ def _newest_deliveries(
     return [delivery_of(row) for row in db.execute(newest.limit(limit))]
 
 
-def _waiting(db: Database, limit: int) -> list[WaitingConnection]:
+def _waiting(db: Database, limit: int, after: WaitingConnection | None) -> list[WaitingConnection]:
     c = connection.c
     due = func.coalesce(c.not_before, c.created_at)
-    found = select(c.id, c.not_before, c.expires_at).where(c.owner.is_(None), c.outcome.is_(None))
-    rows = db.execute(found.order_by(due).limit(limit))
-    return [WaitingConnection(ConnectionId(row.id), row.not_before, row.expires_at) for row in rows]
+    found = select(c.id, c.not_before, c.expires_at, due.label("due")).where(c.owner.is_(None), c.outcome.is_(None))
+    if after is not None:
+        found = found.where(or_(due > after.due, and_(due == after.due, c.id > after.id)))
+    rows = db.execute(found.order_by(due, c.id).limit(limit))
+    return [WaitingConnection(ConnectionId(row.id), row.not_before, row.expires_at, row.due) for row in rows]
 
 
 def _report(row: Row[Any]) -> Report:
