@@ -124,6 +124,14 @@ async def test_every_field_of_the_contract_arrives() -> None:
             ("SERVER (connecting) refused: 421 4.3.2 Busy", False, False, 0),
         ),
         (
+            {"banner": Reply("554 5.3.2 Too busy")},
+            ("SERVER (connecting) refused: 554 5.3.2 Too busy", False, False, 0),
+        ),
+        (
+            {"mail": Reply("530 5.7.0 Authentication required")},
+            ("SERVER (MAIL FROM) refused: 530 5.7.0 Authentication required", False, False, 0),
+        ),
+        (
             {"mail": Reply("421 4.3.2 Shutting down")},
             ("SERVER (MAIL FROM) refused: 421 4.3.2 Shutting down", False, False, 0),
         ),
@@ -418,7 +426,8 @@ async def test_wrong_password_is_tried_once_and_never_told(certificate: Certific
             MailError, match=r"\(AUTH\) refused: 535 5.7.8 Authentication credentials invalid"
         ) as caught:
             await box.deliver(MAIL)
-    assert (caught.value.permanent, server.auth_tries, server.received) == (True, ["leads"], [])
+    # The next mail may pass: somebody will set the password right.
+    assert (caught.value.permanent, server.auth_tries, server.received) == (False, ["leads"], [])
     assert "wr0ngpw" not in str(caught.value)
 
 

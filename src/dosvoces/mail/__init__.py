@@ -34,7 +34,8 @@ class Mailbox(Protocol):
 
     async def deliver(self, mail: Mail) -> None:
         """
-        Hand `mail` over. Raises `MailError`, `permanent` on 5xx, `unknown` when the answer to the data never came.
+        Hand `mail` over. Raises `MailError`: `permanent` if it will never be taken, as of a 5xx about the mail itself,
+        `unknown` when the answer to the data never came.
         """
 
     async def check(self) -> None:

@@ -28,6 +28,10 @@ WORDS_LIMIT = 200  # characters of a server's reply that are worth repeating
 READY_FOR_DATA = 354
 AVAILABLE = frozenset({250, 251})
 CLOSING = 421
+LOGIN_WANTED = 530
+"""To whatever command (RFC 4954 §6): it says nothing of the mail."""
+STEPS_OF_A_MAIL = frozenset({"MAIL FROM", "RCPT TO", "DATA", "the final dot"})
+"""Only there a 5xx is about the mail; elsewhere it is about us, or the server, and may pass."""
 
 
 @dataclass(slots=True)
@@ -232,7 +236,8 @@ class SmtpMailbox(Mailbox):
         where = f"{self._server} ({progress.step})"
         if isinstance(error, SMTPResponseException) and error.code > 0:
             words = f"{error.code} {self._without_password(error.message)}"
-            return MailError(f"{where} refused: {words}", permanent=500 <= error.code <= 599)
+            of_the_mail = progress.step in STEPS_OF_A_MAIL and error.code != LOGIN_WANTED
+            return MailError(f"{where} refused: {words}", permanent=500 <= error.code <= 599 and of_the_mail)
         if isinstance(error, TimeoutError):
             words = f"no answer within {self._settings.timeout_s:g} s"
         else:  # The connection broke, the certificate is wrong, or the reply is no SMTP (code -1).
