@@ -7,7 +7,6 @@ and does what is asked of it through the record. On SQLite it is the only one, a
 
 import asyncio
 import secrets
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -17,7 +16,7 @@ import structlog
 
 from dosvoces.errors import StoreError
 from dosvoces.model import ConnectionId, NodeId, Outcome, node_id
-from dosvoces.nodes.lease import Lease
+from dosvoces.nodes.lease import Lease, awake_or_not
 from dosvoces.nodes.place import runs
 from dosvoces.nodes.rules import Times, gone_from, inheritable, with_room
 from dosvoces.store import Store
@@ -70,7 +69,7 @@ class Membership:
         identify: Callable[[NodeId], Identity],
         times: Times = Times(),  # noqa: B008  # frozen
         alone: bool = False,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = awake_or_not,
     ) -> None:
         """
         `identify`: what this process says of itself as a node. `alone`: nobody else can work on the record, so nobody

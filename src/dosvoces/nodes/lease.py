@@ -4,6 +4,11 @@ import time
 from collections.abc import Callable
 
 
+def awake_or_not() -> float:
+    """Seconds that no clock setting moves, those in which the machine was suspended too: others didn't wait for it."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 class Lease:
     """
     Held from one beat to `fence_s` after it; once it has run out, or was lost, it can't be had back.
@@ -12,7 +17,7 @@ class Lease:
     only `dead_s`, which is longer, after it was noted.
     """
 
-    def __init__(self, fence_s: float | None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, fence_s: float | None, clock: Callable[[], float] = awake_or_not) -> None:
         """`fence_s` is `None` where nobody else could take anything: it is held until it is lost, then."""
         self._fence_s = fence_s
         self._clock = clock
