@@ -9,8 +9,10 @@ from typing import Any
 from sqlalchemy import Connection as Database
 
 from dosvoces.carriers import Leftover, Released
+from dosvoces.core import Connection, Terms
+from dosvoces.model import NodeId, Outcome
 from dosvoces.recovery import READ_AT_ONCE, Leftovers
-from dosvoces.store import Entry
+from dosvoces.store import ConnectionRecord, Entry
 from dosvoces.store.sql import SqlStore, open_database
 from dosvoces.testing import T0, A, B, an_order
 
@@ -60,6 +62,34 @@ async def test_many_that_a_process_left_are_not_hung_up_one_by_one(tmp_path: Pat
     }
     assert {(leg.connection_id, leg.side): (list(leg.dials), leg.dialog) for leg, _ in carrier.released} == wanted
     assert [asked for _, asked in carrier.released] == sorted(asked for _, asked in carrier.released)
-    assert {asked for _, asked in carrier.released} == {2, 3, 4}  # Which they are, and the history of so many each.
+    # Which they are, twice, and the history of so many each.
+    assert {asked for _, asked in carrier.released} == {3, 4, 5}
+    await leftovers.close()
+    await store.close()
+
+
+class EndsMeanwhile(SqlStore):
+    """A connection that is under way ends while the open ones are being read."""
+
+    live = frozenset({an_order(1).id})
+
+    async def unfinished(self, *, owner: NodeId | None = None) -> list[ConnectionRecord]:
+        found = await super().unfinished(owner=owner)
+        over = Connection(Terms(), outcome=Outcome.COMPLETED)
+        await self.settle(an_order(1).id, over, Outcome.COMPLETED, at=T0)
+        self.live = frozenset()
+        return found
+
+
+async def test_of_a_call_that_ends_well_meanwhile_nothing_else_is_told(tmp_path: Path) -> None:
+    store = EndsMeanwhile(open_database(f"sqlite:///{tmp_path / 'record.db'}"))
+    await store.open()
+    await store.record(an_order(1))
+    leftovers = Leftovers(store, lambda record: None, lambda: T0, lambda connection: connection in store.live)
+    await leftovers.settle()
+    assert await store.entries(an_order(1).id) == []
+    record = await store.connection(an_order(1).id)
+    assert record is not None
+    assert record.outcome == Outcome.COMPLETED
     await leftovers.close()
     await store.close()

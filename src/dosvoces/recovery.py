@@ -69,7 +69,12 @@ class Leftovers:
         unreleased is never behind an outcome.
         """
         await self._store.adopt_strays()
-        records = [record for record in await self._store.unfinished(owner=self._store.node) if self._left(record)]
+        records = [record for record in await self._unfinished() if self._left(record)]
+        if records:
+            # A call of ours may have ended well since they were read: of what is not under way now, those are left that
+            # are still open.
+            still = {record.id for record in await self._unfinished()}
+            records = [record for record in records if record.id in still]
         for first in range(0, len(records), READ_AT_ONCE):
             batch = records[first : first + READ_AT_ONCE]
             histories = await self._store.histories([record.id for record in batch])
@@ -84,6 +89,9 @@ class Leftovers:
             await asyncio.sleep(0)
             reached("k24_leftovers_released")
             await asyncio.wait(ending, timeout=SOON_S)
+
+    async def _unfinished(self) -> Sequence[ConnectionRecord]:
+        return await self._store.unfinished(owner=self._store.node)
 
     def _begin(self, record: ConnectionRecord, entries: Sequence[Entry], dials: Sequence[DialRecord]) -> None:
         releases = {}
