@@ -4,12 +4,14 @@ import asyncio
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
 from dosvoces.cli.follow import follow
 from dosvoces.client import AsyncClient, Client, InvalidRequest, NotNow, NotPermitted, NotThere, Unreachable
+from dosvoces.web.connections import MAX_WAIT_S
 from tests.house import EMAIL, FIRST, SECOND, house
 from tests.test_trial_runs import BRIEF, clients
 
@@ -73,6 +75,34 @@ async def test_what_is_refused_for_now_is_asked_again_under_the_same_key() -> No
         with pytest.raises(NotNow):
             await client.create(first_number=FIRST, second_number=SECOND, email=EMAIL)
     assert (len(keys), len(set(keys))) == (4, 1)
+
+
+def test_an_answer_that_the_service_holds_back_is_waited_for() -> None:
+    patience_s: list[dict[str, float]] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        patience_s.append(request.extensions["timeout"])
+        return httpx.Response(404, json={"title": "Not there", "code": "not_found"})
+
+    def creates(**more: Any) -> None:
+        with Client("http://service", transport=httpx.MockTransport(answer), **more) as client:
+            for wait_s in (None, 20, 3600):
+                with pytest.raises(NotThere):
+                    client.create(first_number=FIRST, second_number=SECOND, email=EMAIL, wait_s=wait_s)
+
+    async def creates_async() -> None:
+        async with AsyncClient("http://service", transport=httpx.MockTransport(answer)) as client:
+            with pytest.raises(NotThere):
+                await client.create(first_number=FIRST, second_number=SECOND, email=EMAIL, wait_s=60)
+
+    creates()
+    asyncio.run(creates_async())
+    assert [each["read"] for each in patience_s] == [30, 50, 30 + MAX_WAIT_S, 90]
+    assert {each["connect"] for each in patience_s} == {30}
+    # The caller's own limit is kept.
+    patience_s.clear()
+    creates(timeout=5.0)
+    assert {each["read"] for each in patience_s} == {5}
 
 
 async def test_a_service_that_is_not_there_is_told_so(tmp_path: Path) -> None:

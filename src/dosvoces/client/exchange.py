@@ -22,6 +22,8 @@ TRIES = 4
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 10.0
 REPEATED = frozenset({503})
 TIMEOUT_S = 30.0
+MAX_WAIT_S = 60
+"""Longest that the service holds an answer back, whatever `Prefer: wait` asks for."""
 STREAM_TIMEOUT_S = 45.0
 """Silence after which a stream is opened anew: the service says something every 15 s."""
 
@@ -40,6 +42,12 @@ class Ask:
     members: Mapping[str, object] | None = None
     query: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
+    timeout_s: float = TIMEOUT_S
+    """Longest silence before the answer; to be connected takes no longer than for any other."""
+
+    @property
+    def timeout(self) -> httpx.Timeout:
+        return httpx.Timeout(TIMEOUT_S, read=self.timeout_s)
 
 
 def options(url: str, key: str) -> dict[str, Any]:
@@ -58,7 +66,8 @@ def creation(members: Mapping[str, object], idempotency_key: str | None, wait_s:
     if wait_s is not None:
         headers["prefer"] = f"wait={wait_s}"
     asked = {name: value.isoformat() if isinstance(value, datetime) else value for name, value in members.items()}
-    return Ask("POST", PATH, {name: value for name, value in asked.items() if value is not None}, {}, headers)
+    sent = {name: value for name, value in asked.items() if value is not None}
+    return Ask("POST", PATH, sent, {}, headers, TIMEOUT_S + min(wait_s or 0, MAX_WAIT_S))
 
 
 def listing(wanted: Mapping[str, object], cursor: str | None) -> Ask:

@@ -31,6 +31,7 @@ class Client:
 
     def __init__(self, url: str, *, key: str = "", **more: Any) -> None:
         """`more` is httpx's. Raises `NotAllowed` for a URL or a key that is none."""
+        self._more = more
         self._http = httpx.Client(**(options(url, key) | more))
 
     def __enter__(self) -> "Client":
@@ -102,7 +103,12 @@ class Client:
         for tried in range(1, TRIES + 1):
             try:
                 response = self._http.request(
-                    ask.method, ask.path, json=ask.members, params=dict(ask.query), headers=dict(ask.headers)
+                    ask.method,
+                    ask.path,
+                    json=ask.members,
+                    params=dict(ask.query),
+                    headers=dict(ask.headers),
+                    timeout=self._more.get("timeout", ask.timeout),
                 )
             except httpx.TransportError as error:
                 if (pause := pause_s(tried, None)) is None:
