@@ -10,6 +10,7 @@ import pytest
 from dosvoces.phone import PhoneBehaviour
 from dosvoces.testing import until
 from tests.house import ANSWERS, FIRST, LIMIT_S, SECOND, Phones, house_and_phones, lead, process
+from tests.test_trial_runs import a_made_key
 
 LATE = PhoneBehaviour(answer_after_s=0.6)
 PATIENCE_S = 0.2
@@ -62,6 +63,19 @@ async def test_fifty_at_once_ring_nobody_twice(tmp_path: Path) -> None:
         assert set(statuses) <= {200, 409}
         new = [a for a in answers[50:] if a.status_code == 200 and "idempotent-replayed" not in a.headers]
         assert len(new) == 1
+        assert await rung(phones) == sorted([FIRST, SECOND] * 2)
+
+
+async def test_one_client_does_not_get_the_call_of_another(tmp_path: Path) -> None:
+    async with house_and_phones(tmp_path, ANSWERS, ANSWERS, http={"coalesce": True}) as (house, phones):
+        url = house.service.settings.database.address
+        website, office = [await a_made_key(url, name, test=False) for name in ("website", "office")]
+        await asyncio.sleep(1.0)  # What the door knew before, that there are no keys, holds for that long.
+        made = [await house.client.post("/call", json=lead(), headers=key) for key in (website, office, website)]
+        assert [answer.status_code for answer in made] == [200] * 3
+        assert ["idempotent-replayed" in answer.headers for answer in made] == [False, False, True]
+        first, other, repeat = (answer.headers["location"] for answer in made)
+        assert (first == repeat, first == other) == (True, False)
         assert await rung(phones) == sorted([FIRST, SECOND] * 2)
 
 

@@ -318,3 +318,11 @@ def test_the_path_counts() -> None:
     order = an_order()
     assert fingerprint("/call", order) != fingerprint("/v1/connections", order)
     assert fingerprint("/call", order) == fingerprint("/call", replace(an_order(2), fingerprint=""))
+
+
+def test_the_client_counts_where_no_key_says_whose_it_is() -> None:
+    order = an_order()
+    keyed = replace(order, idempotency_key="a·k")
+    assert fingerprint("/call", order, "a") != fingerprint("/call", order, "b")
+    assert fingerprint("/call", order, "a") != fingerprint("/call", order)
+    assert fingerprint("/call", keyed, "a") == fingerprint("/call", keyed) == fingerprint("/call", order)

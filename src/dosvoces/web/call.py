@@ -97,6 +97,7 @@ class CallEndpoint:
         if isinstance(fields, list):
             return refusal(missing_arguments(members), fields)
         now = self._clock()
+        caller = caller_of(scope)
         closed = out_of_hours(self._rules.hours, fields.first, fields.second, now)
         order = Order(
             id=connection_id(now, secrets.randbits(80)),
@@ -105,12 +106,12 @@ class CallEndpoint:
             second=fields.second,
             lead=fields.lead,
             interval_s=fields.interval_s,
-            idempotency_key=repeats.of_client(key, caller_of(scope).client),
+            idempotency_key=repeats.of_client(key, caller.client),
             repeats=self._repeats,
             asker=asker_of(scope),
-            test=caller_of(scope).test,
+            test=caller.test,
         )
-        order = replace(order, fingerprint=repeats.fingerprint("/call", order))
+        order = replace(order, fingerprint=repeats.fingerprint("/call", order, caller.client))
         shut = refusal(missing_arguments(members), closed) if closed else None
         reply = await self._place(order, quoted(fields.email_as_received), shut)
         return reply.with_headers(*rate_limit(order.asker.standing)) if order.asker.standing else reply

@@ -55,12 +55,12 @@ def of_client(key: str | None, client: str) -> str | None:
     return f"{client}·{key}" if key is not None and client else key
 
 
-def fingerprint(path: str, order: Order) -> str:
+def fingerprint(path: str, order: Order, client: str = "") -> str:
     """
     SHA-256 (hex) of what was asked for at `path`: equal however it was written.
 
     The order of members, white space, the spelling of numbers, members left out that have a default, and members that
-    we don't know make no difference.
+    we don't know make no difference. Nor does `client` under a key, which is the client's own already.
     """
     lead = order.lead
     asked: list[object] = [
@@ -80,6 +80,8 @@ def fingerprint(path: str, order: Order) -> str:
         asked.append(["webhook_url", order.webhook_url])
     if order.test:  # No real request may be taken for the repeat of a trial run, nor the reverse.
         asked.append("test")
+    if client and order.idempotency_key is None:  # Else one client would get, and might cancel, another's call.
+        asked.append(["client", client])
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
 
 
