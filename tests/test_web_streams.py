@@ -46,6 +46,8 @@ class Client:
     response: httpx.Response
     seen: list[Message] = field(default_factory=list)
     retry_ms: int | None = None
+    place: str = ""
+    """The last id, whether or not of an event: what `EventSource` comes back with."""
 
     def __post_init__(self) -> None:
         self._reading = self.messages()
@@ -56,10 +58,13 @@ class Client:
             name, _, value = line.partition(":")
             value = value.removeprefix(" ")
             if line == "":
+                self.place = message.id or self.place
                 if message.data:
                     self.seen.append(message)
-                    yield message
+                yield message
                 message = Message()
+            elif name == "":
+                message.comment = True
             elif name == "retry":
                 self.retry_ms = int(value)
             elif name in ("id", "event", "data"):
@@ -73,6 +78,21 @@ class Client:
                 if times == 0:
                     return self.seen
         raise AssertionError(f"ended before {event}: {self.seen}")
+
+    async def opening(self) -> str:
+        """Read the first message, which tells nothing; the place after it."""
+        async with asyncio.timeout(LIMIT_S):
+            await anext(self._reading)
+        assert self.seen == []
+        return self.place
+
+    async def heartbeat(self) -> str:
+        """Read until a comment comes; the place by then."""
+        async with asyncio.timeout(LIMIT_S):
+            async for message in self._reading:
+                if message.comment:
+                    return self.place
+        raise AssertionError(f"ended without a comment: {self.seen}")
 
     async def rest(self) -> list[Message]:
         """Read to its end; all since the beginning."""
@@ -173,6 +193,55 @@ async def test_only_what_is_asked_for_is_told(tmp_path: Path) -> None:
     ):
         await running.client.post("/v1/connections", json=order())
         assert [message.event for message in await client.until("joined")] == ["mail_sent", "joined"]
+
+
+async def test_who_saw_nothing_yet_has_a_place_to_come_back_to(tmp_path: Path) -> None:
+    async with house(tmp_path, trunks=FAKE) as running:
+
+        async def happens() -> str:
+            """One thing, to a new connection; its id."""
+            due = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+            answer = await running.client.post("/v1/connections", json=order(not_before=due))
+            await running.client.post(f"{answer.headers['location']}/cancellation")
+            (event,) = await journal(running, answer.json()["id"])
+            return str(event["id"])
+
+        async with listen(base(running), "/v1/events") as client:
+            assert await client.opening() == ""  # Nothing ever happened: there is no place before the first.
+        last = await happens()
+        async with listen(base(running), "/v1/events?types=joined") as client:
+            assert await client.opening() == last
+        missed = [await happens(), await happens()]
+        async with listen(base(running), "/v1/events", last=last) as client:
+            assert [message.id for message in await client.until("cancel", times=2)] == missed
+
+
+@pytest.mark.parametrize("path", ["/v1/events", "/v1/connections/{id}/events"])
+async def test_a_stream_that_hides_all_that_happens_shows_that_it_lives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    monkeypatch.setattr(streams, "HEARTBEAT_S", 0.5)
+    async with house(tmp_path, carrier=FakeCarrier()) as running:
+        made = await running.client.post("/v1/connections", json=order())
+        connection = ConnectionId(made.json()["id"])
+        store = running.service.store
+        assert isinstance(store, SqlStore)
+
+        async def press_keys() -> None:
+            for _ in range(100):  # Far more often than a heartbeat is due.
+                store.journal(Entry(connection, datetime.now(UTC), "digit", None, "joined", "joined", {}))
+                await asyncio.sleep(0.05)
+
+        async with listen(base(running), f"{path.format(id=connection)}?types=nothing") as client:
+            keys = asyncio.create_task(press_keys())
+            await client.heartbeat()
+            place = await client.heartbeat()
+            assert (client.seen, keys.done()) == ([], False)
+            await keys
+        # What was hidden is not told again to who comes back, and what followed is.
+        async with listen(base(running), path.format(id=connection), last=place) as client:
+            number = int(place.removeprefix(f"{connection}-"))
+            assert (await client.until("digit"))[0].json["number"] == number + 1
 
 
 async def test_a_connection_that_never_began_has_an_end(tmp_path: Path) -> None:

@@ -2,14 +2,13 @@
 Events as they happen: server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html).
 
 Every event's id names its place for ever, on every node: who comes back with `Last-Event-ID` gets exactly
-what followed.
+what followed. A message of an id alone names a place, too: up to there, nothing happened that the client asked for.
 """
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import structlog
@@ -56,7 +55,6 @@ _LAST_ID = re.compile(r"([0-9a-hjkmnp-tv-z]{26})-(\d{1,9}|end)")
 _EVENT: TypeAdapter[EventView] = TypeAdapter(EventView)
 _CONNECTION: TypeAdapter[ConnectionView] = TypeAdapter(ConnectionView)
 _HEADERS = ((b"content-type", MEDIA_TYPE.encode()), (b"cache-control", b"no-store"), (b"x-accel-buffering", b"no"))
-_HEARTBEAT = b":\n\n"
 
 log = structlog.get_logger(__name__)
 
@@ -113,26 +111,27 @@ class Streams:
     async def _all(
         self, subscription: Subscription, after: Position | None, types: Collection[str]
     ) -> AsyncIterator[bytes]:
-        yield format_sse_event(retry=RECONNECT_MS)
+        # Who comes without a place gets one at once: the stream may end before anything happens.
+        yield format_sse_event(retry=RECONNECT_MS, id=_id_of(subscription.since) if after is None else None)
+        teller = _Teller(types)
         while after is not None and not subscription.over:
             page = await self._feed.since(after, limit=PAGE, upto=subscription.since)
-            yield _events((entry for _, entry in page), types)
+            yield teller.tell([entry for _, entry in page])
             after = page[-1][0] if page else None
         while not subscription.over:
-            entries = await subscription.take(HEARTBEAT_S)
-            yield _events(entries, types) if entries else _HEARTBEAT
+            yield teller.tell(await subscription.take(teller.quiet_s))
 
     async def _one(
         self, subscription: Subscription, connection_id: ConnectionId, seen: int, types: Collection[str]
     ) -> AsyncIterator[bytes]:
         yield format_sse_event(retry=RECONNECT_MS)
-        beats = _Heartbeat()
+        teller = _Teller(types)
         entries = await self._records.entries(connection_id)
         while not subscription.over:
             news = [entry for entry in entries if entry.number > seen]
             if news:
                 seen = news[-1].number
-                yield _events(news, types)
+            yield teller.tell(news)
             record = await self._records.connection(connection_id)
             if record is None:
                 return  # Forgotten meanwhile.
@@ -140,8 +139,6 @@ class Streams:
                 left = [entry for entry in await self._records.entries(connection_id) if entry.number > seen]
                 yield _events(left, types) + await self._end(record)
                 return
-            if beats.due(sent=bool(news)):
-                yield _HEARTBEAT
             entries = await subscription.take(ENDING_LOOK_S if record.phase == Phase.ENDED else LOOK_S)
 
     def _is_complete(self, record: ConnectionRecord) -> bool:
@@ -155,18 +152,35 @@ class Streams:
         )
 
 
-@dataclass
-class _Heartbeat:
-    """When a comment must be sent, so that nobody between takes the line for dead."""
+class _Teller:
+    """What is sent of that which happened: what is asked for, and a sign of life where that is nothing for long."""
 
-    _last: float = field(default_factory=lambda: asyncio.get_running_loop().time())
+    def __init__(self, types: Collection[str]) -> None:
+        self._types = types
+        self._taken: str | None = None
+        """The id of the last event taken, shown or not."""
+        self._sent_at = _now()
 
-    def due(self, *, sent: bool) -> bool:
-        now = asyncio.get_running_loop().time()
-        if sent or now - self._last >= HEARTBEAT_S:
-            self._last = now
-            return not sent
-        return False
+    @property
+    def quiet_s(self) -> float:
+        """How long nothing need be sent."""
+        return self._sent_at + HEARTBEAT_S - _now()
+
+    def tell(self, entries: Sequence[Entry]) -> bytes:
+        """What to send now, which may be nothing."""
+        if entries:
+            self._taken = _id_of(entries[-1])
+        chunk = _events(entries, self._types)
+        if not chunk and self.quiet_s <= 0:
+            # HTML standard §9.2.6: an id without data is where to come back to, and no event.
+            chunk = format_sse_event(comment="", id=self._taken)
+        if chunk:
+            self._sent_at = _now()
+        return chunk
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 class _Stream(Response):
@@ -226,6 +240,11 @@ def _events(entries: Iterable[Entry], types: Collection[str]) -> bytes:
         format_sse_event(data_str=_EVENT.dump_json(view).decode(), event=view.event, id=view.id)
         for view in event_views(shown)
     )
+
+
+def _id_of(what: Entry | Position) -> str | None:
+    """The id of the event that is or stands there; `None` before the first."""
+    return f"{what.connection_id}-{what.number}" if what.connection_id else None
 
 
 def _last_event_id(request: Request) -> tuple[ConnectionId, int] | None:
