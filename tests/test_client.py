@@ -3,14 +3,18 @@
 import asyncio
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from pydantic import TypeAdapter
 
 from dosvoces.cli.follow import follow
 from dosvoces.client import AsyncClient, Client, InvalidRequest, NotNow, NotPermitted, NotThere, Unreachable
+from dosvoces.client.exchange import Stream
+from dosvoces.resources import EventView
 from dosvoces.web.connections import MAX_WAIT_S
 from tests.house import EMAIL, FIRST, SECOND, house
 from tests.test_trial_runs import BRIEF, clients
@@ -103,6 +107,20 @@ def test_an_answer_that_the_service_holds_back_is_waited_for() -> None:
     patience_s.clear()
     creates(timeout=5.0)
     assert {each["read"] for each in patience_s} == {5}
+
+
+def test_a_stream_is_taken_up_after_the_last_message_that_came_whole() -> None:
+    rang = EventView(f"{NOBODY}-7", NOBODY, 7, datetime(2026, 3, 2, tzinfo=UTC), "ringing", None, "x", "x", {})
+    told = ["event: ringing", f"data: {TypeAdapter(EventView).dump_json(rang).decode()}", f"id: {rang.id}", ""]
+    stream = Stream()
+    assert "last-event-id" not in stream.opened()
+    assert list(stream.read(told[:-1])) == []  # It breaks off here.
+    assert "last-event-id" not in stream.opened()
+    assert list(stream.read(["retry: 2000", "", *told])) == [rang]
+    assert stream.opened()["last-event-id"] == rang.id
+    # A heartbeat that names a place.
+    assert list(stream.read([": ", f"id: {NOBODY}-9", ""])) == []
+    assert stream.opened()["last-event-id"] == f"{NOBODY}-9"
 
 
 async def test_a_service_that_is_not_there_is_told_so(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ class AsyncClient:
             before = stream.last_id
             try:
                 async with self._http.stream(
-                    "GET", f"{PATH}/{connection}/events", headers=stream.headers, timeout=STREAM_TIMEOUT_S
+                    "GET", f"{PATH}/{connection}/events", headers=stream.opened(), timeout=STREAM_TIMEOUT_S
                 ) as response:
                     if response.status_code == 204:
                         return

@@ -105,6 +105,7 @@ class Stream:
     over: ConnectionView | None = None
     """The connection, once its stream has ended for good."""
     _name: str = ""
+    _data: str = ""
     _id: str = ""
 
     def read(self, lines: Iterable[str]) -> Iterator[EventView]:
@@ -114,20 +115,29 @@ class Stream:
                 yield event
 
     def line(self, line: str) -> EventView | None:
-        """One line of a stream; the event that it completes."""
+        """One line of a stream; the event that is whole with it."""
         name, _, value = line.partition(": ")
+        if not line:
+            return self._message()
         if name == "event":
             self._name = value
+        elif name == "data":
+            self._data = value
         elif name == "id":
             self._id = value
-        elif name == "data":
-            self.last_id = self._id or self.last_id
-            if self._name == "connection":
-                self.over = ONE.validate_json(value)
-                return None
-            return _EVENT.validate_json(value)
         return None
 
-    @property
-    def headers(self) -> dict[str, str]:
+    def _message(self) -> EventView | None:
+        """What was read up to an empty line; an id without data is no event, but where to come back to."""
+        name, data = self._name, self._data
+        self._name = self._data = ""
+        self.last_id = self._id or self.last_id
+        if name == "connection":
+            self.over = ONE.validate_json(data)
+            return None
+        return _EVENT.validate_json(data) if data else None
+
+    def opened(self) -> dict[str, str]:
+        """The headers to open it with, anew: of a message that broke off, nothing counts."""
+        self._name = self._data = self._id = ""
         return {"accept": "text/event-stream", **({"last-event-id": self.last_id} if self.last_id else {})}
