@@ -4,13 +4,14 @@ import asyncio
 import os
 import signal
 import socket
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 import pytest
 
 from dosvoces.errors import MediaError
-from dosvoces.media import Address, Format, Lost, RelayEvent, Silent, rtp
+from dosvoces.media import Address, Format, Lost, RelayEvent, Silent, process, rtp
 from dosvoces.media.process import how_it_ended
 from dosvoces.media.relay import MediaSettings, WorkerRelay
 from dosvoces.media.rtp import Packet
@@ -130,6 +131,33 @@ async def test_of_several_workers_a_killed_one_takes_only_its_own_calls_with_it(
             assert killed not in bench.relay.worker_pids
             await bench.call(8, other)
             assert [await bench.relay.release(connection(n)) for n in (0, 4)] == [{}, {}]
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "PING_INTERVAL_S", 0.05)
+    monkeypatch.setattr(process, "FROZEN_S", 0.5)
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_stall_of_our_own_loop_costs_no_worker() -> None:
+    async with started(MediaSettings(HOST, HOST, media_ports())) as bench:
+        await bench.relay.allocate(connection(0), country="ES")
+        before = bench.relay.worker_pids
+        time.sleep(0.7)  # noqa: ASYNC251
+        await asyncio.sleep(0.1)  # in which it is pinged again
+        assert bench.relay.worker_pids == before
+        assert bench.events.empty()
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_frozen_worker_is_killed_and_told() -> None:
+    async with started(MediaSettings(HOST, HOST, media_ports())) as bench:
+        await bench.relay.allocate(connection(0), country="ES")
+        (pid,) = bench.relay.worker_pids
+        os.kill(pid, signal.SIGSTOP)
+        _, event = await bench.event()
+        assert event == Lost(connection(0), "the media worker is gone: it was silent for 0.5 s")
 
 
 @pytest.mark.parametrize(

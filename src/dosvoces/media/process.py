@@ -20,7 +20,7 @@ from dosvoces.media.wire import MAX_MESSAGE, Message, decode, encode
 START_TIMEOUT_S = 10.0
 ANSWER_TIMEOUT_S = 2.0  # for one question; it takes a fifth of a millisecond
 PING_INTERVAL_S = 1.0
-FROZEN_S = 5.0  # a worker that is silent for so long is killed: its calls are dead, and should be told
+FROZEN_S = 5.0  # a worker that leaves pings unanswered for so long is killed: its calls are dead, and should be told
 STOP_TIMEOUT_S = 2.0  # from the end of its socket until it is killed
 STATUS_TIMEOUT_S = 0.5  # from the end of its socket to its exit status; it takes a millisecond
 MAX_UNSENT = 10_000  # messages; a worker that lets so many wait is killed
@@ -46,7 +46,8 @@ class WorkerProcess:
         self._scheduled = False
         self._blocked = False  # the worker doesn't read; `_write` goes on when it does
         self._watch: asyncio.TimerHandle | None = None
-        self._last_heard_at = 0.0
+        self._unanswered_pings = 0
+        """Sent since it was last heard."""
         self._ending: asyncio.Task[None] | None = None  # from the end of its socket until that is told
         self._ready: asyncio.Future[int] = self._loop.create_future()
         self.most = 0
@@ -90,7 +91,7 @@ class WorkerProcess:
         except asyncio.CancelledError:
             await self.stop()
             raise
-        self._last_heard_at = self._loop.time()
+        self._unanswered_pings = 0
         self._watch = self._loop.call_later(PING_INTERVAL_S, self._ping)
 
     def send(self, *message: object) -> None:
@@ -164,7 +165,7 @@ class WorkerProcess:
                 self._close_socket()
                 self._ending = self._loop.create_task(self._tell_end())
                 return
-            self._last_heard_at = self._loop.time()
+            self._unanswered_pings = 0
             for message in decode(data):
                 self._take(message)
 
@@ -214,10 +215,12 @@ class WorkerProcess:
             self._loop.remove_writer(self._socket.fileno())
 
     def _ping(self) -> None:
-        if self._loop.time() - self._last_heard_at > FROZEN_S:
+        # Not by the clock: while our own loop stands still nobody is asked, and no answer is read.
+        if self._unanswered_pings * PING_INTERVAL_S >= FROZEN_S:
             self._give_up(f"it was silent for {FROZEN_S:g} s")
             return
         self.send("ping", 0)
+        self._unanswered_pings += 1
         self._watch = self._loop.call_later(PING_INTERVAL_S, self._ping)
 
     def _give_up(self, why: str) -> None:
