@@ -121,6 +121,19 @@ def test_lost_prack_is_repeated_and_given_up_without_ending_the_call() -> None:
     assert stage.recorder.told == [(180, "", b""), ("answer", ANSWER)]
 
 
+def test_a_prack_that_meets_an_icmp_error_is_repeated_all_the_same() -> None:
+    """The repeats of what it acknowledges are dropped, so that nothing else would bring another one."""
+    stage = Stage()
+    stage.invite()
+    stage.answer(stage.request(), 180, headers=reliable(1))
+    ((prack, hop),) = stage.ua.outbox
+    assert stage.sent() == ["PRACK"]
+    for _ in range(2):
+        stage.ua.unreachable(hop, prack, stage.now)
+    assert stage.moments(2) == [(0.5, "PRACK"), (1.5, "PRACK")]
+    assert stage.recorder.told == [(180, "", b"")]
+
+
 def test_challenged_prack_is_sent_again_with_credentials() -> None:
     stage = Stage()
     stage.invite(replace(CREDENTIALS, realm="trunk"))

@@ -168,8 +168,9 @@ class Exchange:
             branch, via = self._via("tcp")
             data = compose_lines(self._lines(uri, via, routes), self._body)
         if self._method != "INVITE":
-            # Whom a BYE doesn't reach stays on the line, and a route that is gone is often back in seconds.
-            patient = self._method == "BYE"
+            # Whom a BYE doesn't reach stays on the line, and a route that is gone is often back in seconds. Without its
+            # PRACK a reliable answer is repeated, and we drop its repeats: the callee gives the INVITE up.
+            patient = self._method in ("BYE", "PRACK")
             return NonInviteClient(line.wire, branch, data, destination, self._receive, self._limit, patient=patient)
         head = Head(
             uri=uri,
