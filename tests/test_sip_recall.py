@@ -8,7 +8,7 @@ from dosvoces.sip.api import CallEnd, EndCause, Hop, Invitation, InviteFacts
 from dosvoces.sip.digest import Credentials
 from dosvoces.sip.message import Request, branch
 from dosvoces.sip.transaction import TIMEOUT
-from tests.sip_stage import OFFER, TRUNK, Recorder, Stage
+from tests.sip_stage import ANSWER, OFFER, TRUNK, Recorder, Stage
 
 CREDENTIALS = Credentials("user", "secret")
 CHALLENGE = ("Proxy-Authenticate", 'Digest realm="trunk", nonce="n1", qop="auth", algorithm=MD5')
@@ -347,6 +347,29 @@ def test_a_long_invite_can_be_taken_back_by_the_transport_that_it_took(tcp_too: 
     heir.stage.wait(0.25)
     vias = [message.values("via") for message, _hop in heir.stage.messages()]
     assert invite.values("via") in vias
+
+
+def test_the_bye_counts_above_an_hour_of_challenged_refreshes() -> None:
+    """Below what the far end has seen it would be refused with 500 (RFC 3261 §12.2.2), and the phone stay up."""
+    dead = Stage()
+    session = [("Session-Expires", "90;refresher=uac"), ("Require", "timer"), ("Allow", "UPDATE")]
+    dead.invite(CREDENTIALS)
+    dead.answer(dead.request(), 407, headers=[CHALLENGE])
+    (_ack, _), (last, _) = dead.messages()
+    assert isinstance(last, Request)
+    dead.answer(last, 200, headers=session, body=ANSWER)
+    assert dead.sent() == ["ACK"]
+    while dead.now < 3600:
+        dead.wait(45)
+        dead.answer(dead.request("UPDATE"), 407, headers=[CHALLENGE])
+        last = dead.request("UPDATE")
+        dead.answer(last, 200, headers=session)
+    heir = Stage()
+    assert dead.recorder.facts is not None
+    heir.ua.hang_up_orphan(dead.recorder.facts, CREDENTIALS)
+    (_ack, _), (bye, _) = heir.messages()
+    assert isinstance(bye, Request)
+    assert bye.cseq > last.cseq
 
 
 def test_branches_are_secret_and_none_tells_another() -> None:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from dosvoces.sip.api import CallEnd, CallHandler, EndCause, Hop, Invitation
 from dosvoces.sip.message import MessageError, Request, compose, parse
+from dosvoces.sip.orphan import CSEQ_LEAP
 from dosvoces.sip.ua import MAX_KEPT_ANSWER, MAX_REMEMBERED, MAX_STRAYS, UserAgent
 from tests.sip_stage import ANSWER, LOCAL, TRUNK, Stage
 
@@ -183,7 +184,8 @@ def test_answer_of_an_earlier_process_is_hung_up() -> None:
     after.answer(bye, 200)
     ack = after.request("ACK")
     assert (ack.header("cseq"), ack.header("to")) == ("1 ACK", "<sip:600@example.com>;tag=peer")
-    assert (bye.uri, bye.cseq, bye.header("from")) == ("sip:agent@192.0.2.10:5060", 102, invite.header("from"))
+    assert (bye.uri, bye.header("from")) == ("sip:agent@192.0.2.10:5060", invite.header("from"))
+    assert bye.cseq == CSEQ_LEAP + 2
     after.answer(invite, 200)
     after.answer(invite, 180)
     assert after.sent() == ["ACK"]

@@ -19,7 +19,12 @@ from .unwanted import UnwantedAnswer
 if TYPE_CHECKING:
     from .ua import UserAgent
 
-CSEQ_LEAP = 100  # requests that the earlier process may have sent since it wrote the facts; CSeq may leave gaps
+CSEQ_LEAP = 100_000
+"""
+Requests that the earlier process may have sent since it wrote the facts; CSeq may leave gaps.
+
+A session refreshed each 45 s, and challenged each time, takes as many in 26 days.
+"""
 
 MAX_STRAY_CSEQ = 1 << 30  # we count from 1; near the end of the range there would be no number left for the BYE
 
