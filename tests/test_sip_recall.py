@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 
 from dosvoces.sip.api import CallEnd, EndCause, Hop, Invitation, InviteFacts
-from dosvoces.sip.digest import Credentials
+from dosvoces.sip.digest import Credentials, check
 from dosvoces.sip.message import Request, branch
+from dosvoces.sip.recall import GRACE_S
 from dosvoces.sip.transaction import TIMEOUT
 from tests.sip_stage import ANSWER, OFFER, TRUNK, Recorder, Stage
 
@@ -151,13 +152,103 @@ def test_an_answer_that_comes_before_it_is_taken_back_is_hung_up_once() -> None:
     bye = stage.request("BYE")
     ends: list[CallEnd] = []
     stage.ua.take_back(dead.facts, None, ends.append)
-    assert stage.sent() == []
-    assert ends == [CallEnd(EndCause.HANGUP, "local", None, "", "answered before it was taken back")]
+    assert (stage.sent(), ends) == ([], [])
     stage.answer(bye, 200, "OK")
     assert stage.sent() == ["ACK"]
+    assert ends == [CallEnd(EndCause.HANGUP, "local", 200, "OK")]
     stage.answer(invite, 200, "OK")
     assert stage.sent() == ["ACK"]
     stage.rest()
+
+
+@pytest.mark.parametrize("asked_first", [True, False])
+def test_where_the_trunk_wants_the_password_that_bye_is_sent_again_with_it(asked_first: bool) -> None:
+    """Whether it asks before or after the record was read."""
+    dead = Dead(CREDENTIALS)
+    invite = dead.sends()
+    stage = Stage()
+    stage.token_from(5000)
+    ends: list[CallEnd] = []
+    stage.answer(invite, 200, "OK")
+    bye = stage.request("BYE")
+    if not asked_first:
+        stage.ua.take_back(dead.facts, CREDENTIALS, ends.append)
+    stage.answer(bye, 407, headers=[CHALLENGE])
+    if asked_first:
+        assert stage.sent() == ["ACK"]
+        stage.ua.take_back(dead.facts, CREDENTIALS, ends.append)
+    *_, (again, _) = stage.messages()
+    assert isinstance(again, Request)
+    assert (again.method, again.header("to"), again.cseq) == ("BYE", bye.header("to"), bye.cseq + 1)
+    stage.answer(again, 407, headers=[CHALLENGE])
+    proven = stage.request("BYE")
+    assert check(proven.header("proxy-authorization"), CREDENTIALS, method="BYE", realm="trunk", nonce="n1")
+    assert ends == []
+    stage.answer(proven, 200, "OK")
+    assert ends == [CallEnd(EndCause.HANGUP, "local", 200, "OK")]
+    stage.rest()
+
+
+@pytest.mark.parametrize("second", [200, 403])
+def test_of_two_phones_that_answered_before_it_was_taken_back_both_are_waited_for(second: int) -> None:
+    dead = Dead(CREDENTIALS)
+    invite = dead.sends()
+    stage = Stage()
+    stage.token_from(5000)
+    ends: list[CallEnd] = []
+    byes = []
+    for to_tag in ("one", "two"):
+        stage.answer(invite, 200, to_tag=to_tag)
+        byes.append(stage.request("BYE"))
+    stage.answer(byes[0], 200)
+    assert stage.sent() == ["ACK"]
+    stage.ua.take_back(dead.facts, CREDENTIALS, ends.append)
+    stage.answer(byes[1], 407, headers=[CHALLENGE])
+    assert ends == []
+    *_, (again, _) = stage.messages()
+    assert isinstance(again, Request)
+    stage.answer(again, second)
+    assert ends == [CallEnd(EndCause.HANGUP, "local", second)]
+    stage.rest()
+
+
+def test_a_phone_that_answers_after_all_was_told_is_hung_up_with_the_password_too() -> None:
+    dead = Dead(CREDENTIALS)
+    invite = dead.sends()
+    stage = Stage()
+    stage.token_from(5000)
+    ends: list[CallEnd] = []
+    stage.answer(invite, 200, to_tag="one")
+    stage.answer(stage.request("BYE"), 200)
+    assert stage.sent() == ["ACK"]
+    stage.ua.take_back(dead.facts, CREDENTIALS, ends.append)
+    assert ends == [CallEnd(EndCause.HANGUP, "local", 200)]
+    stage.answer(invite, 200, to_tag="two")
+    stage.answer(stage.request("BYE"), 407, headers=[CHALLENGE])
+    *_, (again, _) = stage.messages()
+    assert isinstance(again, Request)
+    stage.answer(again, 407, headers=[CHALLENGE])
+    proven = stage.request("BYE")
+    assert check(proven.header("proxy-authorization"), CREDENTIALS, method="BYE", realm="trunk", nonce="n1")
+    stage.answer(proven, 200)
+    assert len(ends) == 1
+    stage.rest()
+
+
+def test_an_accepted_cancel_is_not_the_end_while_a_bye_is_on_its_way() -> None:
+    """The far end takes a CANCEL that its answer crossed (RFC 3261 §9.2), and is slow with the BYE."""
+    dead = Dead()
+    invite = dead.sends()
+    heir = Heir(dead)
+    (cancel,) = heir.cancels()
+    heir.stage.answer(cancel, 200)
+    heir.stage.answer(invite, 200)
+    bye = heir.stage.request("BYE")
+    heir.stage.wait(GRACE_S + 1)
+    assert heir.ends == []
+    heir.stage.answer(bye, 200, "OK")
+    assert heir.ends == [CallEnd(EndCause.HANGUP, "local", 200, "OK")]
+    heir.stage.rest()
 
 
 def test_what_this_very_process_is_giving_up_is_left_to_it() -> None:

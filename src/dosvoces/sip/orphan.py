@@ -28,6 +28,9 @@ A session refreshed each 45 s, and challenged each time, takes as many in 26 day
 
 MAX_STRAY_CSEQ = 1 << 30  # we count from 1; near the end of the range there would be no number left for the BYE
 
+Heir = Callable[[Dialog, Exchange, Response | Failure], None]
+"""Is told what came of a BYE in this dialog."""
+
 
 class OrphanedCall:
     """A dialog from the record, being hung up."""
@@ -74,7 +77,7 @@ class StrayAnswer:
     forked, each phone that answered it is hung up (RFC 3261 §13.2.2.4).
     """
 
-    __slots__ = ("_acks", "_key", "_source", "_ua", "destination")
+    __slots__ = ("_acks", "_heir", "_hung_up", "_key", "_source", "_ua", "destination")
 
     def __init__(self, ua: "UserAgent", key: str, response: Response, source: Hop) -> None:
         self._ua = ua
@@ -83,6 +86,9 @@ class StrayAnswer:
         self.destination = source
         self._acks: dict[str, tuple[bytes, Hop] | None] = {}
         """By To tag; `None` while the ACK waits for the BYE's answer."""
+        self._heir: Heir | None = None
+        self._hung_up: list[tuple[Dialog, Exchange, Response | Failure]] = []
+        """What came of each BYE, until somebody asks."""
         ua.wire.clients[key] = self
         ua.hanging_up += 1
         ua.wire.after(TIMEOUT, self._terminate)
@@ -96,6 +102,18 @@ class StrayAnswer:
         if response.cseq >= MAX_STRAY_CSEQ:
             return False
         return len(vias) == 1 and vias[0].startswith(ours) and bool(target_of(response))
+
+    @property
+    def phones(self) -> int:
+        """How many have answered."""
+        return len(self._acks)
+
+    def take_over(self, heir: Heir) -> None:
+        """Tell `heir` what came of each phone's BYE, and what comes yet: they leave without credentials."""
+        self._heir = heir
+        for known in self._hung_up:
+            heir(*known)
+        self._hung_up = []
 
     @property
     def waits(self) -> bool:
@@ -130,7 +148,13 @@ class StrayAnswer:
             self._acks[to_tag] = (data, dialog.destination)
             self._acknowledge_again(to_tag)
 
-        UnwantedAnswer(self._ua, dialog, acknowledge, _nothing_more)
+        def hung_up(exchange: Exchange, event: Response | Failure) -> None:
+            if self._heir is None:
+                self._hung_up.append((dialog, exchange, event))
+            else:
+                self._heir(dialog, exchange, event)
+
+        UnwantedAnswer(self._ua, dialog, acknowledge, hung_up)
 
     def _acknowledge_again(self, to_tag: str) -> None:
         if (held := self._acks[to_tag]) is not None:
@@ -144,7 +168,3 @@ class StrayAnswer:
     def _terminate(self) -> None:
         self._ua.wire.clients.pop(self._key, None)
         self._ua.hanging_up -= 1
-
-
-def _nothing_more(exchange: Exchange, event: Response | Failure) -> None:
-    """Hung up or not there: nobody waits for it."""

@@ -35,7 +35,18 @@ _REFUSED_FOR_NOW = frozenset({401, 407, 422})
 class RecalledCall:
     """Stands in `UserAgent.orphans` until it is told to be over; its transactions outlive it."""
 
-    __slots__ = ("_account", "_done", "_facts", "_pattern", "_places", "_stopped", "_ua", "_unsettled", "peers")
+    __slots__ = (
+        "_account",
+        "_done",
+        "_facts",
+        "_gone",
+        "_pattern",
+        "_places",
+        "_stopped",
+        "_ua",
+        "_unsettled",
+        "peers",
+    )
 
     def __init__(
         self,
@@ -64,6 +75,8 @@ class RecalledCall:
         """CANCELs that were not refused: without an answer, or accepted, so that the INVITE's own answer is due."""
         self._stopped = False
         """Whether the INVITE that counts was found."""
+        self._gone = 0
+        """Phones whose BYE arrived, where the answers were here before we were asked."""
         ua.orphans.add(self)
         ua.learn(self, [facts.destination.host])
         self._try_next()
@@ -77,8 +90,8 @@ class RecalledCall:
         if known is not None:
             self._stopped = True
             if isinstance(known, StrayAnswer):
-                # Its answer came again before we were asked, and was hung up as that of a call that nobody knows.
-                self._over(CallEnd(EndCause.HANGUP, "local", None, "", "answered before it was taken back"))
+                # Its answer came again before we were asked, and is hung up as that of a call that nobody knows.
+                known.take_over(partial(self._stray_hung_up, known))
             else:
                 # It was sent by this very process, under an earlier name, and what is left of it is seen to.
                 self._over(CallEnd(EndCause.CANCELLED, "local", None, "", "released before it was taken back"))
@@ -157,6 +170,8 @@ class RecalledCall:
 
     def _accepted(self) -> None:
         """The INVITE's answer is overdue: an earlier process had it, and all that was left to do was this CANCEL."""
+        if self._stopped:
+            return  # the one that counts was answered, and its BYE is on the way
         self._over(CallEnd(EndCause.CANCELLED, "local", None, "", "CANCEL accepted"))
 
     def _answered(self, invite: InviteClient, event: Response | Failure) -> None:
@@ -184,6 +199,21 @@ class RecalledCall:
         acknowledge = partial(invite.acknowledge, to_tag, data, dialog.destination)
         UnwantedAnswer(self._ua, dialog, acknowledge, self._bye_answered, account=self._account)
 
+    def _stray_hung_up(self, stray: StrayAnswer, dialog: Dialog, exchange: Exchange, event: Response | Failure) -> None:
+        """A BYE went without credentials, as nobody knew whose call it was; where it didn't arrive we have some."""
+        if self._account is None or _arrived(event):
+            self._stray_answered(stray, exchange, event)
+            return
+        dialog.fallback = self._facts.destination  # not where the answer came from: the digest goes to the trunk alone
+        if self in self._ua.orphans:
+            self._ua.learn(self, dialog.hosts())
+        Exchange(self._ua, dialog, "BYE", partial(self._stray_answered, stray), account=self._account)
+
+    def _stray_answered(self, stray: StrayAnswer, exchange: Exchange, event: Response | Failure) -> None:
+        self._gone += 1
+        if self._gone >= stray.phones or not _arrived(event):
+            self._bye_answered(exchange, event)
+
     def _bye_answered(self, exchange: Exchange, event: Response | Failure) -> None:
         if isinstance(event, Failure):
             self._over(CallEnd(EndCause.TIMEOUT, "local", None, "", f"BYE: {event.value}"))
@@ -198,6 +228,11 @@ class RecalledCall:
         self._ua.wire.after(TIMEOUT, partial(self._ua.unlearn_later, self))
         if self._done is not None:
             self._done(end)
+
+
+def _arrived(bye: Response | Failure) -> bool:
+    """Whether this answer to a BYE says that its dialog is no more."""
+    return isinstance(bye, Response) and (bye.code < 300 or bye.code == 481)
 
 
 def _places(facts: InviteFacts, credentials: Credentials | None) -> list[tuple[int, Hop]]:
