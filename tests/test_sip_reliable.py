@@ -222,6 +222,27 @@ def test_offer_by_update_before_the_answer() -> None:
     assert stage.recorder.told[-1] == ("answer", b"another offer")
 
 
+@pytest.mark.parametrize(
+    ("code", "headers"), [(200, []), (180, [("Require", "100rel"), ("RSeq", "2")])], ids=["final", "reliable"]
+)
+def test_an_answer_that_says_the_first_description_again_takes_back_no_offer(
+    code: int, headers: list[tuple[str, str]]
+) -> None:
+    """RFC 3261 §13.2.1 lets a callee repeat it, and has it ignored: the announcement is over by then."""
+    stage = Stage()
+    call = stage.invite()
+    invite = stage.request()
+    stage.answer(invite, 183, headers=reliable(1), body=b"the announcement's")
+    stage.answer(stage.request("PRACK"), 200)
+    stage.ask("UPDATE", local_tag=call.local_tag, cseq=1, body=b"the phone's")
+    assert stage.sent() == [200]
+    stage.answer(invite, code, headers=headers, body=b"the announcement's")
+    if code == 180:
+        stage.answer(stage.request("PRACK"), 200)
+        stage.answer(invite, 200)
+    assert stage.recorder.told[-1] == ("answer", b"the phone's")
+
+
 def test_cancelled_call_acknowledges_nothing_more() -> None:
     stage = Stage()
     call = stage.invite()

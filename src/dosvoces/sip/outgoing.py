@@ -129,8 +129,8 @@ class OutgoingCall(Call):
             kind = self._acknowledge_reliable(early.dialog, response)
             if kind is Kind.STALE:
                 return
-            if kind is Kind.NEXT and response.body:
-                early.described = response.body
+            if kind is Kind.NEXT:
+                early.answered_with(response.body)
         if self._handler is not None:
             self._handler.on_progress(response.code, clean(response.phrase), response.body)
 
@@ -190,9 +190,12 @@ class OutgoingCall(Call):
         if "session-expires" in response.headers:
             self._agree(agreed_by_answer(response, self._ua.session), response)
         if self._handler is not None:
-            # RFC 3262 §5: where a reliable answer brought the SDP, the 2xx needs none. If it has one after all we take
-            # it, where RFC 3261 §13.2.1 would have it ignored: it is the peer's last word.
-            body = response.body or (early.described if early is not None else b"")
+            # RFC 3262 §5: where a reliable answer brought the SDP, the 2xx needs none. If it has another one after all
+            # we take it, where RFC 3261 §13.2.1 would have it ignored: it is the peer's last word.
+            body = response.body
+            if early is not None:
+                early.answered_with(body)
+                body = early.described
             self._handler.on_answer(body, self._facts(dialog))
 
     def confirm(self) -> None:
@@ -365,14 +368,20 @@ def from_value(invitation: Invitation, local_tag: str) -> str:
 class _Early:
     """An early dialog (RFC 3261 §12.1)."""
 
-    __slots__ = ("_contact", "_record_route", "_to", "described", "dialog")
+    __slots__ = ("_answer", "_contact", "_record_route", "_to", "described", "dialog")
 
     def __init__(self, dialog: Dialog, response: Response) -> None:
         self.dialog = dialog
         self.described = b""
         """The peer's session description, once it is binding: told reliably, or offered after that."""
+        self._answer = b""
         headers = response.headers
         self._to, self._contact, self._record_route = headers["to"], headers.get("contact"), headers.get("record-route")
+
+    def answered_with(self, body: bytes) -> None:
+        """Take the description of an answer. A repeat (RFC 3261 §13.2.1) takes back no offer that came since."""
+        if body and body != self._answer:
+            self._answer = self.described = body
 
     def refresh_target(self, request: Request) -> None:
         """The peer moved (RFC 3311 §5.1); an answer with the Contact of before moves it back."""
