@@ -11,6 +11,7 @@ import structlog
 from dosvoces.carriers import Call, Leftover, Released
 from dosvoces.carriers.dns import Dns
 from dosvoces.carriers.sip import SipCarrier
+from dosvoces.carriers.sip_facts import trunk_of
 from dosvoces.carriers.trunks import Trunk
 from dosvoces.events import Answered, Ended
 from dosvoces.media.relay import MediaSettings, WorkerRelay
@@ -78,9 +79,9 @@ class BorderTrunk(asyncio.DatagramProtocol):
 
 
 @asynccontextmanager
-async def calling(trunk: Trunk, dns: Dns | None = None) -> AsyncIterator[tuple[SipCarrier, Recorder]]:
+async def calling(*trunks: Trunk, dns: Dns | None = None) -> AsyncIterator[tuple[SipCarrier, Recorder]]:
     relay = WorkerRelay(MediaSettings(bind_host=HOST, advertised_host=HOST, port_range=media_ports()))
-    carrier = SipCarrier(trunks=[trunk], relay=relay, bind=(HOST, 0), close_timeout_s=1.0, dns=dns)
+    carrier = SipCarrier(trunks=trunks, relay=relay, bind=(HOST, 0), close_timeout_s=1.0, dns=dns)
     told = Recorder()
     await carrier.start(told)
     try:
@@ -131,7 +132,7 @@ async def test_a_challenge_from_an_unknown_address_is_not_answered_and_the_remed
 async def test_a_further_host_of_the_trunk_gets_the_digest(named: str) -> None:
     async with BorderTrunk.open() as server, DnsServer.open() as names:
         names.add("sbc2.example", "A", BORDER)
-        async with calling(the_trunk(server, named), names.dns) as (carrier, told):
+        async with calling(the_trunk(server, named), dns=names.dns) as (carrier, told):
             end = await talked(carrier, told)
         assert (server.byes, server.up) == ([True, True], False)
     assert end == Ended(A, EndReason.HANGUP)
@@ -149,3 +150,26 @@ async def test_after_a_restart_what_was_not_released_is_not_told_as_released(
         async with calling(the_trunk(server, *hosts)) as (next_one, _told):
             assert await next_one.take_back(Leftover(ONE, A, dialog=dialog.facts)) is released
         assert server.up is (released is Released.UNCONFIRMED)
+
+
+async def test_of_two_accounts_at_one_proxy_that_of_the_call_hangs_it_up() -> None:
+    async with BorderTrunk.open() as server:
+        async with calling(the_trunk(server)) as (carrier, told):
+            await talked(carrier, told)
+            dial = carrier.prepare(Call(ONE, A, PhoneNumber("+34600000011", "+34600000011")))
+        (dialog,) = told.notes_of(ONE, "dialog", A)
+        assert (trunk_of(dial.facts), trunk_of(dialog.facts)) == ("main", "main")
+        other = Trunk("sales", HOST, server.port, username="sales", password="other", hosts=(BORDER,))
+        async with calling(other, the_trunk(server, BORDER)) as (next_one, _told):
+            assert await next_one.take_back(Leftover(ONE, A, dialog=dialog.facts)) is Released.HUNG_UP
+        assert not server.up
+
+
+async def test_a_record_without_the_trunk_s_name_is_known_by_its_address() -> None:
+    async with BorderTrunk.open() as server:
+        async with calling(the_trunk(server)) as (carrier, told):
+            await talked(carrier, told)
+        (dialog,) = told.notes_of(ONE, "dialog", A)
+        old = {name: value for name, value in dialog.facts.items() if name != "trunk"}
+        async with calling(the_trunk(server, BORDER)) as (next_one, _told):
+            assert await next_one.take_back(Leftover(ONE, A, dialog=old)) is Released.HUNG_UP

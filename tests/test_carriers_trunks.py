@@ -133,6 +133,12 @@ def test_the_trunk_at_an_address_is_known() -> None:
     assert trunks.at("192.0.2.2", 5070, 0.0) is None
 
 
+def test_a_trunk_is_known_by_its_name() -> None:
+    trunks = the_trunks()
+    assert [trunks.named(line.trunk.name) for line in trunks.lines] == list(trunks.lines)
+    assert trunks.named("") is None
+
+
 @pytest.mark.parametrize(
     ("trunk", "expected"),
     [

@@ -177,7 +177,7 @@ class SipCarrier:
             ack_patience_s=ACK_PATIENCE_S,
         )
         invitation, facts = self.agent.plan(invitation)
-        return _SipPlan(call, trunk.name, dial_facts(facts), way, invitation)
+        return _SipPlan(call, trunk.name, dial_facts(facts, trunk.name), way, invitation)
 
     async def dial(self, plan: DialPlan) -> None:
         assert isinstance(plan, _SipPlan), "a plan of this driver"
@@ -208,7 +208,7 @@ class SipCarrier:
     async def take_back(self, leftover: Leftover) -> Released:
         if self._agent is None:
             return Released.UNCONFIRMED
-        return await take_back(self._agent, leftover, self._line_at)
+        return await take_back(self._agent, leftover, self._line_of)
 
     def play_ringing(self, leg: LegId) -> None:
         if (known := self._leg(leg)) is not None:
@@ -310,8 +310,8 @@ class SipCarrier:
 
     # --- its own ---
 
-    def _line_at(self, hop: Hop) -> Line | None:
-        return self._trunks.at(hop.host, hop.port, self._now())
+    def _line_of(self, trunk: str, hop: Hop) -> Line | None:
+        return self._trunks.named(trunk) or self._trunks.at(hop.host, hop.port, self._now())
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()

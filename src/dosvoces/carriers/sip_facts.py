@@ -6,8 +6,9 @@ from dosvoces.model import Facts
 from dosvoces.sip.api import DialogFacts, Hop, InviteFacts, InviteMark
 
 
-def dial_facts(facts: InviteFacts) -> Facts:
+def dial_facts(facts: InviteFacts, trunk: str) -> Facts:
     return {
+        "trunk": trunk,
         "call_id": facts.call_id,
         "local": facts.local,
         "remote": facts.remote,
@@ -31,8 +32,9 @@ def dial_of(facts: Facts) -> InviteFacts:
     )
 
 
-def dialog_facts(facts: DialogFacts) -> Facts:
+def dialog_facts(facts: DialogFacts, trunk: str) -> Facts:
     return {
+        "trunk": trunk,
         "call_id": facts.call_id,
         "local": facts.local,
         "remote": facts.remote,
@@ -62,6 +64,11 @@ def dialog_of(facts: Facts) -> DialogFacts:
         destination=_hop(str(facts["destination"])),
         realms=tuple(str(facts["realms"]).splitlines()),
     )
+
+
+def trunk_of(facts: Facts) -> str:
+    """The name of the trunk in either of them; empty in a record from before it was written down."""
+    return str(facts.get("trunk") or "")
 
 
 def _written(hop: Hop) -> str:

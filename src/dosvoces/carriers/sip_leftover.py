@@ -10,7 +10,7 @@ import structlog
 
 from dosvoces.carriers import Leftover, Released
 from dosvoces.carriers.end_reasons import why_withheld
-from dosvoces.carriers.sip_facts import dial_of, dialog_of
+from dosvoces.carriers.sip_facts import dial_of, dialog_of, trunk_of
 from dosvoces.carriers.trunks import Line
 from dosvoces.model import Facts
 from dosvoces.sip.agent import Agent
@@ -23,9 +23,10 @@ _BY_WEIGHT = (Released.HUNG_UP, Released.CANCELLED, Released.UNCONFIRMED, Releas
 Ended = Callable[[CallEnd], None]
 
 
-async def take_back(agent: Agent, leftover: Leftover, line_at: Callable[[Hop], Line | None]) -> Released:
+async def take_back(agent: Agent, leftover: Leftover, line_of: Callable[[str, Hop], Line | None]) -> Released:
     """
-    See `Carrier.take_back`; `line_at` knows whose a hop is, and with that the password and the trunk's addresses.
+    See `Carrier.take_back`; `line_of` knows a trunk by its name, or else by its hop, and with that the password and the
+    trunk's addresses.
 
     An answered leg is hung up by its dialog. One that wasn't, as far as was written down, may have been dialled by
     several ways, one after the other: where one gave no sign it may do so yet, so that all are taken back. So are the
@@ -34,13 +35,13 @@ async def take_back(agent: Agent, leftover: Leftover, line_at: Callable[[Hop], L
 
     def hang_up(facts: Facts, ended: Ended) -> Line | None:
         dialog = dialog_of(facts)
-        line = line_at(Hop(*dialog.destination))
+        line = line_of(trunk_of(facts), Hop(*dialog.destination))
         agent.hang_up_orphan(dialog, line.credentials if line is not None else None, ended)
         return line
 
     def cancel(facts: Facts, ended: Ended) -> Line | None:
         dial = dial_of(facts)
-        line = line_at(dial.destination)
+        line = line_of(trunk_of(facts), dial.destination)
         agent.take_back(dial, line.credentials if line is not None else None, ended)
         return line
 

@@ -144,7 +144,7 @@ class SipLeg(CallHandler):
             return
         if self.security is not sdp.Security.OFF:
             self._note("encryption", {"suite": _suite(self.chosen)})
-        note = Note("dialog", self.side, dialog_facts(facts))
+        note = Note("dialog", self.side, dialog_facts(facts, self.way.trunk.name))
         self.carrier.note(self.session.connection_id, note, kept=self._confirm)
         other = self.session.legs.get(self.side.other)
         if other is None or other.chosen is None or other.chosen.codec.same_format(self.chosen.codec):

@@ -235,8 +235,12 @@ class Trunks:
         """Of the trunks that take this number, in the order of the settings."""
         return [line.trunk.name for line in self._lines_for(number)]
 
+    def named(self, name: str) -> Line | None:
+        """The line of the trunk with this name."""
+        return next((line for line in self.lines if line.trunk.name == name), None)
+
     def at(self, host: str, port: int, now: float) -> Line | None:
-        """The line of the trunk at this address."""
+        """The line of the first trunk at this address: two accounts may share a proxy."""
         for line in self.lines:
             if any((hop.host, hop.port) == (host, port) for hop in line.hops(now)):
                 return line
