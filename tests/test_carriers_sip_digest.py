@@ -38,6 +38,7 @@ class BorderTrunk(asyncio.DatagramProtocol):
         """Of each BYE, whether it came with a digest of whatever nonce."""
         self.up = False
         self.answer = ANSWER
+        self.bye_answer = "200 OK"
 
     @classmethod
     @asynccontextmanager
@@ -71,6 +72,10 @@ class BorderTrunk(asyncio.DatagramProtocol):
         if not known:
             asks = f'Digest realm="trunk", nonce="{request.method}", qop="auth", algorithm=SHA-256'
             self._transport.sendto(compose("SIP/2.0 407 Who?", [*lines, ("Proxy-Authenticate", asks)]), addr)
+            return
+        status = self.bye_answer if request.method == "BYE" else "200 OK"
+        if status != "200 OK":
+            self._transport.sendto(compose(f"SIP/2.0 {status}", lines), addr)
             return
         self.up = request.method == "INVITE"
         lines += [("Record-Route", f"<sip:{BORDER}:{self.port};lr>"), ("Contact", f"<sip:{HOST}:{self.port}>")]
@@ -173,3 +178,33 @@ async def test_a_record_without_the_trunk_s_name_is_known_by_its_address() -> No
         old = {name: value for name, value in dialog.facts.items() if name != "trunk"}
         async with calling(the_trunk(server, BORDER)) as (next_one, _told):
             assert await next_one.take_back(Leftover(ONE, A, dialog=old)) is Released.HUNG_UP
+
+
+@pytest.mark.parametrize(
+    ("answer", "released"),
+    [
+        ("403 Forbidden", Released.UNCONFIRMED),
+        ("500 CSeq is too low", Released.UNCONFIRMED),
+        ("408 Request Timeout", Released.HUNG_UP),
+        ("481 Call Does Not Exist", Released.NOTHING),
+    ],
+)
+async def test_only_an_answer_that_ends_the_dialog_is_told_as_a_hang_up(answer: str, released: Released) -> None:
+    """RFC 3261 §15.1.1: 2xx, 481 and 408 do."""
+    async with BorderTrunk.open() as server:
+        async with calling(the_trunk(server)) as (carrier, told):
+            await talked(carrier, told)
+        (dialog,) = told.notes_of(ONE, "dialog", A)
+        server.bye_answer = answer
+        async with calling(the_trunk(server, BORDER)) as (next_one, _told):
+            assert await next_one.take_back(Leftover(ONE, A, dialog=dialog.facts)) is released
+
+
+async def test_a_challenge_to_who_has_no_password_ends_nothing() -> None:
+    async with BorderTrunk.open() as server:
+        async with calling(the_trunk(server)) as (carrier, told):
+            await talked(carrier, told)
+        (dialog,) = told.notes_of(ONE, "dialog", A)
+        async with calling(Trunk("main", HOST, server.port)) as (next_one, _told):
+            assert await next_one.take_back(Leftover(ONE, A, dialog=dialog.facts)) is Released.UNCONFIRMED
+        assert server.up

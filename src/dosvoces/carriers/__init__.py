@@ -73,7 +73,7 @@ class Released(enum.StrEnum):
     NOTHING = "nothing_there"
     """The far end knows of no such call: it never came there, or is over."""
     UNCONFIRMED = "unconfirmed"
-    """The far end said nothing so far, or what was written down can't be used."""
+    """The far end said nothing so far, or refused to hang up, or what was written down can't be used."""
 
 
 class Listener(Protocol):

@@ -79,10 +79,11 @@ def _nobody_waits(end: CallEnd) -> None:
 
 def _released(end: CallEnd) -> Released:
     match end.cause:
-        case EndCause.HANGUP if end.withheld is not None:
-            return Released.UNCONFIRMED
-        case EndCause.HANGUP:
-            return Released.NOTHING if end.status == 481 else Released.HUNG_UP
+        case EndCause.HANGUP if end.status == 481:
+            return Released.NOTHING
+        # RFC 3261 §15.1.1: of all refusals only 481 and 408 end the dialog; after others somebody may be on the line.
+        case EndCause.HANGUP if end.status is not None and (end.status < 300 or end.status == 408):
+            return Released.HUNG_UP
         case EndCause.CANCELLED:
             return Released.CANCELLED
         case EndCause.PROTOCOL:
