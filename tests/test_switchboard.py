@@ -335,6 +335,38 @@ async def test_a_hangup_that_overtakes_the_dial_rings_nobody(bench: Bench) -> No
     assert [] == bench.carrier.dialed
 
 
+class _Unready(FakeCarrier):
+    """A carrier that waits for media before it dials."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = asyncio.Event()
+        self.media = asyncio.Event()
+
+    async def dial(self, plan: DialPlan) -> None:
+        self.asked.set()
+        await self.media.wait()
+        await super().dial(plan)
+
+
+async def test_a_hangup_while_the_carrier_gets_ready_rings_nobody(bench: Bench) -> None:
+    bench.carrier = carrier = _Unready()
+    await bench.make().start()
+    order = an_order()
+    waiting = asyncio.create_task(bench.switchboard.connect(order))
+    await carrier.asked.wait()
+    bench.switchboard.cancel(order.id, by="operator")
+    carrier.media.set()
+    await waiting
+    assert "cancelled" == await bench.over(order)
+    assert [] == carrier.dialed
+    record = await bench.store.connection(order.id)
+    assert record is not None
+    assert [("ended", "cancelled", "not dialled")] == [
+        (leg.state, leg.reason, leg.detail) for leg in record.legs if leg.side is A
+    ]
+
+
 async def test_lost_media_ends_the_connection_truthfully(bench: Bench) -> None:
     order = an_order()
     assert MADE == await bench.connect(order)

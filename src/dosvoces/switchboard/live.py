@@ -199,11 +199,13 @@ class LiveConnection:
             if wait_s > 0:
                 await asyncio.sleep(wait_s)
             if self.state.verdict is not None:
-                # Meanwhile it was cancelled or the other side hung up: nobody is rung for nothing.
-                self.happened(Ended(side, EndReason.CANCELLED, "not dialled"))
+                self.happened(_not_wanted(side))
                 return
             await parts.carrier.dial(plan)
         except NotOurs as error:
+            if self.state.verdict is not None:
+                self.happened(_not_wanted(side))
+                return
             self.happened(LostAtRestart("taken"))
             self.happened(_not_dialed(side, error))
             return
@@ -224,9 +226,17 @@ class LiveConnection:
             silence_limit_s=self._parts.limits.trunk_timeout_s,
             caller_id=self.order.caller_id(side),
             test=self.order.test,
-            # This process may be frozen at any moment before: then another node has settled the connection since.
-            may_leave=self._parts.holds_lease,
+            may_leave=self._may_leave,
         )
+
+    def _may_leave(self) -> bool:
+        """
+        Asked when the carrier has all that it needs, for which it may have waited.
+
+        A hang-up since then found no leg there. And this process may have been frozen at any moment: then another node
+        has settled the connection.
+        """
+        return self.state.verdict is None and self._parts.holds_lease()
 
     async def _intend(self, call: Call) -> tuple[DialPlan, float]:
         """Write down how it will be dialled, by a trunk that has room; also how long it must wait for its turn."""
@@ -276,6 +286,11 @@ class LiveConnection:
                 await asyncio.sleep(SETTLE_RETRY_S)
         self._tell_over(self, outcome)
         self.over.set_result(outcome)
+
+
+def _not_wanted(side: Side) -> Ended:
+    """Meanwhile it was cancelled or the other side hung up: nobody is rung for nothing."""
+    return Ended(side, EndReason.CANCELLED, "not dialled")
 
 
 def _not_dialed(side: Side, error: StoreError | CarrierError) -> Ended | Unreached:
