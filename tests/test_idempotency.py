@@ -27,7 +27,8 @@ async def test_a_client_that_gives_up_and_retries_rings_nobody_twice(tmp_path: P
     async with house_and_phones(tmp_path, LATE, ANSWERS, http={"coalesce": True}) as (house, phones):
 
         async def asked(patience_s: float) -> httpx.Response:
-            return await house.client.post("/call", json=lead(), headers=headers, timeout=patience_s)
+            timeout = httpx.Timeout(LIMIT_S, read=patience_s)
+            return await house.client.post("/call", json=lead(), headers=headers, timeout=timeout)
 
         for number in range(3):
             if number == 0 or not headers:
