@@ -51,6 +51,17 @@ def test_a_key_is_shown_once_and_kept_nowhere(folder: Path, capsys: pytest.Captu
     assert [file.name for file in folder.iterdir() if secret in file.read_bytes()] == []
 
 
+def test_who_makes_the_first_key_is_told_that_all_need_one_now(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where it is a test key, made to try something beside live clients that send none."""
+    told = []
+    for name in ("staging", "web"):
+        assert main(["keys", "create", name, "--test"]) == 0
+        told.append("from now on every request needs a key" in capsys.readouterr().err)
+    assert told == [True, False]
+
+
 def test_rotating_leaves_both_valid_and_revoking_ends_one(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = run(capsys, "keys", "create", "web", "--test", "--expires", "90d").strip()
     second = run(capsys, "keys", "rotate", "web", "--overlap", "1h").strip()

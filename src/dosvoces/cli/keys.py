@@ -25,6 +25,11 @@ audit_app = typer.Typer(rich_markup_mode=None)
 
 Named = Annotated[str, typer.Argument(metavar="KEY", help="Its id or name, as `keys list` shows them.")]
 
+_FROM_NOW_ON = (
+    "It is the first key in this record: from now on every request needs a key. Give each client that sends none a key "
+    "of its own (dosvoces keys create NAME); until then it is answered 401."
+)
+
 
 @keys_app.command()
 def create(
@@ -58,12 +63,16 @@ def create(
         limits=_limits(limit or ()),
     )
 
-    async def ask(keys: "Keys") -> None:
-        _must_be_new(name.strip(), (await keys.ring()).keys, now)
+    async def ask(keys: "Keys") -> bool:
+        earlier = (await keys.ring()).keys
+        _must_be_new(name.strip(), earlier, now)
         await keys.create(key, by=operator())
+        return not earlier
 
-    _ask_or_begin(settings_of(context, config), ask)
+    is_first = _ask_or_begin(settings_of(context, config), ask)
     _show_once(text, key)
+    if is_first:
+        typer.echo(_FROM_NOW_ON, err=True)
 
 
 @keys_app.command("list")
