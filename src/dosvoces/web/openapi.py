@@ -5,7 +5,7 @@ and those for whoever watches the service. Tests keep it true.
 
 from typing import Any
 
-from dosvoces.web.described import ASKED, OPEN_EXAMPLE, PROBLEM_SCHEMA
+from dosvoces.web.described import ASKED, OPEN_EXAMPLE, PROBLEM_SCHEMA, with_nulls
 from dosvoces.web.fields import MAX_INTERVAL_S
 from dosvoces.web.terms import (
     LEAD_NAMES,
@@ -295,7 +295,7 @@ for _path in WATCHED.values():
 
 def completed(derived: dict[str, Any]) -> dict[str, Any]:
     """What FastAPI derived, with what it can't know. Doing it twice changes nothing."""
-    paths = derived["paths"]
+    paths = derived["paths"] = with_nulls(derived["paths"])
     paths.update({"/call": CALL_PATH, **WATCHED})
     paths["/v1/connections"]["post"] = ASK
     schemas = derived["components"]["schemas"]
