@@ -15,6 +15,8 @@ from dosvoces.web.tokens import check_time, read
 from tests.house import as_toml
 
 SECRET = "0123456789abcdef" * 2
+FILE = f"{SECRET}\n"
+"""As `openssl rand -hex 32 > widget.secret` leaves it; a key is without the line's end."""
 PAGE = "https://www.example.com"
 NODE = Path(playwright.__file__).parent / "driver" / "node"
 """That which playwright brings."""
@@ -82,12 +84,12 @@ def test_half_a_widget_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[
 def test_the_python_example_makes_a_token() -> None:
     names: dict[str, Any] = {}
     exec(example("python"), names)
-    assert check(names["call_token"](SECRET, PAGE, *EXPECTED.values())) == EXPECTED
+    assert check(names["call_token"](FILE, PAGE, *EXPECTED.values())) == EXPECTED
 
 
 def test_the_node_example_makes_a_token(tmp_path: Path) -> None:
     script = tmp_path / "token.mjs"
-    arguments = ", ".join(json.dumps(each) for each in (SECRET, PAGE, *EXPECTED.values()))
+    arguments = ", ".join(json.dumps(each) for each in (FILE, PAGE, *EXPECTED.values()))
     script.write_text(f"{example('javascript')}\nconsole.log(callToken({arguments}));", "utf-8")
     made = subprocess.run([str(NODE), str(script)], capture_output=True, text=True, check=True, timeout=60)
     assert check(made.stdout.strip()) == EXPECTED
