@@ -19,7 +19,7 @@ from dosvoces.carriers import Call, DialPlan
 from dosvoces.carriers.fake import FakeCarrier, Script
 from dosvoces.carriers.sip import SipCarrier
 from dosvoces.clock import utc_now
-from dosvoces.model import EndReason, Side
+from dosvoces.model import EndReason, Side, mask_email
 from dosvoces.phone import BUSY, DECLINE, NOT_FOUND, Heard, PhoneBehaviour, PhoneEventKind
 from dosvoces.sip.api import EndCause
 from dosvoces.testing import until
@@ -39,7 +39,7 @@ from tests.house import (
     lead,
     process,
 )
-from tests.peers.smtp_server import FaultySmtp, Stall
+from tests.peers.smtp_server import FaultySmtp, Reply, Stall
 from tests.ports import free_port
 
 RINGING, ANSWERED, ENDED = PhoneEventKind.RINGING, PhoneEventKind.ANSWERED, PhoneEventKind.ENDED
@@ -89,6 +89,21 @@ async def test_the_record_is_there_before_the_mail_and_nobody_is_dialled_before_
             assert (answer.status_code, answer.json()) == (500, {"Message": f"Could not send email to {EMAIL}"})
             assert (await running.over(answer)).outcome == "mail_failed"
     assert carrier.dialed == []
+
+
+async def test_a_service_is_ready_with_a_warning_until_a_mail_is_taken_again(tmp_path: Path) -> None:
+    refused = Reply(f"550 5.7.1 <{EMAIL}> refused, as its sender is not of this server")
+    carrier = FakeCarrier(lambda call: Script(hangs_up_after_s=0.05 if call.side is Side.B else None))
+    told = []
+    async with FaultySmtp({"rcpt": [refused]}) as server:
+        async with house(tmp_path, carrier=carrier, mail=smtp(server)) as running:
+            for _ in range(2):
+                await running.over(await running.post())
+                ready = await running.client.get("/readyz")
+                told.append((ready.status_code, ready.json()))
+    words = refused.line.replace(EMAIL, mask_email(EMAIL))
+    warning = f"the last mail was not taken: {HOST}:{server.port} (RCPT TO) refused: {words}"
+    assert told == [(200, {"status": "ready", "warnings": [warning]}), (200, {"status": "ready"})]
 
 
 async def test_the_second_is_dialled_when_the_interval_has_passed(tmp_path: Path) -> None:

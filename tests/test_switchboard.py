@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from dosvoces.carriers import Call, DialPlan, Leftover, Released
 from dosvoces.carriers.fake import TRUNK, FakeCarrier, Script
@@ -139,9 +140,12 @@ async def test_nobody_is_dialed_when_the_mail_is_refused(bench: Bench) -> None:
 
     bench.letters.answer = refuse
     order = an_order()
-    assert Answer(AnswerKind.MAIL_FAILED) == await bench.connect(order)
+    with capture_logs() as logs:
+        assert Answer(AnswerKind.MAIL_FAILED) == await bench.connect(order)
     assert "mail_failed" == await bench.over(order)
     assert [] == bench.carrier.dialed
+    told = {"event": "lead not mailed", "connection": order.id, "reason": "mail server said 550"}
+    assert told | {"log_level": "warning"} in logs
 
 
 async def test_the_other_leg_is_released_when_one_fails(bench: Bench) -> None:

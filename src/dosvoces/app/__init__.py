@@ -36,6 +36,7 @@ from dosvoces.mail.inbox import Inbox
 from dosvoces.mail.messages import compose_lead
 from dosvoces.mail.smtp import SmtpMailbox
 from dosvoces.mail.smtp_url import parse_mail_url
+from dosvoces.mail.watched import WatchedMailbox
 from dosvoces.model import Repeats
 from dosvoces.nodes import Membership, Times
 from dosvoces.nodes.place import identity_of
@@ -68,7 +69,7 @@ class Service:
         *,
         settings: Settings,
         store: Store,
-        mailbox: Mailbox,
+        mailbox: WatchedMailbox,
         carrier: Carrier,
         switchboard: Switchboard,
         membership: Membership,
@@ -106,7 +107,7 @@ class Service:
             keys = open_keys(settings.database.address)
             stack.push_async_callback(keys.close)
             await check_door(settings, keys)
-            mailbox = open_mailbox(settings, store)
+            mailbox = WatchedMailbox(open_mailbox(settings, store))
             stack.push_async_callback(mailbox.close)
             carrier = carrier or make_carrier(settings)
             stack.push_async_callback(carrier.close)
@@ -216,7 +217,7 @@ class Service:
 
     def warnings(self) -> list[str]:
         """What an operator should know though calls can be made."""
-        return [*self.switchboard.warnings(), *self.dispatcher.problems()]
+        return [*self.switchboard.warnings(), *self.mailbox.warnings(), *self.dispatcher.problems()]
 
 
 def _membership(settings: Settings, store: Store) -> Membership:

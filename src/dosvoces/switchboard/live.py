@@ -186,6 +186,7 @@ class LiveConnection:
         try:
             await self._parts.mailbox.deliver(self._parts.compose(self.order))
         except MailError as error:
+            log.warning("lead not mailed", connection=self.order.id, reason=str(error))
             self.happened(MailRefused(str(error)))
         else:
             self.happened(MailSent())
