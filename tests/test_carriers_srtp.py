@@ -278,3 +278,23 @@ async def test_a_key_that_was_given_up_for_plain_audio_is_not_used_again() -> No
         assert again.key != first.key
         assert [note.facts["suite"] for note in told.notes_of(ONE, "encryption", A)] == [CM_80, "none", CM_80]
         sip.hangup(to("").id)
+
+
+async def test_a_reinvite_without_offer_gets_new_keys() -> None:
+    """Whoever answers may be another machine, which can't know how often our stream's sequence has wrapped."""
+    async with rung(Security.REQUIRED) as (sip, told, party):
+        party.incoming.answer(body("RTP/SAVP", crypto(1, CM_80, KEY)))
+        await told.saw(ONE, Answered(A))
+        leg = sip._sessions[ONE].legs[A]
+        assert leg.chosen is not None
+        before = leg.chosen.keys
+
+        offers = [leg.on_offer(None), leg.on_offer(None)]
+        lines = [sdp.parse(offer).media[0].crypto for offer in offers if isinstance(offer, bytes)]
+        keys = [line.key for offer in (party.offer.media[0].crypto, *lines) for line in offer]
+        assert len(set(keys)) == 9, "each key is offered once"
+        assert leg.chosen.keys == before, "until it is answered"
+
+        leg.on_answer_to_offer(body("RTP/SAVP", crypto(1, CM_80, KEY[::-1]), version=2))
+        assert leg.chosen.keys == sdp.Keys(CM_80, lines[-1][0].key, KEY[::-1])
+        sip.hangup(to("").id)

@@ -262,6 +262,8 @@ class SipLeg(CallHandler):
         if not self.answered and self.session.legs.get(self.side.other) is not None:
             return None  # the two legs have no codec in common yet, and that is being settled
         if body is None:
+            # As in `_crypto_for`: the answer may come from another machine. The key in use holds until it does.
+            self._crypto = self._fresh_crypto()
             fresh = self._offer(sdp.pass_through(self.chosen))
             self.local_sdp = sdp.with_version(fresh, self.local_sdp)
             return self.local_sdp
