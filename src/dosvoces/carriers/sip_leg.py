@@ -10,7 +10,7 @@ from typing import Protocol
 
 import structlog
 
-from dosvoces.carriers import Call, sip_codecs
+from dosvoces.carriers import Call, sip_codecs, sip_keys
 from dosvoces.carriers.end_reasons import TEMPORARY_FAILURE, why_withheld
 from dosvoces.carriers.sip_facts import dialog_facts
 from dosvoces.carriers.trunks import Way
@@ -111,7 +111,7 @@ class SipLeg(CallHandler):
         self.held = False
         self.local_sdp = b""
         self.security = way.trunk.srtp
-        self._crypto = self._fresh_crypto()
+        self._crypto = sip_keys.fresh(self.security)
         self._offered = offered
         self._rings = False
         """Whether that was told."""
@@ -262,8 +262,8 @@ class SipLeg(CallHandler):
         if not self.answered and self.session.legs.get(self.side.other) is not None:
             return None  # the two legs have no codec in common yet, and that is being settled
         if body is None:
-            # As in `_crypto_for`: the answer may come from another machine. The key in use holds until it does.
-            self._crypto = self._fresh_crypto()
+            # The answer may come from another machine. The key in use holds until it does.
+            self._crypto = sip_keys.fresh(self.security)
             fresh = self._offer(sdp.pass_through(self.chosen))
             self.local_sdp = sdp.with_version(fresh, self.local_sdp)
             return self.local_sdp
@@ -315,7 +315,7 @@ class SipLeg(CallHandler):
         """Our answer, acted upon; `None` if there is nothing in common."""
         here = self.session.addresses[self.side]
         assert self.chosen is not None
-        crypto = self._crypto_for(offer)
+        crypto = sip_keys.for_answer(self._crypto, self.chosen.keys, offer)
         try:
             answer = sdp.answer_to(
                 offer,
@@ -365,29 +365,6 @@ class SipLeg(CallHandler):
         here = self.session.addresses[self.side].host
         return sdp.choose(sdp.parse(answer), offered, address=here, security=self.security, crypto=self._crypto)
 
-    def _fresh_crypto(self) -> tuple[sdp.Crypto, ...]:
-        return () if self.security is sdp.Security.OFF else sdp.new_crypto(secrets.token_bytes)
-
-    def _retire_key(self, before: sdp.Keys | None, now: sdp.Keys | None) -> None:
-        """A key of ours that is no longer in use is never used again: its stream would begin anew (RFC 3711 §9.1)."""
-        if before is not None and (now is None or now.ours != before.ours):
-            fresh = self._fresh_crypto()
-            self._crypto = tuple(
-                line if now is not None and line.key == now.ours else new
-                for line, new in zip(self._crypto, fresh, strict=True)
-            )
-
-    def _crypto_for(self, offered: sdp.SessionDescription) -> tuple[sdp.Crypto, ...]:
-        """
-        Our keys for the answer: as before where the peer's key is as before, else new ones.
-
-        Behind a new key there may be another machine, which can't know how often our stream's sequence has wrapped;
-        with a new key both begin anew.
-        """
-        keys = self.chosen.keys if self.chosen is not None else None
-        same = keys is None or any(line.key == keys.theirs for media in offered.media for line in media.crypto)
-        return self._crypto if same else self._fresh_crypto()
-
     def _change_media(self, chosen: sdp.Chosen) -> None:
         if chosen.held != self.held:
             self.held = chosen.held
@@ -395,7 +372,7 @@ class SipLeg(CallHandler):
         if self.chosen is not None:
             if _suite(self.chosen) != _suite(chosen):
                 self._note("encryption", {"suite": _suite(chosen)})
-            self._retire_key(self.chosen.keys, chosen.keys)
+            self._crypto = sip_keys.without_retired(self._crypto, self.chosen.keys, chosen.keys)
         self.chosen = chosen
         self._connect_media(chosen)
 
