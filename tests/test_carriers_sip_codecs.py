@@ -118,12 +118,16 @@ async def test_trunks_without_a_codec_in_common_fail_before_the_second_is_dialle
 
 
 async def changed(
-    party: Party, *codecs: sdp.Codec, version: int = 2, direction: sdp.Direction = sdp.Direction.SENDRECV
+    party: Party,
+    *codecs: sdp.Codec,
+    version: int = 2,
+    direction: sdp.Direction = sdp.Direction.SENDRECV,
+    instead: tuple[bytes, bytes] = (b"", b""),
 ) -> tuple[int | None, bytes]:
-    """What a re-INVITE of that party with these codecs gets."""
+    """What a re-INVITE of that party with these codecs gets; of `instead` the second is said for the first."""
     done: asyncio.Future[tuple[int | None, bytes]] = asyncio.get_running_loop().create_future()
     offer = sdp.offer(HOST, party.port, codecs, session_id=1, version=version, direction=direction)
-    party.incoming.reinvite(offer, lambda status, body: done.set_result((status, body)))
+    party.incoming.reinvite(offer.replace(*instead), lambda status, body: done.set_result((status, body)))
     return await asyncio.wait_for(done, LIMIT_S)
 
 
@@ -169,6 +173,65 @@ async def test_a_change_of_codec_that_is_cancelled_is_taken_back_from_the_other(
             await asyncio.sleep(0.01)
     assert second.offers == [(sdp.PCMU,), (sdp.PCMA,)]
     await bench.sip.join(ONE)  # joined already; it would be refused if the sides were coded differently
+
+
+BY_NAME = (f"c=IN IP4 {HOST}".encode(), b"c=IN IP4 media.example.com")
+
+
+async def test_an_offer_that_can_t_be_answered_is_refused_without_asking(bench: Bench) -> None:
+    """Asked first, the other would have changed for nothing, and both legs would go on in different codecs."""
+    first, second = await bench.party(A), await bench.party(B)
+    await bench.sip.join(ONE)
+    second.takes = (sdp.PCMU,)
+    assert (await changed(first, sdp.PCMU, instead=BY_NAME))[0] == 488
+    assert second.offers == []
+    whys = [note.facts["why"] for note in bench.told.notes_of(ONE, "offer_refused", A)]
+    assert whys == ["the audio's address is 'media.example.com', not a literal IP address"]
+    await bench.sip.join(ONE)
+
+
+async def test_who_accepts_with_an_answer_that_can_t_be_used_is_changed_back(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As baresip, which says 200 and port 0 where it has no common codec: it would be silence to both."""
+    first, second = await bench.party(A), await bench.party(B)
+    await bench.sip.join(ONE)
+    second.takes = (sdp.PCMU, sdp.PCMA)
+    real, port = second.on_offer, f"m=audio {second.port}".encode()
+
+    def without_audio(body: bytes | None) -> bytes | None:
+        monkeypatch.undo()
+        return (real(body) or b"").replace(port, b"m=audio 0")
+
+    monkeypatch.setattr(second, "on_offer", without_audio)
+    assert (await changed(first, sdp.PCMU))[0] == 488
+    assert second.offers == [(sdp.PCMU,), (sdp.PCMA,)]
+    await bench.sip.join(ONE)
+
+
+@pytest.mark.parametrize("takes", [(sdp.PCMU,), (sdp.PCMU, sdp.PCMA)], ids=["refused", "unusable"])
+async def test_who_can_t_be_changed_back_is_hung_up(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, takes: tuple[sdp.Codec, ...]
+) -> None:
+    first, second = await bench.party(A), await bench.party(B)
+    await bench.sip.join(ONE)
+    second.takes = takes
+    real = second.on_offer
+
+    def by_name(body: bytes | None) -> bytes | None:
+        answer = real(body)
+        return answer and answer.replace(*BY_NAME)
+
+    monkeypatch.setattr(second, "on_offer", by_name)
+    offer = sdp.offer(HOST, first.port, [sdp.PCMU], session_id=1, version=2)
+    first.incoming.reinvite(offer, lambda _status, _body: None)
+    end = await bench.ended(B)
+    why = "no media: the audio's address is 'media.example.com', not a literal IP address"
+    assert end == Ended(B, EndReason.FAILED, why)
+    assert second.offers == [(sdp.PCMU,), (sdp.PCMA,)]
+    assert first.end is None, "that is for whoever is told of the end to decide"
+    bench.sip.hangup(to("", A).id)
+    await bench.ended(A)
 
 
 async def test_a_codec_that_no_trunk_allows_is_refused_without_asking(bench: Bench) -> None:

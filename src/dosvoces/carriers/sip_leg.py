@@ -198,14 +198,27 @@ class SipLeg(CallHandler):
         other.reoffer(ours, other_asked)
 
     def reoffer(self, codec: sdp.Codec, done: Agreed, tries: int = REOFFER_TRIES) -> None:
-        """Re-INVITE the peer with `codec` alone. `done` isn't called if the call ends first."""
+        """
+        Re-INVITE the peer with `codec` alone. `done` isn't called if the call ends first.
+
+        Who accepts with an answer that can't be used has changed all the same, or switched its audio off. It is asked
+        for the codec that it had; if that fails too it is hung up, as both would hear silence.
+        """
         if self.call is None or self.call.over:
             return
         offered = sip_codecs.reoffer(codec)
         body = sdp.with_version(self._offer(offered), self.local_sdp)
 
         def answered(status: int | None, answer: bytes) -> None:
-            done(status is not None and 200 <= status < 300 and self._take_answer(answer, offered))
+            if status is None or not 200 <= status < 300:
+                done(False)
+                return
+            try:
+                self._change_media(self._choose(answer, offered))
+            except sdp.SdpError as error:
+                self._restore(codec, f"no media: {error}", done)
+            else:
+                done(True)
 
         try:
             self.call.reinvite(body, answered)
@@ -217,14 +230,13 @@ class SipLeg(CallHandler):
         else:
             self.local_sdp = body
 
-    def _take_answer(self, body: bytes, offered: Sequence[sdp.Codec]) -> bool:
-        try:
-            self._change_media(self._choose(body, offered))
-        except sdp.SdpError as error:
-            # RFC 3264 §8: a failed exchange leaves the session as it was.
-            self._note("answer_refused", {"why": str(error)})
-            return False
-        return True
+    def _restore(self, asked: sdp.Codec, why: str, done: Agreed) -> None:
+        assert self.chosen is not None
+        before = self.chosen.codec
+        if before.same_format(asked):
+            self.fail(why)
+        else:
+            self.reoffer(before, lambda agreed: done(False) if agreed else self.fail(why))
 
     def _pass_on(self, other: "SipLeg", offer: sdp.SessionDescription, codec: sdp.Codec) -> None:
         """The peer can only do `codec` from now on: it gets its answer when the other leg has changed to it."""
@@ -276,9 +288,11 @@ class SipLeg(CallHandler):
         if other is None or not other.answered:
             return self._answer_to(offer, self._offered)
         wanted = self._wanted(offer, other)
-        if wanted is not None:
-            return Later(lambda: self._pass_on(other, offer, wanted))
-        return self._answer_to(offer, [self.chosen.codec])
+        if wanted is None:
+            return self._answer_to(offer, [self.chosen.codec])
+        if self._answer(offer, [wanted], self._crypto) is None:
+            return None  # before the other one has changed for nothing
+        return Later(lambda: self._pass_on(other, offer, wanted))
 
     def _early_answer(self, body: bytes | None) -> bytes | None:
         """
@@ -313,15 +327,23 @@ class SipLeg(CallHandler):
 
     def _answer_to(self, offer: sdp.SessionDescription, codecs: Sequence[sdp.Codec]) -> bytes | None:
         """Our answer, acted upon; `None` if there is nothing in common."""
-        here = self.session.addresses[self.side]
         assert self.chosen is not None
         crypto = sip_keys.for_answer(self._crypto, self.chosen.keys, offer)
+        answer = self._answer(offer, codecs, crypto)
+        if answer is None:
+            return None
+        self.local_sdp, self._crypto = answer.body, crypto
+        self._change_media(answer.chosen)
+        return answer.body
+
+    def _answer(
+        self, offer: sdp.SessionDescription, codecs: Sequence[sdp.Codec], crypto: Sequence[sdp.Crypto]
+    ) -> sdp.Answer | None:
+        here = self.session.addresses[self.side]
+        assert self.chosen is not None
         try:
-            answer = sdp.answer_to(
-                offer,
-                here.host,
-                here.port,
-                codecs,
+            return sdp.answer_to(
+                *(offer, here.host, here.port, codecs),
                 session_id=self._session_id,
                 previous=self.local_sdp,
                 in_use=self.chosen.codec,
@@ -331,13 +353,15 @@ class SipLeg(CallHandler):
         except sdp.SdpError as error:
             self._note("offer_refused", {"why": str(error)})
             return None
-        self.local_sdp, self._crypto = answer.body, crypto
-        self._change_media(answer.chosen)
-        return answer.body
 
     def on_answer_to_offer(self, body: bytes) -> None:
-        if self.chosen is not None:
-            self._take_answer(body, [self.chosen.codec])
+        if self.chosen is None:
+            return
+        try:
+            self._change_media(self._choose(body, [self.chosen.codec]))
+        except sdp.SdpError as error:
+            # RFC 3264 §8: a failed exchange leaves the session as it was.
+            self._note("answer_refused", {"why": str(error)})
 
     def on_info(self, content_type: str, body: bytes) -> None:
         if content_type.partition(";")[0].strip().lower() == "application/dtmf-relay":
