@@ -3,6 +3,7 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -286,14 +287,15 @@ class Voice:
     def __init__(self, party: Party) -> None:
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         self.socket.bind((HOST, 0))
-        party.port = self.socket.getsockname()[1]
+        party.port = self.port = self.socket.getsockname()[1]
         audio = party.offer.media[0]
         self._to = audio.host, audio.port
         self._sequence = 0
 
-    def say(self, payload: bytes) -> None:
+    def say(self, payload: bytes, payload_type: int = 8) -> None:
         self._sequence += 1
-        self.socket.sendto(rtp.build(rtp.Packet(8, self._sequence, self._sequence * 160, 7, payload)), self._to)
+        packet = rtp.Packet(payload_type, self._sequence, self._sequence * 160, 7, payload)
+        self.socket.sendto(rtp.build(packet), self._to)
 
     async def read(self) -> None:
         """Wait until the worker has read all that was said: commands may overtake what still waits at its socket."""
@@ -355,6 +357,30 @@ async def talking(bench: Bench) -> tuple[dict[Side, Party], dict[Side, Voice]]:
         await asyncio.wait_for(parties[side].confirmed.wait(), LIMIT_S)
     await bench.sip.join(ONE)
     return parties, voices
+
+
+async def test_each_is_heard_in_whatever_the_answers_have_by_our_numbers(bench: Bench) -> None:
+    """As Asterisk answers: with all that it has. Neither a refresh nor a key needs the number that an answer names."""
+    body = sdp.offer(HOST, 40_000, [sdp.PCMA, sdp.PCMU, replace(sdp.TELEPHONE_EVENT, payload_type=96)], session_id=1)
+    voices: dict[Side, Voice] = {}
+    try:
+        for side in Side:
+            party = await bench.rung(side)
+            voices[side] = Voice(party)
+            party.incoming.answer(body.replace(b"40000", b"%d" % party.port))
+            await bench.told.saw(ONE, Answered(side))
+        await bench.sip.join(ONE)
+        for said in (b"before the refresh", b"after the refresh"):
+            voices[A].say(said, sdp.PCMU.payload_type)
+            assert await voices[B].hear() == said
+            bench.sip._sessions[ONE].legs[A].on_answer_to_offer(body.replace(b"40000", b"%d" % voices[A].port))
+            await bench.sip.join(ONE)  # joined already; its answer shows that the refresh has been done
+        voices[A].say(rtp.build_event(rtp.TelephoneEvent(5, True, 800)), 101)
+        await bench.told.until(lambda: bench.told.notes_of(ONE, "digit", A))
+        assert [note.facts["digit"] for note in bench.told.notes_of(ONE, "digit", A)] == ["5"]
+    finally:
+        for voice in voices.values():
+            voice.socket.close()
 
 
 async def test_hold_music_is_heard_from_the_address_that_the_holder_names(bench: Bench) -> None:

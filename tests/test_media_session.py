@@ -3,6 +3,7 @@
 import gc
 import itertools
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -318,6 +319,62 @@ def test_an_unknown_payload_type_is_dropped_and_leaves_no_gap() -> None:
     assert desk.hear(Side.A, Packet(13, 101, 5160, 7, b"\x40")) is None
     assert follows(before, some(desk.voice(Side.A, 2)), 320)
     assert desk.session.end()[Side.A] == Statistics(packets_received=3)
+
+
+def test_a_party_may_change_to_another_codec_that_both_have_agreed_to() -> None:
+    """RFC 3264 §6.1: it needs no re-INVITE. What only one of them has is dropped."""
+    desk = Desk()
+    desk.session.connect(Side.A, A_AT, replace(A_FORMAT, others=(0, 9)))
+    desk.session.connect(Side.B, B_AT, replace(B_FORMAT, others=(9, 18)))
+    desk.session.join()
+
+    def say(number: int, payload_type: int, *, marker: bool = False) -> Packet | None:
+        desk.now = 1000.0 + number * 0.02
+        return desk.hear(Side.A, Packet(payload_type, number, number * 160, 7, b"x" * 160, marker))
+
+    before = some(say(0, 9))
+    assert (before.payload_type, before.marker) == (9, True)
+    heard = [some(say(number, numbered)) for number, numbered in ((1, 9), (2, 8), (3, 9))]
+    assert [(p.payload_type, p.marker) for p in heard] == [(9, False), (98, False), (9, False)]
+    assert all(follows(a, b, 160) for a, b in itertools.pairwise([before, *heard]))
+    assert some(say(4, 9, marker=True)).marker
+    assert [say(5, 0), say(6, 18)] == [None, None]
+    assert follows(heard[-1], replace(some(say(7, 8)), sequence=heard[-1].sequence + 1), 640)
+    assert desk.session.end()[Side.A] == Statistics(packets_received=8)
+
+
+def test_a_source_is_learned_from_another_codec_too() -> None:
+    desk = Desk()
+    desk.session.connect(Side.A, A_AT, replace(A_FORMAT, others=(0,)))
+    assert desk.hear(Side.A, Packet(0, 1, 1, 1, b"x"), (A_AT[0], 61001)) is None
+    assert desk.session.lines[Side.A].lock.heard == (A_AT[0], 61001)
+
+
+@pytest.mark.parametrize("number", [101, 96])
+def test_a_key_comes_by_our_number_and_by_the_party_s(number: int) -> None:
+    """RFC 3264 §5.1: a party that answers with 96 for our 101 sends 101. Many send their own."""
+    desk = Desk()
+    answered = Format("PCMA", 8, dtmf_payload_type=96, payload_type_here=8, dtmf_payload_type_here=101)
+    desk.session.connect(Side.A, A_AT, answered)
+    desk.session.connect(Side.B, B_AT, Format("PCMA", 8, dtmf_payload_type=97))
+    desk.session.join()
+    desk.voice(Side.A, 0)
+    key = Packet(number, 101, 5160, 7, rtp.build_event(TelephoneEvent(5, True, 800)))
+    assert some(desk.hear(Side.A, key)).payload_type == 97
+    assert desk.events[1:] == [Digit(ID, Side.A, "5", 100)]
+    back = Packet(97, 101, 5160, 7, rtp.build_event(TelephoneEvent(6, True, 800)))
+    assert some(desk.hear(Side.B, back)).payload_type == 96
+
+
+@pytest.mark.parametrize(("number", "is_key"), [(98, False), (101, True), (103, True)])
+def test_our_number_means_what_we_said_where_the_party_means_something_else(number: int, is_key: bool) -> None:
+    desk = Desk()
+    crossed = Format("PCMA", 101, dtmf_payload_type=103, payload_type_here=98, dtmf_payload_type_here=101)
+    desk.session.connect(Side.A, A_AT, crossed)
+    desk.session.connect(Side.B, B_AT, A_FORMAT)
+    desk.session.join()
+    packet = Packet(number, 1, 160, 7, rtp.build_event(TelephoneEvent(5, True, 800)))
+    assert some(desk.hear(Side.A, packet)).payload_type == (101 if is_key else 8)
 
 
 def test_a_key_is_reported_once_and_passed_on() -> None:

@@ -1,5 +1,7 @@
 """Session descriptions as real peers write them; what we make of them, offer and answer (RFC 8866, RFC 3264)."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -146,7 +148,8 @@ def test_asterisk() -> None:
             ),
         ),
     )
-    assert choose(parse(ASTERISK)) == Chosen(PCMA, 101, "198.51.100.20", 17462, Direction.SENDRECV, 20)
+    agreed = Chosen(PCMA, 101, "198.51.100.20", 17462, Direction.SENDRECV, 20)
+    assert choose(parse(ASTERISK)) == replace(agreed, payload_type_here=8, dtmf_payload_type_here=101)
 
 
 def test_baresip() -> None:
@@ -163,12 +166,13 @@ def test_baresip() -> None:
         rtcp_port=24583,
     )
     agreed = Chosen(PCMU, 101, "192.0.2.10", 24582, Direction.SENDRECV, rtcp_port=24583)
-    assert choose(parse(BARESIP), [PCMU, PCMA]) == agreed
+    assert choose(parse(BARESIP), [PCMU, PCMA]) == replace(agreed, payload_type_here=0, others=(8,))
 
 
 def test_sipp_ends_its_lines_with_lf() -> None:
     assert parse(SIPP) == parse(SIPP.replace(b"\n", b"\r\n"))
-    assert choose(parse(SIPP)) == Chosen(PCMU, None, "127.0.0.1", 6000, Direction.SENDRECV)
+    agreed = Chosen(PCMU, None, "127.0.0.1", 6000, Direction.SENDRECV)
+    assert choose(parse(SIPP)) == replace(agreed, payload_type_here=0)
 
 
 def test_several_streams_with_their_own_addresses() -> None:
@@ -188,11 +192,13 @@ def test_several_streams_with_their_own_addresses() -> None:
         Media("video", 22118, "RTP/AVP", ("126", "97"), "10.10.10.31"),
         Media("application", 22120, "UDP/BFCP", ("*",)),
     )
-    assert choose(parsed) == Chosen(G722, 101, "10.10.10.31", 22116, Direction.RECVONLY, 30)
+    agreed = Chosen(G722, 101, "10.10.10.31", 22116, Direction.RECVONLY, 30)
+    assert choose(parsed) == replace(agreed, payload_type_here=9, dtmf_payload_type_here=101)
 
 
 def test_ipv6_and_what_stands_at_session_level() -> None:
-    assert choose(parse(IPV6)) == Chosen(PCMU, 97, "2001:db8::10", 49170, Direction.SENDONLY)
+    agreed = Chosen(PCMU, 97, "2001:db8::10", 49170, Direction.SENDONLY)
+    assert choose(parse(IPV6)) == replace(agreed, payload_type_here=0, dtmf_payload_type_here=101, others=(8,))
 
 
 def test_a_browser_is_refused_for_its_encryption() -> None:
@@ -364,6 +370,22 @@ def test_the_other_leg_is_offered_what_this_one_chose(
     codec: Codec, dtmf: int | None, offered: tuple[Codec, ...]
 ) -> None:
     assert pass_through(Chosen(codec, dtmf, "192.0.2.1", 2, Direction.SENDRECV)) == offered
+
+
+def test_what_else_may_be_sent_by_an_answer() -> None:
+    """What was offered and answered, of the codec's clock, where the number means the same to everybody."""
+    here = [PCMA, PCMU, OPUS, Codec("G722", 100), TELEPHONE_EVENT]
+    there = [Codec("PCMA", 97), PCMU, OPUS, G722, Codec("GSM", 3), Codec("telephone-event", 98)]
+    chosen = choose(parse(offer("192.0.2.1", 2000, there, session_id=1)), here)
+    assert (chosen.codec.payload_type, chosen.payload_type_here, chosen.others) == (97, 8, (0,))
+    assert (chosen.dtmf_payload_type, chosen.dtmf_payload_type_here) == (98, 101)
+
+
+def test_an_answer_about_a_running_stream_must_have_its_codec() -> None:
+    answer = parse(offer("192.0.2.1", 2000, [PCMU, PCMA], session_id=1))
+    assert choose(answer, in_use=PCMA).codec == PCMA
+    with pytest.raises(NotAcceptable, match="no common codec"):
+        choose(answer, in_use=G722)
 
 
 def test_opus_takes_the_events_of_its_own_clock() -> None:

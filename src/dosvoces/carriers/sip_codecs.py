@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import takewhile
 
+from dosvoces.media import Format
 from dosvoces.sip import sdp
 
 CODECS = {codec.name: codec for codec in (sdp.PCMA, sdp.PCMU, sdp.G722, sdp.OPUS)}
@@ -43,6 +44,20 @@ def reoffer(codec: sdp.Codec) -> tuple[sdp.Codec, ...]:
     """What a leg is offered that shall change to `codec`; the numbers are ours."""
     ours = next((known for known in CODECS.values() if known.same_format(codec)), codec)
     return _with_events([replace(ours, fmtp=codec.fmtp)], None)
+
+
+def coding(chosen: sdp.Chosen) -> Format:
+    """How a leg's media are coded, as the relay is told."""
+    return Format(
+        name=chosen.codec.name,
+        payload_type=chosen.codec.payload_type,
+        clock_rate=chosen.codec.clock_rate,
+        dtmf_payload_type=chosen.dtmf_payload_type,
+        packet_ms=chosen.packet_ms,
+        payload_type_here=chosen.payload_type_here,
+        dtmf_payload_type_here=chosen.dtmf_payload_type_here,
+        others=chosen.others,
+    )
 
 
 def names(codecs: Sequence[sdp.Codec]) -> str:

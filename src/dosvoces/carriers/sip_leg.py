@@ -17,7 +17,7 @@ from dosvoces.carriers.trunks import Way
 from dosvoces.crashpoints import reached
 from dosvoces.errors import MediaError
 from dosvoces.events import Answered, Ended, Event, Ringing, Unreached
-from dosvoces.media import Address, Format, MediaRelay, Srtp
+from dosvoces.media import Address, MediaRelay, Srtp
 from dosvoces.model import ConnectionId, EndReason, Note, Side
 from dosvoces.sip import sdp
 from dosvoces.sip.agent import OutgoingCall
@@ -70,6 +70,7 @@ class SipLeg(CallHandler):
 
     __slots__ = (
         "_crypto",
+        "_described",
         "_failure",
         "_offered",
         "_rings",
@@ -113,6 +114,8 @@ class SipLeg(CallHandler):
         self.security = way.trunk.srtp
         self._crypto = sip_keys.fresh(self.security)
         self._offered = offered
+        self._described = offered
+        """What the description of ours that holds names, by our numbers."""
         self._rings = False
         """Whether that was told."""
         self._failure = ""
@@ -218,6 +221,7 @@ class SipLeg(CallHandler):
             except sdp.SdpError as error:
                 self._restore(codec, f"no media: {error}", done)
             else:
+                self._described = offered
                 done(True)
 
         try:
@@ -276,7 +280,8 @@ class SipLeg(CallHandler):
         if body is None:
             # The answer may come from another machine. The key in use holds until it does.
             self._crypto = sip_keys.fresh(self.security)
-            fresh = self._offer(sdp.pass_through(self.chosen))
+            self._described = sdp.pass_through(self.chosen)
+            fresh = self._offer(self._described)
             self.local_sdp = sdp.with_version(fresh, self.local_sdp)
             return self.local_sdp
         try:
@@ -333,6 +338,7 @@ class SipLeg(CallHandler):
         if answer is None:
             return None
         self.local_sdp, self._crypto = answer.body, crypto
+        self._described = sdp.pass_through(answer.chosen)
         self._change_media(answer.chosen)
         return answer.body
 
@@ -358,7 +364,7 @@ class SipLeg(CallHandler):
         if self.chosen is None:
             return
         try:
-            self._change_media(self._choose(body, [self.chosen.codec]))
+            self._change_media(self._choose(body, self._described, self.chosen.codec))
         except sdp.SdpError as error:
             # RFC 3264 §8: a failed exchange leaves the session as it was.
             self._note("answer_refused", {"why": str(error)})
@@ -385,9 +391,15 @@ class SipLeg(CallHandler):
             crypto=self._crypto,
         )
 
-    def _choose(self, answer: bytes, offered: Sequence[sdp.Codec]) -> sdp.Chosen:
-        here = self.session.addresses[self.side].host
-        return sdp.choose(sdp.parse(answer), offered, address=here, security=self.security, crypto=self._crypto)
+    def _choose(self, answer: bytes, offered: Sequence[sdp.Codec], in_use: sdp.Codec | None = None) -> sdp.Chosen:
+        return sdp.choose(
+            sdp.parse(answer),
+            offered,
+            in_use=in_use,
+            address=self.session.addresses[self.side].host,
+            security=self.security,
+            crypto=self._crypto,
+        )
 
     def _change_media(self, chosen: sdp.Chosen) -> None:
         if chosen.held != self.held:
@@ -404,14 +416,7 @@ class SipLeg(CallHandler):
         place = Address(chosen.host, chosen.port)
         # RFC 3264 §8.4: who holds may play, and from another machine than it spoke from.
         plays = chosen.held and chosen.direction.receives and not is_unspecified(chosen.host)
-        codec = chosen.codec
-        agreed = Format(
-            name=codec.name,
-            payload_type=codec.payload_type,
-            clock_rate=codec.clock_rate,
-            dtmf_payload_type=chosen.dtmf_payload_type,
-            packet_ms=chosen.packet_ms,
-        )
+        agreed = sip_codecs.coding(chosen)
         keys = chosen.keys
         self.carrier.relay.connect(
             *(self.session.connection_id, self.side, None if chosen.held or stopped else place, agreed),

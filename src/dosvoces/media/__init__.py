@@ -27,11 +27,18 @@ class Format:
     name: str
     """`PCMA`, `PCMU`, `G722`, `opus`: what `a=rtpmap` says, without the rate."""
     payload_type: int
+    """The party's number for it: what we send carries that (RFC 3264 §5.1)."""
     clock_rate: int = 8000
     """Hz of the RTP timestamp (G.722: 8000, RFC 3551 §4.5.2)."""
     dtmf_payload_type: int | None = None
     """That of telephone-event (RFC 4733), if agreed."""
     packet_ms: int = 20
+    payload_type_here: int | None = None
+    """Our number for the codec: what the party sends should carry that. None: its own."""
+    dtmf_payload_type_here: int | None = None
+    """Our number for telephone-event."""
+    others: tuple[int, ...] = ()
+    """What else the party may send and be sent at any moment: static payload types (RFC 3551 §6) of this clock rate."""
 
 
 SRTP_KEY_BYTES = {"AES_CM_128_HMAC_SHA1_80": 30, "AES_CM_128_HMAC_SHA1_32": 30, "AEAD_AES_128_GCM": 28}

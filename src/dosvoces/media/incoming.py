@@ -48,8 +48,8 @@ class Incoming:
     """
 
     __slots__ = (
-        "_anchored", "_awaited", "_base", "_dtmf", "_dtmf_out", "_extended", "_first_forwarded", "_forms", "_jitter",
-        "_jump", "_keys", "_lost_before", "_out", "_payload_type", "_pressed", "_rate", "_received_before",
+        "_anchored", "_awaited", "_base", "_codec", "_dtmf", "_dtmf_out", "_extended", "_first_forwarded", "_forms",
+        "_jitter", "_jump", "_keys", "_lost_before", "_others", "_out", "_pressed", "_rate", "_received_before",
         "_run", "_sequence_shift", "_ssrc", "_timestamp_shift", "_transit", "refused",
     )  # fmt: skip
 
@@ -58,9 +58,12 @@ class Incoming:
         self._keys = KeyPresses()
         self.refused = 0
         # how it is coded
-        self._payload_type = self._dtmf = self._dtmf_out = -1
+        self._codec: tuple[int, ...] = ()  # by which numbers it comes
+        self._dtmf: tuple[int, ...] = ()
+        self._others: tuple[int, ...] = ()
+        self._dtmf_out = -1
         self._rate, self._jump = 1, 0.0
-        self._forms: dict[int, int] = {}  # the codec's second byte, with marker and without, and what it becomes
+        self._forms: dict[int, int] = {}  # a voice's second byte, with marker and without, and what it becomes
         # the run
         self._ssrc = -1
         self._base, self._extended = 0, -1  # first and highest sequence number; the highest counts on over 65,535
@@ -80,16 +83,20 @@ class Incoming:
         if format.clock_rate != self._rate:
             self._end_run()
         self._rate, self._jump = format.clock_rate, format.clock_rate * JUMP_S
-        self._payload_type = format.payload_type
-        self._dtmf = -1 if format.dtmf_payload_type is None else format.dtmf_payload_type
+        # RFC 3264 §5.1: what a party sends carries our numbers. Many send by their own; that is taken where it is free.
+        ours, our_dtmf = format.payload_type_here, format.dtmf_payload_type_here
+        self._codec = tuple(n for n in (ours, format.payload_type) if n is not None and n != our_dtmf)
+        self._dtmf = tuple(n for n in (our_dtmf, format.dtmf_payload_type) if n is not None and n != ours)
+        self._others = format.others
 
     def feed(self, out: Outgoing | None) -> None:
         """Forward to `out`, which is coded alike, from the next packet on; None: to nobody."""
-        codec, self._dtmf_out = self._payload_type, -1
-        if out is not None and out.format is not None:
-            codec = out.format.payload_type
-            self._dtmf_out = -1 if out.format.dtmf_payload_type is None else out.format.dtmf_payload_type
-        self._forms = {self._payload_type: codec, self._payload_type | MARKER: codec | MARKER}
+        format = None if out is None else out.format
+        self._dtmf_out = -1 if format is None or format.dtmf_payload_type is None else format.dtmf_payload_type
+        forms = {number: number if format is None else format.payload_type for number in self._codec}
+        # RFC 3264 §6.1: a party may change to any codec of its answer without a word.
+        forms |= {number: number for number in self._others if format is None or number in format.others}
+        self._forms = forms | {number | MARKER: becomes | MARKER for number, becomes in forms.items()}
         if out is not self._out:
             self._out, self._anchored = out, out is None
 
@@ -98,7 +105,7 @@ class Incoming:
         return (
             size < MAX_PACKET
             and rtp.payload_bounds(packet, size) is not None
-            and packet[1] & 0x7F in (self._payload_type, self._dtmf)
+            and packet[1] & 0x7F in (*self._codec, *self._others, *self._dtmf)
         )
 
     def receive(self, packet: bytearray, size: int, now: float) -> SocketAddress | None:
@@ -149,12 +156,11 @@ class Incoming:
             self.refused += 1
             return None
         self._run += 1
-        payload_type = second & 0x7F
-        if payload_type == self._payload_type:
+        if second in self._forms:
             if not behind:
                 self._time(timestamp, now)
             return self._forward(packet, size, self._forms[second], behind, now)
-        if payload_type == self._dtmf:
+        if second & 0x7F in self._dtmf:
             self._press(packet[bounds[0] : bounds[1]], timestamp, now)
             if self._dtmf_out >= 0:
                 return self._forward(packet, size, self._dtmf_out | (second & MARKER), behind, now)

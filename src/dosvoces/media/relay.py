@@ -5,7 +5,7 @@ import logging
 import socket
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 
 from dosvoces.errors import MediaError, NotAllowed
 from dosvoces.media import (
@@ -177,8 +177,7 @@ class WorkerRelay(MediaRelay):
             call.formats[side] = format
             keys = None if srtp is None else (srtp.suite, srtp.local_key.hex(), srtp.remote_key.hex())
             self._send(
-                *(call, "connect", connection_id, side, host, port, format.name, format.payload_type),
-                *(format.clock_rate, format.dtmf_payload_type, format.packet_ms, sends, rtcp_port, keys),
+                *(call, "connect", connection_id, side, host, port, astuple(format), sends, rtcp_port, keys),
                 *self._place(plays_from),
             )
 

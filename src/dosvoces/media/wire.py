@@ -7,9 +7,9 @@ Server to worker: `["start", host, low, high, index, count, [resting port …], 
 worker has every count-th even port of the range; `silence_s` 0: silence is not watched; so many RTP headers of each
 connection are kept), `["reserve", n, connections]` (done with as many pairs of ports as there is room for),
 `["allocate", id, country, first port of a reserved pair]`,
-`["connect", id, side, host or null, port, name, payload type, rate, dtmf or null, packet_ms, sends, RTCP port
-or null, [suite, our key, its key] or null, host or null, port]` (keys are hexadecimal; the last two say where it plays
-from while it receives nothing),
+`["connect", id, side, host or null, port, [the fields of its Format in their order], sends, RTCP port or null,
+[suite, our key, its key] or null, host or null, port]` (keys are hexadecimal; the last two say where it plays from
+while it receives nothing),
 `["play", id, side]`, `["warn", id, side]`, `["stop", id, side]`,
 `["join", n, id]`, `["release", n, id]`, `["ping", n]`.
 Worker to server: `["done", n, …]` or `["failed", n, why]` for each n; `["digit", id, side, digit, ms]`,

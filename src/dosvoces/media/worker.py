@@ -299,11 +299,7 @@ class Worker:
         side: str,
         host: str | None,
         port: int,
-        name: str,
-        payload_type: int,
-        clock_rate: int,
-        dtmf: int | None,
-        packet_ms: int,
+        coded: list[Any],
         sends: bool,
         rtcp_port: int | None,
         keys: tuple[str, str, str] | None,
@@ -313,7 +309,8 @@ class Worker:
         if call := self._calls.get(id):
             remote = None if host is None else (host, port)
             plays_from = None if playing_host is None else (playing_host, playing_port)
-            format = Format(name, payload_type, clock_rate, dtmf, packet_ms)
+            coded[-1] = tuple(coded[-1])  # JSON has lists alone
+            format = Format(*coded)
             srtp = None if keys is None else Srtp(keys[0], bytes.fromhex(keys[1]), bytes.fromhex(keys[2]))
             before = call.session.lines[Side(side)].shield
             call.session.connect(

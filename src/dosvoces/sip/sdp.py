@@ -56,6 +56,7 @@ __all__ = [
 ]
 
 DEFAULT_PACKET_MS = 20  # RFC 3551 §4.2
+FIRST_DYNAMIC = 96  # payload type, RFC 3551 §6; those below mean the same to everybody
 MAX_LITERAL = 64  # characters of an IP address, a zone included; what is longer is not kept
 PACKET_MS = range(5, 201)  # what we believe of an `a=ptime`
 
@@ -89,6 +90,12 @@ class Chosen:
     """None: plain RTP."""
     rtcp_port: int | None = None
     """Where the peer takes RTCP, if it said (RFC 3605): on the same host, whatever address stood there."""
+    payload_type_here: int | None = None
+    """The codec's number in our offer: what the peer sends should carry that. None: the peer's own."""
+    dtmf_payload_type_here: int | None = None
+    """That of telephone-event."""
+    others: tuple[int, ...] = ()
+    """Static payload types that were offered and answered beside the codec, of its clock rate."""
 
     @property
     def held(self) -> bool:
@@ -192,6 +199,7 @@ def choose(
     answer: SessionDescription,
     offered: Sequence[Codec] = DEFAULT_CODECS,
     *,
+    in_use: Codec | None = None,
     address: str = "",
     security: Security = Security.OFF,
     crypto: Sequence[Crypto] = (),
@@ -199,11 +207,33 @@ def choose(
     """
     What `answer` makes of our offer of `offered` at `address` (`""`: of either family), with the keys in `crypto`.
 
-    Raises `NotAcceptable`, naming what is wrong.
+    `in_use` is the codec of a running stream that can't be changed. Raises `NotAcceptable`, naming what is wrong.
     """
     audio = _usable_audio(answer, security)
     keys = _agreed(audio, security, crypto)
-    return _chosen(audio, _first_common(audio, offered), Direction.SENDRECV, keys, address)
+    codec = _first_common(audio, offered if in_use is None else [in_use])
+    return _numbered(_chosen(audio, codec, Direction.SENDRECV, keys, address), audio, offered)
+
+
+def _numbered(chosen: Chosen, audio: Media, offered: Sequence[Codec]) -> Chosen:
+    """`chosen` with what the peer may send by our offer (RFC 3264 §5.1, §6.1)."""
+    number, rate = chosen.dtmf_payload_type, chosen.dtmf_clock_rate
+    others = [
+        codec.payload_type
+        for codec in audio.codecs
+        if codec.payload_type < FIRST_DYNAMIC and codec.clock_rate == chosen.codec.clock_rate
+        if not codec.same_format(chosen.codec) and _number_here(codec, offered) == codec.payload_type
+    ]
+    return replace(
+        chosen,
+        payload_type_here=_number_here(chosen.codec, offered),
+        dtmf_payload_type_here=None if number is None else _number_here(Codec(EVENT, number, rate), offered),
+        others=tuple(others),
+    )
+
+
+def _number_here(theirs: Codec, offered: Sequence[Codec]) -> int | None:
+    return next((ours.payload_type for ours in offered if ours.same_format(theirs)), None)
 
 
 def with_version(fresh: bytes, previous: bytes | None) -> bytes:
