@@ -220,6 +220,19 @@ def test_check_tells_wrong_settings_as_findings(capsys: pytest.CaptureFixture[st
 
 # --- call ---
 
+NO_ADDRESSES = (
+    "ftp://127.0.0.1",
+    "http://",
+    "http://127.0.0.1:80x80",
+    "http://127.0.0.1:99999",
+    "http://[::1",
+    "http://ñañ..a/",
+    f"http://{'a' * 64}.example",
+    "http://127.0.0.1 8080",
+    "http://127.0.0.1/\x7f",
+    "http://127.0.0.1/ñ",
+)
+
 
 @dataclass
 class Far:
@@ -287,6 +300,24 @@ def test_call_without_a_service_says_so(capsys: pytest.CaptureFixture[str]) -> N
     fields = ("--firstnumber", "+34600000011", "--secondnumber", "+34960000022", "--email", "a@example.com")
     expected = f"dosvoces: {url} can't be reached: Connection refused; is `dosvoces serve` running there?\n"
     assert said(capsys, "call", "--url", url, *fields) == (1, "", expected)
+
+
+@pytest.mark.parametrize("url", NO_ADDRESSES)
+def test_call_to_what_is_no_address_says_so(capsys: pytest.CaptureFixture[str], url: str) -> None:
+    fields = ("--firstnumber", "+34600000011", "--secondnumber", "+34960000022", "--email", "a@example.com")
+    expected = f"dosvoces: {url!r} is no address of a service; write http://127.0.0.1:8080\n"
+    assert said(capsys, "call", "--url", url, *fields) == (1, "", expected)
+
+
+@pytest.mark.parametrize("interval", [99999999999999999999, -99999])
+def test_call_leaves_an_interval_that_cant_be_to_the_service(
+    capsys: pytest.CaptureFixture[str], far: Far, interval: int
+) -> None:
+    far.status, far.body, far.location = 400, b'{"Message": "Bad call_interval"}', ""
+    fields = ("--firstnumber", "+34600000011", "--secondnumber", "+34960000022", "--email", "a@example.com")
+    answer = said(capsys, "call", "--url", far.url, *fields, f"--call_interval={interval}")
+    assert answer == (1, "400 Bad call_interval\n", "")
+    assert [body["call_interval"] for _, _, body in far.asked] == [interval]
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 from dosvoces.cli.follow import follow
 from dosvoces.client import AsyncClient, Client, InvalidRequest, NotNow, NotPermitted, NotThere, Unreachable
 from dosvoces.client.exchange import Stream
+from dosvoces.errors import NotAllowed
 from dosvoces.resources import EventView
 from dosvoces.web.connections import MAX_WAIT_S
 from tests.house import EMAIL, FIRST, SECOND, house
@@ -129,6 +130,26 @@ async def test_a_service_that_is_not_there_is_told_so(tmp_path: Path) -> None:
     async with AsyncClient(url) as client:
         with pytest.raises(Unreachable, match="can't be reached"):
             await client.get(NOBODY)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "127.0.0.1:8080",
+        "http://",
+        "http://127.0.0.1:80x80",
+        "http://127.0.0.1:99999",
+        "http://[::1",
+        "http://ñañ..a/",
+        "https://a..b",
+        f"http://{'a' * 64}.example",
+        "http://xn--a/",
+    ],
+)
+def test_what_is_no_address_of_a_service_is_refused_at_once(url: str) -> None:
+    for kind in (Client, AsyncClient):
+        with pytest.raises(NotAllowed, match="is no address of a service; write http"):
+            kind(url)
 
 
 def test_importing_the_client_imports_nothing_of_the_service() -> None:

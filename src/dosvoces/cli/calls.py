@@ -11,6 +11,8 @@ import typer
 from dosvoces.cli.options import Config, settings_of
 from dosvoces.errors import DosvocesError
 
+MAX_INTERVAL_S = 300  # the contract's; `web.fields` checks it, and costs too much to load for it
+
 calls_app = typer.Typer(rich_markup_mode=None)
 
 
@@ -44,8 +46,11 @@ def call(
         service := url or service_url(settings.http.host, settings.http.port),
         fields,
         key=key.strip(),
-        # Both may ring out, after the mail and the interval.
-        timeout_s=settings.mail.timeout_s + 2 * settings.dialing.ring_timeout_s + (call_interval or 300) + 10,
+        # Both may ring out, after the mail and the interval. An interval that can't be is the service's to refuse.
+        timeout_s=settings.mail.timeout_s
+        + 2 * settings.dialing.ring_timeout_s
+        + min(max(call_interval or MAX_INTERVAL_S, 0), MAX_INTERVAL_S)
+        + 10,
     )
     typer.echo("\n  ".join([f"{answer.status} {answer.text}", *answer.errors]))
     if answer.connection_id:

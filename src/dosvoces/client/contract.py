@@ -54,13 +54,11 @@ def post_call(url: str, fields: Mapping[str, object], *, timeout_s: float, key: 
     `key` is the API key, where one is needed. Raises `NotAllowed` for a URL or a key that is none, `DosvocesError` when
     the service can't be reached or doesn't answer.
     """
-    parts = urllib.parse.urlsplit(url if "//" in url else f"//{url}")
-    if parts.scheme not in ("", "http", "https") or not parts.hostname:
-        raise NotAllowed(f"{url!r} is no address of a service; write http://127.0.0.1:8080")
+    parts = _address(url)
     if not key.isascii() or not key.isprintable():
         raise NotAllowed("the API key has characters that no key has; it begins with dv_live_ or dv_test_")
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    connection = kind(parts.hostname, parts.port, timeout=timeout_s)
+    connection = kind(parts.hostname or "", parts.port, timeout=timeout_s)
     try:
         path = parts.path.rstrip("/").removesuffix("/call") + "/call"
         headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
@@ -75,6 +73,25 @@ def post_call(url: str, fields: Mapping[str, object], *, timeout_s: float, key: 
         raise DosvocesError(f"{url} can't be reached: {why}; is `dosvoces serve` running there?") from error
     finally:
         connection.close()
+
+
+def no_address(url: str) -> NotAllowed:
+    """The error for a URL at which there can be no service."""
+    return NotAllowed(f"{url!r} is no address of a service; write http://127.0.0.1:8080")
+
+
+def _address(url: str) -> urllib.parse.SplitResult:
+    """`url` in its parts, the host and the port such as can be asked for. Raises `NotAllowed`."""
+    try:
+        parts = urllib.parse.urlsplit(url if "//" in url else f"//{url}")
+        # What the standard library stumbles over only when it connects: the port's number, a name that the DNS can't
+        # have, and what can't stand in a request's first line.
+        parsed = parts.port, (parts.hostname or "").encode("idna"), parts.path.encode("ascii")
+    except ValueError:
+        raise no_address(url) from None
+    if parts.scheme not in ("", "http", "https") or not parsed[1] or not url.isprintable() or " " in url:
+        raise no_address(url)
+    return parts
 
 
 def _sentence(body: str) -> str:
