@@ -9,7 +9,7 @@ import sys
 import threading
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -170,6 +170,25 @@ def test_list_and_show_for_programs(capsys: pytest.CaptureFixture[str], recorded
     _, out, _ = said(capsys, "show", recorded, "--json")
     shown = json.loads(out)
     assert (shown["first"], shown["created_at"], shown["journal"]) == ("+34600000011", "2026-11-23T09:00:00+00:00", [])
+
+
+def test_what_is_scheduled_is_shown_so(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    """Under the word that the API has for it, and with its time."""
+    order = replace(an_order(), not_before=datetime(2126, 3, 1, 9, 30, tzinfo=UTC))
+
+    async def write() -> None:
+        store = open_store(f"sqlite:///{folder}/dosvoces.db")
+        await store.open()
+        await store.record(order, waits=True)
+        await store.close()
+
+    asyncio.run(write())
+    assert said(capsys, "list")[1].splitlines()[0].endswith("  scheduled, 03-01 09:30")
+    shown = said(capsys, "show", order.id)[1]
+    assert shown.startswith(f"Connection {order.id}: scheduled\n")
+    assert "\n  begins     2126-03-01 09:30:00 UTC\n" in shown
+    assert json.loads(said(capsys, "list", "--json")[1])[0]["phase"] == "scheduled"
+    assert json.loads(said(capsys, "show", order.id, "--json")[1])["phase"] == "scheduled"
 
 
 def test_what_is_not_there_is_said(capsys: pytest.CaptureFixture[str], recorded: str) -> None:

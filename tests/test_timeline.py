@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 import pytest
 
 from dosvoces.mail import Mail
-from dosvoces.model import ConnectionId, Side
+from dosvoces.model import ConnectionId, NodeId, Side
 from dosvoces.store import ConnectionRecord, Entry, KeptMail, LegRecord
 from dosvoces.testing import T0, A, B
 from dosvoces.timeline import WIDTH, render_connection, render_list, render_mail, render_mail_list
@@ -64,6 +64,7 @@ OPEN = replace(
     joined_at=None,
     ended_at=None,
     answer_status=None,
+    owner=NodeId("one"),
     legs=(
         LegRecord(A, "+34600000011", "ringing", t(0.1), None, None, None, ""),
         LegRecord(B, "+34960000022", "idle", None, None, None, None, ""),
@@ -129,7 +130,7 @@ Connection 01m83ajpb70000000000000dk0: completed, ended by A
                 1.235
     72.700 B  dialog · call id
                 01m83ajpb70000000000000dk0-b@198.51.100.7"""
-    shown = render_connection(TALKED, entries)
+    shown = render_connection(TALKED, entries, t(5))
     assert shown == expected
     assert max(len(line) for line in shown.splitlines()) <= WIDTH
 
@@ -137,7 +138,7 @@ Connection 01m83ajpb70000000000000dk0: completed, ended by A
 def test_a_carriers_words_cannot_rewrite_the_terminal() -> None:
     """And a leg that was busy never rang."""
     ringing = entry(0.1, "ringing", A, "dialing_first", "ringing_first")
-    lines = render_connection(BUSY, [ringing]).splitlines()
+    lines = render_connection(BUSY, [ringing], t(5)).splitlines()
     assert lines[0] == "Connection 01m83ajpb70000000000000dk0: second busy, ended by B"
     assert lines[4] == "  B, second  +34960000022 · busy · 486 Busy [2J Here"
     assert lines[-5:-1] == ["  A rang     1.900 s", "  A waited   2.000 s", "", "   seconds    what happened"]
@@ -146,18 +147,33 @@ def test_a_carriers_words_cannot_rewrite_the_terminal() -> None:
 def test_nobody_knows_how_long_they_talked_when_the_service_died() -> None:
     """The legs' ends are those of the next start, which may be hours later."""
     lost = replace(TALKED, outcome="interrupted", ended_by="restart")
-    assert "talked" not in render_connection(lost, [])
-    assert "interrupted\n" in render_list([lost])
+    assert "talked" not in render_connection(lost, [], t(5))
+    assert "interrupted\n" in render_list([lost], t(5))
 
 
 def test_an_open_connection_says_where_it_stands() -> None:
-    lines = render_connection(OPEN, []).splitlines()
+    lines = render_connection(OPEN, [], t(5)).splitlines()
     assert lines[0] == "Connection 01m83ajpb70000000000000dk0: ringing first"
     assert lines[3:5] == ["  A, first   +34600000011 · ringing", "  B, second  +34960000022 · not dialled"]
 
 
+WAITS = replace(OPEN, phase="recorded", legs=(), owner=None, not_before=t(3600), expires_at=t(90_000), test=True)
+
+
+@pytest.mark.parametrize(
+    ("now", "phase", "listed"), [(t(3599), "scheduled", "scheduled, 11-23 10:00"), (t(3600), "queued", "queued …")]
+)
+def test_one_that_waits_says_what_for(now: datetime, phase: str, listed: str) -> None:
+    lines = render_connection(WAITS, [], now).splitlines()
+    assert lines[0] == f"Connection 01m83ajpb70000000000000dk0: {phase}"
+    assert lines[3:5] == ["  begins     2026-11-23 10:00:00 UTC", "  expires    2026-11-24 10:00:00 UTC"]
+    first = render_list([WAITS], now).splitlines()[0]
+    assert first == f"2026-11-23 09:00:00  01m83ajpb70000000000000dk0  test: {listed}"
+    assert len(first) <= WIDTH
+
+
 def test_the_list_has_two_lines_each() -> None:
-    assert render_list([TALKED, replace(BUSY, email="a" * 64 + "@example.com"), OPEN]) == (
+    assert render_list([TALKED, replace(BUSY, email="a" * 64 + "@example.com"), OPEN], t(5)) == (
         "2026-11-23 09:00:00  01m83ajpb70000000000000dk0  completed, 1:05\n"
         "                     +34600000011 → +34960000022  ana@example.com\n"
         "2026-11-23 09:00:00  01m83ajpb70000000000000dk0  second busy\n"
@@ -165,7 +181,7 @@ def test_the_list_has_two_lines_each() -> None:
         "2026-11-23 09:00:00  01m83ajpb70000000000000dk0  ringing first …\n"
         "                     +34600000011 → +34960000022  ana@example.com"
     )
-    assert render_list([]) == "No connections yet."
+    assert render_list([], t(5)) == "No connections yet."
 
 
 MAIL = Mail(

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import textwrap
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
@@ -219,7 +220,7 @@ async def _prove(console: Console, store: Store, outcome: _Outcome) -> bool:
     _heading(console, "Timeline, as `dosvoces show` prints it")
     if outcome.record is not None:
         entries = await store.entries(outcome.record.id)
-        console.print(_indented(timeline.render_connection(outcome.record, entries)))
+        console.print(_indented(timeline.render_connection(outcome.record, entries, datetime.now(UTC))))
     _heading(console, "What each phone heard, since it answered")
     for verdict in outcome.verdicts:
         console.print(_indented(_heard_text(verdict, outcome.heard[verdict.side])))

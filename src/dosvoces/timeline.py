@@ -21,16 +21,16 @@ _SECONDS = 10
 _WHAT = 48
 
 
-def render_list(records: Sequence[ConnectionRecord]) -> str:
-    """The connections as given, two lines each."""
+def render_list(records: Sequence[ConnectionRecord], now: datetime) -> str:
+    """The connections as given, two lines each, as they stand at `now`."""
     if not records:
         return "No connections yet."
-    return "\n".join(line for record in records for line in _list_lines(record))
+    return "\n".join(line for record in records for line in _list_lines(record, now))
 
 
-def render_connection(record: ConnectionRecord, entries: Sequence[Entry]) -> str:
+def render_connection(record: ConnectionRecord, entries: Sequence[Entry], now: datetime) -> str:
     """What was asked, how it ended, how long each part took, and all that happened, in seconds from the start."""
-    parts = [_title(record), *_facts(record, _rang_at(entries)), "", *_timeline(record.created_at, entries)]
+    parts = [_title(record, now), *_facts(record, _rang_at(entries)), "", *_timeline(record.created_at, entries)]
     return "\n".join(parts)
 
 
@@ -59,17 +59,25 @@ def render_mail(mail: KeptMail) -> str:
 # --- a connection ---
 
 
-def _list_lines(record: ConnectionRecord) -> Iterator[str]:
+def _list_lines(record: ConnectionRecord, now: datetime) -> Iterator[str]:
     created = f"{record.created_at:%Y-%m-%d %H:%M:%S}"
     talked = _talk_seconds(record)
-    end = ("test: " if record.test else "") + _spoken(record.outcome or f"{record.phase} …")
+    end = ("test: " if record.test else "") + (_spoken(record.outcome) if record.outcome else _standing(record, now))
     yield f"{created}  {record.id}  {end}{'' if talked is None else f', {_clock(talked)}'}"
     yield _fit(f"{'':19}  {record.first} → {record.second}  {record.email}", WIDTH)
 
 
-def _title(record: ConnectionRecord) -> str:
+def _standing(record: ConnectionRecord, now: datetime) -> str:
+    """Of one that isn't over: `ringing first …`; without the year, which is this one or the next, it fits the line."""
+    phase = record.phase_at(now)
+    if phase == "scheduled" and record.not_before is not None:
+        return f"scheduled, {record.not_before:%m-%d %H:%M}"
+    return f"{_spoken(phase)} …"
+
+
+def _title(record: ConnectionRecord, now: datetime) -> str:
     if record.outcome is None:
-        return f"Connection {record.id}: {_spoken(record.phase)}"
+        return f"Connection {record.id}: {_spoken(record.phase_at(now))}"
     by = f", ended by {_who(record.ended_by)}" if record.ended_by else ""
     return _clean(f"Connection {record.id}: {_spoken(record.outcome)}{by}")
 
@@ -78,6 +86,9 @@ def _facts(record: ConnectionRecord, rang_at: Mapping[Side, datetime]) -> Iterat
     if record.test:
         yield from _labelled("test", "a trial run: nobody is rung, no mail leaves")
     yield from _labelled("asked", f"{record.created_at:%Y-%m-%d %H:%M:%S.%f}"[:-3] + " UTC")
+    for label, at in (("begins", record.not_before), ("expires", record.expires_at)):
+        if at is not None:
+            yield from _labelled(label, f"{at:%Y-%m-%d %H:%M:%S} UTC")
     yield from _labelled("interval", f"{record.interval_s} s")
     for name, number, side in (("A, first", record.first, Side.A), ("B, second", record.second, Side.B)):
         yield from _labelled(name, " · ".join([number, *_leg_words(_leg(record, side))]))

@@ -4,6 +4,7 @@ import asyncio
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -14,7 +15,7 @@ from dosvoces.errors import DosvocesError
 
 if TYPE_CHECKING:
     from dosvoces.settings import Settings
-    from dosvoces.store import Store
+    from dosvoces.store import ConnectionRecord, Store
 
 T = TypeVar("T")
 
@@ -32,7 +33,11 @@ def list_connections(
     from dosvoces import timeline
 
     records = read_record(settings_of(context, config), lambda store: store.connections(limit=limit))
-    typer.echo(as_json([asdict(record) for record in records]) if for_programs else timeline.render_list(records))
+    now = datetime.now(UTC)
+    if for_programs:
+        typer.echo(as_json([_members(record, now) for record in records]))
+    else:
+        typer.echo(timeline.render_list(records, now))
 
 
 @record_app.command()
@@ -60,10 +65,16 @@ def show(
     record, entries = read_record(settings_of(context, config), both)
     if record is None:
         raise _no_connection(connection)
+    now = datetime.now(UTC)
     if for_programs:
-        typer.echo(as_json({**asdict(record), "journal": [asdict(entry) for entry in entries]}))
+        typer.echo(as_json({**_members(record, now), "journal": [asdict(entry) for entry in entries]}))
     else:
-        typer.echo(timeline.render_connection(record, entries))
+        typer.echo(timeline.render_connection(record, entries, now))
+
+
+def _members(record: "ConnectionRecord", now: datetime) -> dict[str, Any]:
+    """For programs; the phase is the API's, which tells of one that waits what for."""
+    return {**asdict(record), "phase": record.phase_at(now)}
 
 
 def _show_capture(settings: "Settings", connection: str, *, as_ladder: bool, pcap_file: Path | None) -> None:
