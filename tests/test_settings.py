@@ -347,6 +347,24 @@ def test_a_missing_or_binary_file_is_said_so(tmp_path: Path) -> None:
         load(tmp_path / "binary", {})
 
 
+def test_a_folder_or_a_link_to_nothing_by_the_files_name_is_not_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Docker makes the folder when the file of a bind mount isn't there: the defaults would start the wrong service."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dosvoces.toml").mkdir()
+    with pytest.raises(InvalidSettings) as caught:
+        load(None, {})
+    told = "it is a folder: remove it and put a file in its place, the one that a container mounts before it starts"
+    assert caught.value.problems == [told]
+    (tmp_path / "dosvoces.toml").rmdir()
+    (tmp_path / "dosvoces.toml").symlink_to("etc.toml")
+    with pytest.raises(InvalidSettings) as caught:
+        load(None, {})
+    told = "it is a link to etc.toml, which is not there: make that file, or remove the link"
+    assert caught.value.problems == [told]
+
+
 HOOK = '[[webhooks]]\nurl = "https://crm.example.com/x"\nsecret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"\n'
 
 

@@ -6,6 +6,7 @@ pydantic-settings is not used: it passes by a `DOSVOCES_` variable that it doesn
 """
 
 import difflib
+import os
 import re
 import tomllib
 import types
@@ -69,8 +70,8 @@ def gather(config: Path | None, environ: Mapping[str, str]) -> tuple[dict[str, A
 
 
 def file_to_read(config: Path | None) -> Path | None:
-    """`config` if it is named, else the file in this folder if there is one."""
-    return config if config is not None else DEFAULT_FILE if DEFAULT_FILE.is_file() else None
+    """`config` if it is named, else what has the file's name in this folder: if that is no file, reading it says so."""
+    return config if config is not None else DEFAULT_FILE if os.path.lexists(DEFAULT_FILE) else None
 
 
 def _read_toml(file: Path) -> dict[str, Any]:
@@ -80,7 +81,14 @@ def _read_toml(file: Path) -> dict[str, Any]:
         if len(content) > MAX_FILE:
             raise InvalidSettings(str(file), [f"it is larger than {MAX_FILE >> 20} MiB"])
         return tomllib.loads(content.decode())
+    except IsADirectoryError as error:
+        # Docker makes a folder where a bind mount names a file that isn't there.
+        why = "it is a folder: remove it and put a file in its place, the one that a container mounts before it starts"
+        raise InvalidSettings(str(file), [why]) from error
     except OSError as error:
+        if file.is_symlink() and not file.exists():
+            why = f"it is a link to {file.readlink()}, which is not there: make that file, or remove the link"
+            raise InvalidSettings(str(file), [why]) from error
         raise InvalidSettings(str(file), [f"it can't be read: {error.strerror}"]) from error
     except UnicodeDecodeError as error:
         raise InvalidSettings(str(file), ["it is not UTF-8 text"]) from error
