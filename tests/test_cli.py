@@ -237,6 +237,13 @@ def test_check_tells_wrong_settings_as_findings(capsys: pytest.CaptureFixture[st
     ]
 
 
+def test_check_looks_at_the_secrets_files(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    (folder / "dosvoces.toml").write_text('[mail]\nurl_file = "mail.url"\n')
+    (folder / "mail.url").write_text("inbox:")
+    (folder / "mail.url").chmod(0o644)
+    assert "every account of this machine can read mail.url, which is [mail] url_file\n" in said(capsys, "check")[1]
+
+
 # --- call ---
 
 NO_ADDRESSES = (

@@ -272,6 +272,32 @@ def test_a_readable_file_with_a_secret_is_a_warning(tmp_path: Path, text: str, h
     assert [f.level for f in doctor._configuration(file)] == [Level.OK]
 
 
+def test_a_readable_file_of_a_secret_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that `dosvoces.toml` names, beside it, and those of the environment, which go from here."""
+    here, etc = tmp_path / "here", tmp_path / "etc"
+    here.mkdir()
+    etc.mkdir()
+    monkeypatch.chdir(here)
+    config, trunk, mail = etc / "dosvoces.toml", etc / "main.password", here / "mail"
+    config.write_text('[[trunks]]\nname = "main"\npassword_file = "main.password"\n')
+    for file in (trunk, mail):
+        file.write_text("secret")
+        file.chmod(0o644)
+    environ = {"DOSVOCES_MAIL__URL_FILE": "mail"}
+    warned = [(finding.level, finding.text, finding.remedy) for finding in doctor._secret_files(config, environ)]
+    assert warned == [
+        (
+            Level.WARNING,
+            f"every account of this machine can read {file}, which is {where}",
+            f"chmod 600 {file}, and chown it to the service's account",
+        )
+        for file, where in (("mail", "[mail] url_file"), (trunk, '[[trunks]] password_file (trunk "main")'))
+    ]
+    trunk.chmod(0o640)
+    mail.chmod(0o600)
+    assert list(doctor._secret_files(config, environ)) == []
+
+
 class _Answering(asyncio.DatagramProtocol):
     """A far end that answers every request with 405, after something that is no answer."""
 

@@ -14,7 +14,7 @@ import shutil
 import socket
 import stat
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 
 from dosvoces.app.limits import budget
@@ -27,7 +27,7 @@ from dosvoces.errors import MailError, MediaError, NoRecordYet, SettingsError, S
 from dosvoces.mail import Mailbox
 from dosvoces.media import ng
 from dosvoces.settings import PORTS_PER_CONNECTION, HostPort, Settings, is_loopback
-from dosvoces.settings.sources import secrets_in
+from dosvoces.settings.sources import secret_files, secrets_in
 from dosvoces.store import Store
 from dosvoces.store.address import SqliteAddress, parse_database_url
 from dosvoces.store.keys import Keys
@@ -41,7 +41,7 @@ async def examine(
     settings: Settings, *, file: Path | None, store: Store, mailbox: Mailbox, keys: Keys
 ) -> list[Finding]:
     """All findings. `store` is a reader, not yet open; it, `mailbox` and `keys` are closed in the end."""
-    findings = [*_configuration(file), *_clock(time.time()), *_budget(settings)]
+    findings = [*_configuration(file), *_secret_files(file, os.environ), *_clock(time.time()), *_budget(settings)]
     try:
         findings += [finding async for finding in _database(settings, store)]
         findings += [finding async for finding in _mail(settings, mailbox)]
@@ -83,6 +83,18 @@ def _configuration(file: Path | None) -> Iterator[Finding]:
             f"every account of this machine can read {file}, and it holds {', '.join(secret)}",
             f"chmod 600 {file}, or put each secret in a file of its own (password_file, secret_file, url_file)",
         )
+
+
+def _secret_files(file: Path | None, environ: Mapping[str, str]) -> Iterator[Finding]:
+    """The same for secrets that have a file of their own, which `umask` leaves to be read by all."""
+    for where, secret in secret_files(file, environ):
+        if secret.stat().st_mode & stat.S_IROTH:
+            yield Finding(
+                Level.WARNING,
+                "configuration",
+                f"every account of this machine can read {secret}, which is {where}",
+                f"chmod 600 {secret}, and chown it to the service's account",
+            )
 
 
 def _clock(now: float) -> Iterator[Finding]:

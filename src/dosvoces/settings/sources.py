@@ -57,6 +57,13 @@ class Origin:
 
 def gather(config: Path | None, environ: Mapping[str, str]) -> tuple[dict[str, Any], Origin]:
     """The file's values with those of the environment over them. Raises `SettingsError` if the file can't be read."""
+    values, origin = _merged(config, environ)
+    _read_secret_files(values, origin)
+    return values, origin
+
+
+def _merged(config: Path | None, environ: Mapping[str, str]) -> tuple[dict[str, Any], Origin]:
+    """As `gather`, with the secrets' files named and not read."""
     if crashpoints.VARIABLE in environ:
         crashpoints.wanted(environ[crashpoints.VARIABLE])
     file = file_to_read(config)
@@ -65,7 +72,6 @@ def gather(config: Path | None, environ: Mapping[str, str]) -> tuple[dict[str, A
     for variable in sorted(environ):
         if variable.startswith(PREFIX) and variable not in NOT_SETTINGS:
             _set(values, variable, environ[variable], origin)
-    _read_secret_files(values, origin)
     return values, origin
 
 
@@ -140,24 +146,29 @@ def _index(listed: list[Any], step: str) -> int | None:
 
 def _read_secret_files(values: dict[str, Any], origin: Origin) -> None:
     """Replace every `password_file`, `secret_file` and `url_file` by what is in that file, without the line's end."""
+    for path, section, key, file in list(_secret_files(values, origin)):
+        name = section.pop(f"{key}_file")
+        where = _where(values, (*path, f"{key}_file"))
+        if key in section:
+            origin.problems.append(f"{where}: {key} is given too; keep one of them")
+            continue
+        try:
+            with file.open("rb") as stream:
+                section[key] = stream.read(MAX_FILE).decode().rstrip("\r\n")
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+            origin.problems.append(f"{where} = {_toml(str(name))}: can't be read: {why}")
+            origin.unread.add((*path, key))
+
+
+def _secret_files(values: dict[str, Any], origin: Origin) -> Iterator[tuple[KeyPath, dict[str, Any], str, Path]]:
+    """Every secret that stands in a file: where its section is, the section, its key, and the file."""
     for path, section, model in _sections(values):
         for key in _secret_keys(model):
-            name = section.pop(f"{key}_file", None)
-            if name is None:
-                continue
-            where = _where(values, (*path, f"{key}_file"))
-            if key in section:
-                origin.problems.append(f"{where}: {key} is given too; keep one of them")
-                continue
-            # A relative path goes from the file that it stands in, one of the environment from here.
-            base = origin.file.parent if origin.file and (*path, f"{key}_file") not in origin.variables else Path()
-            try:
-                with (base / str(name)).open("rb") as stream:
-                    section[key] = stream.read(MAX_FILE).decode().rstrip("\r\n")
-            except (OSError, ValueError) as error:
-                why = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-                origin.problems.append(f"{where} = {_toml(str(name))}: can't be read: {why}")
-                origin.unread.add((*path, key))
+            if (name := section.get(f"{key}_file")) is not None:
+                # A relative path goes from the file that it stands in, one of the environment from here.
+                base = origin.file.parent if origin.file and (*path, f"{key}_file") not in origin.variables else Path()
+                yield path, section, key, base / str(name)
 
 
 def _sections(values: dict[str, Any]) -> Iterator[tuple[KeyPath, dict[str, Any], type[BaseModel]]]:
@@ -185,6 +196,12 @@ def secrets_in(file: Path) -> list[str]:
         for key in _secret_keys(model)
         if key in section and (key != "url" or URL_WITH_PASSWORD.search(str(section[key])))
     ]
+
+
+def secret_files(config: Path | None, environ: Mapping[str, str]) -> list[tuple[str, Path]]:
+    """The keys that name a secret's file, as `dosvoces.toml` writes them, and the file."""
+    values, origin = _merged(config, environ)
+    return [(_where(values, (*path, f"{key}_file")), file) for path, _, key, file in _secret_files(values, origin)]
 
 
 def _secret_keys(model: type[BaseModel]) -> list[str]:
