@@ -332,7 +332,24 @@ def test_a_wrong_variable_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     ("text", "expected"),
     [
         ("[http", "not TOML: Expected ']' at the end of a table declaration (at end of document)"),
-        ("a = '\x00'", "not TOML: Found invalid character '\\x00' (at line 1, column 6)"),
+        ("a = '\x00'", "not TOML: Found invalid character '\\x00' (at line 1, column 6): a = '�'"),
+        (
+            "[http]\r\ncoalesce = True\r\n",
+            "not TOML: Invalid value (at line 2, column 12): "
+            "coalesce = True; texts stand in quotes, true and false are written small",
+        ),
+        ("[http]\n[http]", "not TOML: Cannot declare ('http',) twice (at line 2, column 6): [http]"),
+        (
+            "[[trunks]]\npassword = hunter2\n",
+            "not TOML: Invalid value (at line 2, column 12): "
+            "password = •••; texts stand in quotes, true and false are written small",
+        ),
+        (
+            "trunks = [{password = hunter2}]\n",
+            "not TOML: Invalid value (at line 1, column 23): "
+            "trunks = •••; texts stand in quotes, true and false are written small",
+        ),
+        ('[mail]\nurl = """\nhunter2 \\q"""\n', "not TOML: Unescaped '\\' in a string (at line 3, column 11)"),
     ],
 )
 def test_a_broken_file_is_said_so(tmp_path: Path, text: str, expected: str) -> None:
@@ -486,6 +503,13 @@ def test_the_examples_of_the_documentation_are_valid(page: str, tmp_path: Path) 
     for block in blocks:
         load(written(tmp_path, block), {})
         assert tomllib.loads(block)
+
+
+def test_the_references_defaults_are_toml() -> None:
+    """So that one can be copied into the file."""
+    rows = re.findall(r"^\| `\w+` \| `([^`]+)` \|", reference.settings_page(), re.MULTILINE)
+    assert len(rows) > 50
+    assert [default for default in rows if tomllib.loads(f"default = {default}") is None] == []
 
 
 def test_the_reference_is_current() -> None:

@@ -68,6 +68,8 @@ def _default(value: Any) -> str:
             return "none"
         case SecretStr():
             return f'`"{value.get_secret_value()}"`'
+        case bool():
+            return f"`{str(value).lower()}`"  # as TOML has it
         case int() | float():
             return f"`{value}`"
         case tuple() if type(value) is tuple:

@@ -86,7 +86,7 @@ def _read_toml(file: Path) -> dict[str, Any]:
             content = stream.read(MAX_FILE + 1)
         if len(content) > MAX_FILE:
             raise InvalidSettings(str(file), [f"it is larger than {MAX_FILE >> 20} MiB"])
-        return tomllib.loads(content.decode())
+        text = content.decode()
     except IsADirectoryError as error:
         # Docker makes a folder where a bind mount names a file that isn't there.
         why = "it is a folder: remove it and put a file in its place, the one that a container mounts before it starts"
@@ -98,8 +98,29 @@ def _read_toml(file: Path) -> dict[str, Any]:
         raise InvalidSettings(str(file), [f"it can't be read: {error.strerror}"]) from error
     except UnicodeDecodeError as error:
         raise InvalidSettings(str(file), ["it is not UTF-8 text"]) from error
+    try:
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise InvalidSettings(str(file), [f"not TOML: {error}"]) from error
+        raise InvalidSettings(str(file), [f"not TOML: {error}{_stumbled_over(text, str(error))}"]) from None
+
+
+def _stumbled_over(text: str, error: str) -> str:
+    """The line that can't be read, unless a secret may stand in it, and what is mostly the matter."""
+    said = re.search(r"at line (\d+)", error)
+    line = _printable(text.split("\n")[int(said[1]) - 1].strip()) if said else ""
+    shown = _STATEMENT.match(line)
+    if shown is None:
+        return ""
+    if _MAY_BE_SECRET.search(line):
+        line = f"{shown['key']} = •••" if shown["key"] else ""
+    elif len(line) > MAX_SHOWN:
+        line = f"{line[:MAX_SHOWN]}…"
+    hint = "; texts stand in quotes, true and false are written small" if error.startswith("Invalid value") else ""
+    return f": {line}{hint}" if line else ""
+
+
+_STATEMENT = re.compile(r"(?P<key>[\w.-]+)\s*=|\[")
+_MAY_BE_SECRET = re.compile("password|secret|url", re.IGNORECASE)
 
 
 def _set(values: dict[str, Any], variable: str, value: str, origin: Origin) -> None:
@@ -323,5 +344,9 @@ def _shown(value: Any, key: str) -> str:
 
 def _toml(value: Any) -> str:
     text = f'"{value}"' if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else str(value)
-    text = "".join(char if char.isprintable() else "�" for char in text)
+    text = _printable(text)
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
+
+
+def _printable(text: str) -> str:
+    return "".join(char if char.isprintable() else "�" for char in text)
