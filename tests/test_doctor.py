@@ -150,6 +150,18 @@ async def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     assert [f.level for f in about("database", await found(subject))] == [Level.ERROR]
 
 
+async def test_a_folder_in_the_records_place_is_an_error(tmp_path: Path) -> None:
+    told = [
+        Finding(
+            Level.ERROR,
+            "database",
+            f"{tmp_path} is a folder",
+            f'name a file in it: [database] url = "sqlite:///{tmp_path}/dosvoces.db"',
+        )
+    ]
+    assert about("database", await found(settings(database={"url": f"sqlite:///{tmp_path}"}))) == told
+
+
 async def test_a_mail_server_that_refuses_is_an_error() -> None:
     mail = settings(mail={"url": "smtp://127.0.0.1:25?tls=none", "from": "a@example.com"})
     refused = about("mail", await found(mail, mailbox=AMailbox("127.0.0.1:25 refused us: 554 no")))

@@ -3,13 +3,15 @@
 import re
 import tomllib
 from pathlib import Path
+from typing import Annotated, Any
 
 import pytest
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from dosvoces import reference
 from dosvoces.errors import SettingsError
 from dosvoces.settings import HostPort, InvalidSettings, PortRange, Proxy, Settings, load
+from dosvoces.settings.sources import _LIST_EXAMPLES, _model
 
 ROOT = Path(__file__).parent.parent
 
@@ -489,6 +491,56 @@ TRUNK = '[[trunks]]\nname = "main"\nproxy = "sip:127.0.0.1"\n'
 )
 def test_what_is_refused(tmp_path: Path, text: str, expected: str) -> None:
     assert expected in "\n".join(problems(tmp_path, text))
+
+
+NAMES = 'write it in small letters, digits, "-" and "_", at most 32 ("main")'
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "remedy"),
+    [
+        (
+            '[database]\nurl = "sqlite://x.db"',
+            '[database] url = "sqlite://x.db"',
+            "it names no file (a record in memory would be lost): write it with three slashes and the file's name, "
+            "sqlite:///dosvoces.db",
+        ),
+        (
+            '[database]\nurl = "sqlite:///x.db?mode=ro"',
+            '[database] url = "sqlite:///x.db?mode=ro"',
+            "what follows the ? is not supported; leave it out",
+        ),
+        (
+            '[database]\nurl = "mysql://h/d"',
+            '[database] url = "mysql://h/d"',
+            "it begins with mysql://: write it as sqlite:///dosvoces.db, or postgresql://user:password@host/database",
+        ),
+        ("[http]\nallow = 5", "[http] allow = 5", 'write it as a list, such as ["10.0.0.0/8"]'),
+        ("[numbers]\nholidays = [5]", "[numbers] holidays[0] = 5", "write it as a text, in quotes"),
+        ("[sip]\nbind = 5060", "[sip] bind = 5060", "write it as a text, in quotes"),
+        ('[sip]\nuser_agent = "ñ"', '[sip] user_agent = "ñ"', "write it in ASCII"),
+        ("[http]\nhost = 5", "[http] host = 5", "write it as a text, in quotes"),
+        ('[http]\ncoalesce = "no way"', '[http] coalesce = "no way"', "write true or false"),
+        ('[node]\nname = "a b"', '[node] name = "a b"', "write it in ASCII, no blanks"),
+        ('[widget]\ncountry = "es"', '[widget] country = "es"', 'write two capital letters, such as "ES"'),
+        ('[[trunks]]\nname = "Main"\ncarrier = "fake"', '[[trunks]] name (the first) = "Main"', NAMES),
+        (HOOK + 'name = "CRM"', '[[webhooks]] name (the first) = "CRM"', NAMES),
+    ],
+)
+def test_what_is_miswritten_is_told_in_the_files_words(tmp_path: Path, text: str, where: str, remedy: str) -> None:
+    """Not in Python's, and with no pattern."""
+    assert problems(tmp_path, text) == [f"{where}: {remedy}"]
+
+
+def test_every_list_has_an_example_that_is_taken() -> None:
+    sections = [_model(info.annotation) for info in Settings.model_fields.values()]
+    taken = {}
+    for name, info in [each for section in sections if section for each in section.model_fields.items()]:
+        if "tuple[" in str(info.annotation):
+            kind: Any = Annotated[info.annotation, *info.metadata]
+            taken[name] = TypeAdapter(kind).validate_python(tomllib.loads(f"x = {_LIST_EXAMPLES[name]}")["x"])
+    assert all(taken.values())
+    assert set(taken) == set(_LIST_EXAMPLES)
 
 
 def toml_blocks(page: Path) -> list[str]:

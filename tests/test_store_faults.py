@@ -465,6 +465,15 @@ async def test_a_folder_that_is_not_there_is_said(tmp_path: Path) -> None:
     )
 
 
+async def test_a_folder_in_its_place_is_said(tmp_path: Path) -> None:
+    told = 'the record PATH is a folder: name a file in it, such as [database] url = "sqlite:///PATH/dosvoces.db"'
+    (tmp_path / "data").mkdir()
+    assert await refusal(tmp_path / "data") == told
+    with pytest.raises(StoreError, match="is a folder"):
+        await open_store(f"sqlite:///{tmp_path}/data", reader=True).open()
+    assert [each.name for each in tmp_path.iterdir()] == ["data"]
+
+
 # --- settings ---
 
 

@@ -162,6 +162,9 @@ def _place(path: Path) -> Finding | None:
     if not path.parent.is_dir():
         text = f"there is no folder {path.parent.absolute()}"
         return Finding(Level.ERROR, "database", text, "make it, or see [database] url")
+    if path.is_dir():
+        remedy = f'name a file in it: [database] url = "sqlite:///{path / "dosvoces.db"}"'
+        return Finding(Level.ERROR, "database", f"{path} is a folder", remedy)
     if not os.access(path.parent, os.W_OK | os.X_OK):
         return Finding(Level.ERROR, "database", f"nothing can be written in {path.parent.absolute()}", remedy)
     if path.exists() and not os.access(path, os.W_OK):

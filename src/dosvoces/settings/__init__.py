@@ -58,6 +58,7 @@ Bind = Annotated[HostPort, BeforeValidator(functools.partial(values.host_port, a
 Listed = BeforeValidator(values.comma_separated)
 CallerId = Annotated[str, AfterValidator(values.caller_id)]
 AdvertisedBind = Annotated[HostPort | Literal["auto"], BeforeValidator(values.advertised_host_port)]
+UserAgent = Annotated[str, Field(min_length=1, max_length=100), values.spelled(r"[\x20-\x7e]+", "write it in ASCII")]
 
 
 # --- the sections ---
@@ -106,9 +107,7 @@ class Sip(Section):
     """Our own certificate with its chain (PEM). Needed where a carrier asks for it, or opens TLS connections to us."""
     tls_key_file: Annotated[str, Field(min_length=1)] | None = None
     """Its key (PEM). Not needed if it is in `tls_certificate_file`."""
-    user_agent: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[\x20-\x7e]+$")] = (
-        f"Dosvoces/{__version__}"
-    )
+    user_agent: UserAgent = f"Dosvoces/{__version__}"
     """The User-Agent header."""
     session_expires_s: Annotated[int, Field(ge=0, le=86_400)] = 1800
     """After how many seconds without a sign of the far end a conversation is over, where the far end agrees to that
@@ -195,7 +194,7 @@ class Media(Section):
 class Node(Section):
     """This process among others on the same record."""
 
-    name: Annotated[str, Field(max_length=64, pattern=r"^[\x21-\x7e]*$")] = ""
+    name: Annotated[str, Field(max_length=64), values.spelled(r"[\x21-\x7e]*", "write it in ASCII, no blanks")] = ""
     """What `dosvoces nodes` calls it. Without it: the name of the machine."""
     beat_s: Annotated[float, Field(ge=0.1, le=60)] = 2.0
     """Seconds from one sign of life in the record to the next."""
@@ -244,7 +243,7 @@ class Dialing(Section):
 class Trunk(Section):
     """An account at a carrier. One `[[trunks]]` section for each; the first whose prefix fits is used."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")]
+    name: values.OwnName
     """Ours, for logs and the record: small letters, digits, `-` and `_`."""
     carrier: Literal["sip", "fake"] = "sip"
     """The kind of driver: `sip`, or `fake`, which rings nobody and answers everything, for trials."""

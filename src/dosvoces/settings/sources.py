@@ -266,14 +266,42 @@ def _problem(detail: ErrorDetails, values: dict[str, Any], origin: Origin) -> st
 
 
 def _remedy(detail: ErrorDetails) -> str:
+    key = detail["loc"][-1] if detail["loc"] else ""
     match detail["type"]:
         case "model_type":
             return f"write it as a section, [{detail['loc'][0]}]"
-        case "tuple_type" if len(detail["loc"]) == 1 and (name := str(detail["loc"][0])) in LISTS:
-            return f"write every {LISTS[name]} as a section of its own, [[{name}]]"
+        case "tuple_type" if len(detail["loc"]) == 1 and key in LISTS:
+            return f"write every {LISTS[str(key)]} as a section of its own, [[{key}]]"
+        case "tuple_type" if isinstance(key, str):
+            return f"write it as a list, such as {_LIST_EXAMPLES[key]}"
+        case "string_type" | "named_tuple_type" | "tuple_type":
+            return "write it as a text, in quotes"
+        case "bool_type" | "bool_parsing":
+            return "write true or false"
         case _:
             text = detail["msg"].removeprefix("Value error, ").removeprefix("Input ")
             return f"it {text}" if text.startswith("should ") else text
+
+
+_LIST_EXAMPLES = {
+    "allow": '["10.0.0.0/8"]',
+    "trusted_proxies": '["10.0.0.0/8"]',
+    "networks": '["10.0.0.0/8"]',
+    "origins": '["https://www.example.com"]',
+    "recipient_domains": '["example.com"]',
+    "rtpengine": '["127.0.0.1:2223"]',
+    "countries": '["ES", "PT"]',
+    "hosts": '["sbc2.example.com"]',
+    "caller_ids": '["+34910000000"]',
+    "prefixes": '["+34", "+351"]',
+    "deny_prefixes": '["+34803"]',
+    "allow_prefixes": '["+34902"]',
+    "calling_hours": '["ES mon-fri 09:00-21:00"]',
+    "holidays": '["ES 2026-12-25"]',
+    "codecs": '["PCMA", "PCMU"]',
+    "events": '["connection.ended"]',
+}
+"""By the key, whatever its section."""
 
 
 def _reach(values: dict[str, Any], location: tuple[int | str, ...]) -> KeyPath:

@@ -6,9 +6,9 @@ remedy. The sections and keys are in `settings`.
 import ipaddress
 import re
 import zoneinfo
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
-from pydantic import SecretStr
+from pydantic import AfterValidator, SecretStr
 
 from dosvoces.errors import MailError, SettingsError
 
@@ -91,6 +91,22 @@ def is_loopback(host: str) -> bool:
     except ValueError:
         return host == "localhost" or host.endswith(".localhost")
 
+
+def spelled(pattern: str, remedy: str) -> AfterValidator:
+    """For a text that fits `pattern`: pydantic would tell the pattern, which not everybody reads."""
+
+    def check(value: str) -> str:
+        if not re.fullmatch(pattern, value):
+            raise ValueError(remedy)
+        return value
+
+    return AfterValidator(check)
+
+
+OwnName = Annotated[
+    str, spelled(r"[a-z0-9][a-z0-9_-]{0,31}", 'write it in small letters, digits, "-" and "_", at most 32 ("main")')
+]
+"""What a section of several is called."""
 
 _HOST_PORT = re.compile(
     r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*\.?))(?::(?P<port>\d{1,5}))?"
@@ -273,7 +289,8 @@ def database_url(value: SecretStr) -> SecretStr:
     try:
         parse_database_url(value.get_secret_value())
     except SettingsError as error:  # Its text begins with the key, which the problem's line names already.
-        raise ValueError(str(error).removeprefix("[database] url").removeprefix(": ").strip()) from None
+        text = str(error).removeprefix("[database] url")
+        raise ValueError(text.removeprefix(": ") if text.startswith(": ") else f"it{text}") from None
     return value
 
 

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
 
 from dosvoces.settings.section import Section
-from dosvoces.settings.values import comma_separated, is_literal, is_loopback
+from dosvoces.settings.values import OwnName, comma_separated, is_literal, is_loopback
 
 SECRET_PREFIX = "whsec_"
 SECRET_BYTES = range(24, 65)  # Standard Webhooks: 24 to 64 random bytes
@@ -141,7 +141,7 @@ def webhook_name(value: str) -> str:
 class Webhook(Section):
     """An address that is told what happens to connections. One `[[webhooks]]` section for each."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$"), AfterValidator(webhook_name)] = "main"
+    name: Annotated[OwnName, AfterValidator(webhook_name)] = "main"
     """Ours, for the log and the record: small letters, digits, `-` and `_`. Under another name it is another one."""
     url: Annotated[str, AfterValidator(webhook_url)]
     """Where messages are posted: `https://`, or `http://` within this machine or a private network. Redirects are not

@@ -7,6 +7,7 @@ from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from dosvoces.settings.http import OriginList
 from dosvoces.settings.section import Section
+from dosvoces.settings.values import spelled
 
 MIN_SECRET = 32  # bytes, RFC 7518 §3.2: a key as long as the hash
 
@@ -40,7 +41,7 @@ class Widget(Section):
     """Who answers for the visitors' data, as the consent text names them: the company's name."""
     privacy_url: Annotated[str, AfterValidator(page_url)] | None = None
     """The page with the privacy policy, which the consent text leads to."""
-    country: Annotated[str, Field(pattern="^[A-Z]{2}$")] | None = None
+    country: Annotated[str, spelled("[A-Z]{2}", 'write two capital letters, such as "ES"')] | None = None
     """Whose numbers visitors may write without the country's code (ISO 3166). Without it: the first of those whose
     numbers may be dialled."""
     per_address: Annotated[int, Field(ge=1, le=10_000)] = 10

@@ -51,10 +51,11 @@ def _sqlite(url: str) -> SqliteAddress:
     path = url.removeprefix("sqlite:///")
     if path == url or path in ("", ":memory:"):
         raise SettingsError(
-            f"[database] url = {url!r} names no file (a record in memory would be lost): try sqlite:///dosvoces.db"
+            "[database] url names no file (a record in memory would be lost): write it with three slashes and the "
+            "file's name, sqlite:///dosvoces.db"
         )
     if "?" in path:
-        raise SettingsError(f"[database] url = {url!r}: what follows the ? is not supported; leave it out")
+        raise SettingsError("[database] url: what follows the ? is not supported; leave it out")
     return SqliteAddress(Path(path))
 
 

@@ -68,6 +68,7 @@ class SqliteFile(Database):
         A lock (`flock`) on a file beside it, so that it ends with the process however that ends, and so that readers
         and other programs are not concerned.
         """
+        self._check_no_folder()
         path = self.path.with_name(self.path.name + ".lock")
         try:
             lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -139,6 +140,7 @@ class SqliteFile(Database):
     def _inspected(self, engine: Engine, *, create: bool) -> Engine:
         """`engine`, once its database was looked at; given back if that fails. Raises `StoreError`."""
         try:
+            self._check_no_folder()
             with engine.connect() as db:
                 self._inspect(db, create=create)
         except (SQLAlchemyError, sqlite3.Error) as error:
@@ -204,6 +206,14 @@ class SqliteFile(Database):
         return NoRecordYet(
             f"there is no record at {self.path}: start `dosvoces serve` first, or mend [database] url", permanent=True
         )
+
+    def _check_no_folder(self) -> None:
+        if self.path.is_dir():
+            raise StoreError(
+                f"the record {self.path} is a folder: name a file in it, such as "
+                f'[database] url = "sqlite:///{self.path / "dosvoces.db"}"',
+                permanent=True,
+            )
 
     def _cannot_open(self, error: OSError) -> StoreError:
         return StoreError(
