@@ -49,7 +49,7 @@ def explain(
         if asked[-1].refusal is None and never is not None:
             asked.append(_list_step(listed=as_e164(number) in never))
         if asked[-1].refusal is None and rules.hours:
-            asked.append(_hours_step(rules.hours, number))
+            asked.append(_hours_step(rules.hours, number, datetime.now(UTC)))
         refusal = asked[-1].refusal
         verdicts.append(
             _Verdict(
@@ -93,18 +93,19 @@ def _list_step(*, listed: bool) -> "Step":
     return Step("list", "not on the do-not-call list")
 
 
-def _hours_step(hours: "CallingHours", number: str) -> "Step":
+def _hours_step(hours: "CallingHours", number: str, now: datetime) -> "Step":
     from dosvoces.dialplan import Refusal, Step, as_e164
     from dosvoces.dialplan.hours import LOOK_AHEAD_DAYS
 
-    now = datetime.now(UTC)
     opens = hours.next_opening([as_e164(number) or number], now)
     if opens == now:
         return Step("hours", "its calling hours, or none are set")
     if opens is None:
         when = f"not within {LOOK_AHEAD_DAYS} days: no hour is one in all the time zones where it may be"
     else:
-        when = f"not now: from {opens:%Y-%m-%d %H:%M} on its clock"
+        # A number may be in several zones, and the one whose hours begin last needn't be the country's usual one.
+        there, utc = f"{opens:%Y-%m-%d %H:%M} in {opens.tzinfo}", f"{opens.astimezone(UTC):%Y-%m-%d %H:%M}"
+        when = f"not now: from {there}, that is {utc} UTC"
     return Step("hours", when, Refusal("quiet_hours", "is not called at this hour"))
 
 
