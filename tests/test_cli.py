@@ -82,6 +82,11 @@ def test_config_may_stand_before_or_behind_the_command(
     assert (status, err.splitlines()[0]) == (2, "dosvoces: x.toml can't be used; 1 problem:")
 
 
+def test_config_without_a_command_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert said(capsys, "--config", "x.toml") == said(capsys)
+    assert "Usage: dosvoces" in said(capsys, "--config", "x.toml")[2]
+
+
 def test_config_may_come_from_the_environment(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -90,6 +90,9 @@ def root(
     if version:
         typer.echo(f"dosvoces {__version__}")
         raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help(), err=True)  # as without any argument
+        raise typer.Exit(2)
     context.obj = config
 
 
