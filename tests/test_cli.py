@@ -201,6 +201,8 @@ def test_what_is_not_there_is_said(capsys: pytest.CaptureFixture[str], recorded:
     assert said(capsys, "show", "nope") == (1, "", expected)
     expected = "dosvoces: there is no mail 7; `dosvoces mail list` names those that there are\n"
     assert said(capsys, "mail", "show", "7") == (1, "", expected)
+    status, _, err = said(capsys, "mail", "show", "99999999999999999999999")
+    assert (status, "should be less than or equal to 2147483647" in err) == (2, True)
 
 
 def test_without_a_record_there_is_an_error_and_no_file(capsys: pytest.CaptureFixture[str], folder: Path) -> None:

@@ -22,6 +22,7 @@ T = TypeVar("T")
 record_app = typer.Typer(rich_markup_mode=None)
 mail_app = typer.Typer(help="The mails kept in the embedded inbox.", no_args_is_help=True, rich_markup_mode=None)
 
+MAX_MAIL_NUMBER = 2**31 - 1  # PostgreSQL's integer
 Limit = Annotated[int, typer.Option(min=1, max=10_000, help="At most so many, the newest first.")]
 
 
@@ -128,7 +129,7 @@ def list_mails(context: typer.Context, limit: Limit = 20, config: Config = None)
 @mail_app.command("show")
 def show_mail(
     context: typer.Context,
-    number: Annotated[int, typer.Argument(min=1, help="As `mail list` numbers it.")],
+    number: Annotated[int, typer.Argument(min=1, max=MAX_MAIL_NUMBER, help="As `mail list` numbers it.")],
     raw: Annotated[bool, typer.Option("--raw", help="The whole message as it would go over the wire.")] = False,
     config: Config = None,
 ) -> None:
