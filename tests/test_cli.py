@@ -431,6 +431,31 @@ def test_a_wrong_url_of_a_move_is_named_by_its_option(capsys: pytest.CaptureFixt
         assert (2, "", expected) == said(capsys, "migrate-data", *arguments)
 
 
+@pytest.mark.parametrize(
+    ("source", "target", "expected"),
+    [
+        ("typo.db", "new.db", "there is no record in typo.db: mend --from"),
+        (
+            "dosvoces.db",
+            "none/dosvoces.db",
+            "the record none/dosvoces.db can't be opened (No such file or directory): the folder none must exist and "
+            "be writable, or mend --to",
+        ),
+        (
+            "folder",
+            "new.db",
+            'the record folder is a folder: name a file in it, such as --from "sqlite:///folder/dosvoces.db"',
+        ),
+    ],
+)
+def test_a_move_that_cant_begin_names_the_option_to_mend(
+    capsys: pytest.CaptureFixture[str], folder: Path, recorded: str, source: str, target: str, expected: str
+) -> None:
+    (folder / "folder").mkdir()
+    status, _, err = said(capsys, "migrate-data", "--from", f"sqlite:///{source}", "--to", f"sqlite:///{target}")
+    assert (1, f"dosvoces: {expected}\n") == (status, err)
+
+
 def test_a_wrong_address_of_a_phone_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     _, _, err = said(capsys, "phone", "--bind", "foo")
     assert "Invalid value for '--bind': 'foo': write it as host:port" in err
