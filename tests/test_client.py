@@ -21,6 +21,8 @@ from tests.house import EMAIL, FIRST, SECOND, house
 from tests.test_trial_runs import BRIEF, clients
 
 NOBODY = "01m8gcrrkzkq5pr8w64r5rrn30"
+METADATA = {"lead": "7", "note": "one\u2028two\x85three"}
+"""With line ends that are none to a stream of events, and are to some who read one."""
 
 
 async def test_a_connection_is_created_followed_listed_and_read(tmp_path: Path) -> None:
@@ -28,12 +30,12 @@ async def test_a_connection_is_created_followed_listed_and_read(tmp_path: Path) 
         key = running.test.headers["authorization"].removeprefix("Bearer ")
         async with AsyncClient(running.house.service.http_url, key=key) as client:
             made = await client.create(
-                first_number=FIRST, second_number=BRIEF, email=EMAIL, idempotency_key="one", metadata={"lead": "7"}
+                first_number=FIRST, second_number=BRIEF, email=EMAIL, idempotency_key="one", metadata=METADATA
             )
             again = await client.create(
-                first_number=FIRST, second_number=BRIEF, email=EMAIL, idempotency_key="one", metadata={"lead": "7"}
+                first_number=FIRST, second_number=BRIEF, email=EMAIL, idempotency_key="one", metadata=METADATA
             )
-            assert (made.test, made.metadata, again.id) == (True, {"lead": "7"}, made.id)
+            assert (made.test, made.metadata, again.id) == (True, METADATA, made.id)
             seen = [event.event async for event in client.events(made.id)]
             assert (seen[0], seen.count("answered"), seen.count("ended")) == ("started", 2, 2)
             assert (await client.get(made.id)).outcome == "completed"

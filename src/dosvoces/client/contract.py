@@ -54,7 +54,7 @@ def post_call(url: str, fields: Mapping[str, object], *, timeout_s: float, key: 
     `key` is the API key, where one is needed. Raises `NotAllowed` for a URL or a key that is none, `DosvocesError` when
     the service can't be reached or doesn't answer.
     """
-    parts = _address(url)
+    parts = split_address(url)
     if not key.isascii() or not key.isprintable():
         raise NotAllowed("the API key has characters that no key has; it begins with dv_live_ or dv_test_")
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
@@ -80,7 +80,7 @@ def no_address(url: str) -> NotAllowed:
     return NotAllowed(f"{url!r} is no address of a service; write http://127.0.0.1:8080")
 
 
-def _address(url: str) -> urllib.parse.SplitResult:
+def split_address(url: str) -> urllib.parse.SplitResult:
     """`url` in its parts, the host and the port such as can be asked for. Raises `NotAllowed`."""
     try:
         parts = urllib.parse.urlsplit(url if "//" in url else f"//{url}")

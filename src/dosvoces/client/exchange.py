@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import httpx
 from pydantic import TypeAdapter
 
-from dosvoces.client.contract import no_address
+from dosvoces.client.contract import no_address, split_address
 from dosvoces.client.problems import error_of
 from dosvoces.errors import NotAllowed
 from dosvoces.resources import ConnectionsView, ConnectionView, EventView, MailView
@@ -25,7 +25,6 @@ REPEATED = frozenset({503})
 TIMEOUT_S = 30.0
 MAX_WAIT_S = 60
 """Longest that the service holds an answer back, whatever `Prefer: wait` asks for."""
-HIGHEST_PORT = 65_535
 STREAM_TIMEOUT_S = 45.0
 """Silence after which a stream is opened anew: the service says something every 15 s."""
 
@@ -54,24 +53,17 @@ class Ask:
 
 def options(url: str, key: str) -> dict[str, Any]:
     """Of the HTTP client. Raises `NotAllowed` for a URL or a key that can't be one."""
-    if not _names_host(url):
+    split_address(url)
+    try:
+        named = url.startswith(("http://", "https://")) and httpx.URL(url).host != ""
+    except (httpx.InvalidURL, UnicodeError):
+        named = False
+    if not named:
         raise no_address(url)
     if not (key.isascii() and key.isprintable()):
         raise NotAllowed("the API key has characters that no key has; it begins with dv_live_ or dv_test_")
     headers = {"authorization": f"Bearer {key}"} if key else {}
     return {"base_url": url.rstrip("/"), "headers": headers, "timeout": TIMEOUT_S, "trust_env": False}
-
-
-def _names_host(url: str) -> bool:
-    """Whether a service can be asked for at `url`; httpx finds some of what is wrong only when it sends."""
-    try:
-        parts = httpx.URL(url)
-        # Also as it goes to the DNS, which takes no name with an empty label or one of more than 63 characters.
-        return (
-            parts.scheme in ("http", "https") and bool(parts.host.encode("idna")) and (parts.port or 0) <= HIGHEST_PORT
-        )
-    except (httpx.InvalidURL, UnicodeError):
-        return False
 
 
 def creation(members: Mapping[str, object], idempotency_key: str | None, wait_s: int | None) -> Ask:

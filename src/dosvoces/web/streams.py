@@ -148,7 +148,7 @@ class Streams:
         """The resource, as the last word: it has what no event has, the outcome."""
         view = connection_view(record, await self._records.statistics([record.id]), self._clock())
         return format_sse_event(
-            data_str=_CONNECTION.dump_json(view).decode(), event="connection", id=f"{record.id}-end"
+            data_str=_CONNECTION.dump_json(view, ensure_ascii=True).decode(), event="connection", id=f"{record.id}-end"
         )
 
 
@@ -237,7 +237,7 @@ async def _left(receive: Receive) -> None:
 def _events(entries: Iterable[Entry], types: Collection[str]) -> bytes:
     shown = (entry for entry in entries if not types or entry.event in types)
     return b"".join(
-        format_sse_event(data_str=_EVENT.dump_json(view).decode(), event=view.event, id=view.id)
+        format_sse_event(data_str=_EVENT.dump_json(view, ensure_ascii=True).decode(), event=view.event, id=view.id)
         for view in event_views(shown)
     )
 
