@@ -12,6 +12,7 @@ from dosvoces.dialplan import NumberRules
 from dosvoces.dialplan.hours import CallingHours, opening
 from dosvoces.errors import NotNow, NumberRefused, TooMany
 from dosvoces.keys import address_of
+from dosvoces.model import Order
 from dosvoces.store import ConnectionRecord
 from dosvoces.web.auth import Guard, Networks
 from dosvoces.web.origin import Origins
@@ -196,11 +197,32 @@ async def test_many_at_once_have_the_same_limits() -> None:
     """None of them is recorded yet when the last one is looked at."""
     door = Door(FakeConnector(gate=asyncio.Event()), per_number=2)
     asked = [asyncio.create_task(door.call(token=token(jti=f"call-{index:016}"))) for index in range(6)]
-    done, _ = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+    done, _ = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED, timeout=10)
+    assert done
     assert {answer.result().status_code for answer in done} == {429}
     assert door.connector.gate is not None
     door.connector.gate.set()
     assert sorted([answer.status_code for answer in await asyncio.gather(*asked)]) == [202] * 2 + [429] * 4
+
+
+async def test_a_second_click_before_the_first_is_recorded_is_the_same_call() -> None:
+    door, recorded = Door(per_number=1), asyncio.Event()
+    begin = door.connector.accept
+
+    async def accept(order: Order) -> None:
+        await recorded.wait()
+        await begin(order)
+        door.records.records[order.id] = replace(record_of(), phase="ringing_first", outcome=None)
+
+    door.connector.accept = accept  # type: ignore[method-assign]
+    asked = [asyncio.create_task(door.call()) for _ in range(2)]
+    await asyncio.wait(asked, timeout=0.1)
+    recorded.set()
+    assert [told(answer) for answer in await asyncio.gather(*asked)] == [
+        (202, {"state": "starting"}),
+        (200, {"state": "calling_visitor"}),
+    ]
+    assert len(door.connector.orders) == 1
 
 
 async def test_nobody_is_called_at_an_hour_that_is_not_one_for_both() -> None:

@@ -95,6 +95,8 @@ class Widget:
         self._etag = f'"{hashlib.sha256(self._module.encode()).hexdigest()[:32]}"'.encode()
         self._addresses = Hourly(terms.per_address)
         self._numbers = Hourly(terms.per_number)
+        self._beginning: set[str | None] = set()
+        """The keys of calls that are being recorded."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] == MODULE:
@@ -166,16 +168,20 @@ class Widget:
             return _refused(409, "used") if earlier.fingerprint != order.fingerprint else await self._progress(offer)
         if out_of_hours(self._rules.hours, order.first, order.second, now):
             return _refused(503, "closed", (b"retry-after", b"3600"))
+        if order.idempotency_key in self._beginning:
+            return await self._begin(order, offer)  # The second click, before the first is recorded.
         visitor = order.second if _agent_first(offer) else order.first
         if not (self._addresses.admits(peer, now) and self._numbers.admits(visitor.e164, now)):
             return _refused(429, "too_many", (b"retry-after", b"3600"))
         # Counted first: of many that come at once, none is taken yet when the last one is looked at.
         self._addresses.count(peer, now)
         self._numbers.count(visitor.e164, now)
+        self._beginning.add(order.idempotency_key)
         reply = None
         try:
             reply = await self._begin(order, offer)
         finally:
+            self._beginning.discard(order.idempotency_key)
             if reply is not _BEGUN:
                 self._addresses.take_back(peer, now)
                 self._numbers.take_back(visitor.e164, now)
