@@ -158,10 +158,12 @@ async def test_a_fault_after_many_runs_is_still_the_first(begin: Open) -> None:
     handler = Handler({"k1": [*[Again(0)] * 5, DeferredError("not now"), Again(0), DeferredError("not now")]})
     engine = await begin(handler)
     await engine.submit(WORK)
+    await handler.saw("k1", 6)
     await handler.saw("k1", 9)
     times = handler.at["k1"]
-    assert times[6] - times[5] < timedelta(seconds=4 * deferred_engine.FAULT_RETRY_S)
-    assert times[8] - times[7] < timedelta(seconds=4 * deferred_engine.FAULT_RETRY_S)
+    # By its runs it would be 32 s and 128 s.
+    assert times[6] - times[5] < timedelta(seconds=16 * deferred_engine.FAULT_RETRY_S)
+    assert times[8] - times[7] < timedelta(seconds=16 * deferred_engine.FAULT_RETRY_S)
 
 
 async def test_again_after_a_fault(begin: Open) -> None:

@@ -254,16 +254,16 @@ class Dispatcher:
     async def _sweep_waiting(self) -> None:
         """Submit what waits in the record: it was recorded here, or on a node that died before it could submit it."""
         while self._recorded:
+            engine = await self._opening()
             connection_id, not_before = self._recorded.popleft()
-            await (await self._opening()).submit(waiting.work_of(connection_id, not_before))
+            try:
+                await engine.submit(waiting.work_of(connection_id, not_before))
+            except DeferredError:
+                self._recorded.appendleft((connection_id, not_before))
+                raise
             self._submitted.add(connection_id)
         # All of them in turn: a thousand that find no room must not hide those behind them.
         found = await self._store.waiting.waiting(limit=10 * BATCH, after=self._waited_to)
-        self._waited_to = found[-1] if len(found) == 10 * BATCH else None
-        self._seen_waiting |= {each.id for each in found}
-        if self._waited_to is None:
-            self._submitted &= self._seen_waiting
-            self._seen_waiting = set()
         for each in found:
             work = waiting.work_of(each.id, each.not_before)
             if each.id not in self._submitted:
@@ -271,6 +271,11 @@ class Dispatcher:
                 self._submitted.add(each.id)
             elif each.not_before is None or each.not_before < self._now() - OVERDUE:
                 await self._resubmit(work)
+        self._waited_to = found[-1] if len(found) == 10 * BATCH else None
+        self._seen_waiting |= {each.id for each in found}
+        if self._waited_to is None:
+            self._submitted &= self._seen_waiting
+            self._seen_waiting = set()
 
     async def _sweep_counts(self) -> None:
         """Without the engine, which isn't open where there is no work for it: whatever is counted gets old."""
