@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import urllib.request
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ import pytest
 
 from dosvoces import __version__
 from dosvoces.capture import Capture, Captured, pack
-from dosvoces.cli import main
+from dosvoces.cli import calls, main
 from dosvoces.cli.calls import CONTRACT_FIELDS
 from dosvoces.client import service_url
 from dosvoces.demo import REQUEST
@@ -26,6 +27,7 @@ from dosvoces.mail import Mail
 from dosvoces.model import ConnectionId
 from dosvoces.store.sql import open_store
 from dosvoces.testing import an_order
+from dosvoces.web import fields as contract_fields
 
 DOSVOCES = (sys.executable, "-c", "import sys; from dosvoces.cli import main; sys.exit(main())")
 
@@ -244,11 +246,16 @@ def test_check_tells_wrong_settings_as_findings(capsys: pytest.CaptureFixture[st
     ]
 
 
-def test_check_looks_at_the_secrets_files(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
-    (folder / "dosvoces.toml").write_text('[mail]\nurl_file = "mail.url"\n')
-    (folder / "mail.url").write_text("inbox:")
-    (folder / "mail.url").chmod(0o644)
-    assert "every account of this machine can read mail.url, which is [mail] url_file\n" in said(capsys, "check")[1]
+def test_check_looks_at_the_secrets_files(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    with tempfile.TemporaryDirectory(prefix="dosvoces-open-") as made:
+        folder = Path(made)
+        folder.chmod(0o755)  # Everybody may enter it; nobody else may those of pytest.
+        monkeypatch.chdir(folder)
+        (folder / "dosvoces.toml").write_text('[mail]\nurl_file = "mail.url"\n')
+        (folder / "mail.url").write_text("inbox:")
+        (folder / "mail.url").chmod(0o644)
+        told = said(capsys, "check")[1]
+    assert "every account of this machine can read mail.url, which is [mail] url_file\n" in told
 
 
 # --- call ---
@@ -340,6 +347,10 @@ def test_call_to_what_is_no_address_says_so(capsys: pytest.CaptureFixture[str], 
     fields = ("--firstnumber", "+34600000011", "--secondnumber", "+34960000022", "--email", "a@example.com")
     expected = f"dosvoces: {url!r} is no address of a service; write http://127.0.0.1:8080\n"
     assert said(capsys, "call", "--url", url, *fields) == (1, "", expected)
+
+
+def test_an_interval_is_waited_for_as_long_as_it_may_be() -> None:
+    assert calls.MAX_INTERVAL_S == contract_fields.MAX_INTERVAL_S
 
 
 @pytest.mark.parametrize("interval", [99999999999999999999, -99999])

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import socket
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -284,9 +285,18 @@ def test_a_readable_file_with_a_secret_is_a_warning(tmp_path: Path, text: str, h
     assert [f.level for f in doctor._configuration(file)] == [Level.OK]
 
 
-def test_a_readable_file_of_a_secret_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """That everybody may enter, which those of pytest aren't."""
+    with tempfile.TemporaryDirectory(prefix="dosvoces-open-") as made:
+        folder = Path(made)
+        folder.chmod(0o755)
+        yield folder
+
+
+def test_a_readable_file_of_a_secret_is_a_warning(open_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that `dosvoces.toml` names, beside it, and those of the environment, which go from here."""
-    here, etc = tmp_path / "here", tmp_path / "etc"
+    here, etc = open_folder / "here", open_folder / "etc"
     here.mkdir()
     etc.mkdir()
     monkeypatch.chdir(here)
@@ -305,8 +315,8 @@ def test_a_readable_file_of_a_secret_is_a_warning(tmp_path: Path, monkeypatch: p
         )
         for file, where in (("mail", "[mail] url_file"), (trunk, '[[trunks]] password_file (trunk "main")'))
     ]
+    here.chmod(0o700)  # Nobody else comes as far as the file.
     trunk.chmod(0o640)
-    mail.chmod(0o600)
     assert list(doctor._secret_files(config, environ)) == []
 
 

@@ -88,13 +88,20 @@ def _configuration(file: Path | None) -> Iterator[Finding]:
 def _secret_files(file: Path | None, environ: Mapping[str, str]) -> Iterator[Finding]:
     """The same for secrets that have a file of their own, which `umask` leaves to be read by all."""
     for where, secret in secret_files(file, environ):
-        if secret.stat().st_mode & stat.S_IROTH:
+        # What a container's runtime mounts read-only can't be changed, and nobody else is in there.
+        if _open_to_all(secret) and not os.statvfs(secret).f_flag & os.ST_RDONLY:
             yield Finding(
                 Level.WARNING,
                 "configuration",
                 f"every account of this machine can read {secret}, which is {where}",
                 f"chmod 600 {secret}, and chown it to the service's account",
             )
+
+
+def _open_to_all(file: Path) -> bool:
+    """Whether everybody can read it: every folder on the way must let them through, too."""
+    file = file.resolve()
+    return bool(file.stat().st_mode & stat.S_IROTH) and all(each.stat().st_mode & stat.S_IXOTH for each in file.parents)
 
 
 def _clock(now: float) -> Iterator[Finding]:
