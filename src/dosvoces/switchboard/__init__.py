@@ -19,7 +19,7 @@ from dosvoces import telemetry
 from dosvoces.carriers import Carrier
 from dosvoces.core import Answer, Connection, Terms
 from dosvoces.crashpoints import reached
-from dosvoces.errors import AlreadyRecorded, LimitReached, NotAllowed, NotNow, StoreError
+from dosvoces.errors import AlreadyRecorded, DosvocesError, LimitReached, NotAllowed, NotNow, StoreError
 from dosvoces.events import Cancel, Event, LostAtRestart, Started
 from dosvoces.journal import entry_of
 from dosvoces.mail import Mail, Mailbox
@@ -300,7 +300,7 @@ class Switchboard:
             live.unschedule()
         for task in list(self._parts.tasks):
             task.cancel()
-            with suppress(asyncio.CancelledError):
+            with suppress(asyncio.CancelledError, DosvocesError):
                 await task
 
     # --- the carrier's listener ---
