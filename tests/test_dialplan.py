@@ -125,6 +125,7 @@ def test_no_country_s_own_numbers_are_taken_for_that() -> None:
         if (example := example_number_for_type(region, kind)) is not None
     ]
     assert [text for text in examples if as_e164(text) is None] == []
+    assert as_e164("+378886377") == "+378886377"  # San Marino, to which an area code is added
     assert len(examples) > 500
     assert [text for text in examples if code(text, everywhere) == "format"] == []
 

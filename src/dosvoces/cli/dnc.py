@@ -114,7 +114,10 @@ def e164(text: str) -> str:
 
     number = as_e164(text)
     if number is None:
-        raise DosvocesError(f"{text[:32]!r} is no international number; write +34600000011")
+        raise DosvocesError(
+            f"{text[:32]!r} is no international number; write +34600000011, and no digit that is dialled only inside "
+            "a country: +49 30 …, not +49 (0)30 …"
+        )
     return number
 
 

@@ -270,7 +270,8 @@ def _has_trunk_prefix(code: str, national: str) -> bool:
         parsed = parse(f"+{code}{national}")
     except NumberParseException:
         return False  # Its length is judged elsewhere.
-    return national_significant_number(parsed) != national
+    # Shorter: to numbers of San Marino something is added.
+    return len(national_significant_number(parsed)) < len(national)
 
 
 def _calling_code(international: str) -> str | None:
