@@ -92,10 +92,10 @@ def _read_toml(file: Path) -> dict[str, Any]:
         why = "it is a folder: remove it and put a file in its place, the one that a container mounts before it starts"
         raise InvalidSettings(str(file), [why]) from error
     except OSError as error:
-        if file.is_symlink() and not file.exists():
+        why = f"it can't be read: {error.strerror}"
+        if isinstance(error, FileNotFoundError) and file.is_symlink():
             why = f"it is a link to {file.readlink()}, which is not there: make that file, or remove the link"
-            raise InvalidSettings(str(file), [why]) from error
-        raise InvalidSettings(str(file), [f"it can't be read: {error.strerror}"]) from error
+        raise InvalidSettings(str(file), [why]) from error
     except UnicodeDecodeError as error:
         raise InvalidSettings(str(file), ["it is not UTF-8 text"]) from error
     try:
