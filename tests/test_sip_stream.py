@@ -133,3 +133,22 @@ def test_only_who_has_answered_before_is_missed() -> None:
     assert pulse.dead
     pulse.message()
     assert not pulse.dead
+
+
+def test_who_pings_and_answers_no_ping_is_not_missed() -> None:
+    pulse = Pulse()
+    for _ in range(3):
+        pulse.ping()
+        pulse.line_break()
+        pulse.line_break()
+    pulse.ping()
+    assert not pulse.dead
+
+
+def test_who_pings_and_answers_is_missed() -> None:
+    pulse = Pulse()
+    pulse.ping()
+    for _ in range(3):
+        pulse.line_break()
+    pulse.ping()
+    assert pulse.dead

@@ -129,23 +129,27 @@ class Framer:
 class Pulse:
     """Who has pinged whom on one connection (RFC 5626 §4.4.1)."""
 
-    __slots__ = ("_answers", "_half", "_waits")
+    __slots__ = ("_answers", "_breaks", "_half", "_waits")
 
     def __init__(self) -> None:
         self._answers = False
+        self._breaks = 0
+        """Line breaks since our last ping: an odd number holds a pong, an even one the peer's own pings alone."""
         self._half = False
         self._waits = False
 
     def ping(self) -> bytes:
         """What to send now to hear whether the peer is there."""
+        self._answers = self._answers or self._breaks % 2 == 1
+        self._breaks = 0
         self._waits = True
         return PING
 
     def line_break(self) -> bytes:
         """A line break came; what to send back."""
+        self._breaks += 1
         if self._waits:
             self._waits = self._half = False
-            self._answers = True
             return b""
         self._half = not self._half
         return b"" if self._half else PONG
