@@ -144,6 +144,22 @@ def test_no_such_service_is_said_by_a_dot() -> None:
     assert not caught.value.temporary
 
 
+def test_a_dot_for_one_transport_leaves_the_others() -> None:
+    zone = {
+        ("_sip._udp.example.com", "SRV"): srv(Srv(0, 0, 0, ".")),
+        ("_sips._tcp.example.com", "SRV"): ONE_SRV,
+        ("one.example.com", "A"): a("192.0.2.1"),
+    }
+    assert hops(Target(NAME), zone, transports=("udp", "tcp", "tls")) == (Hop("192.0.2.1", 5070, "tls", NAME),)
+
+
+def test_a_dot_for_one_transport_and_no_others_is_final() -> None:
+    zone = {("_sip._udp.example.com", "SRV"): srv(Srv(0, 0, 0, ".")), (NAME, "A"): a("192.0.2.9")}
+    with pytest.raises(ResolveError, match="no such service") as caught:
+        found(Target(NAME), zone)
+    assert not caught.value.temporary
+
+
 def test_a_target_without_an_address_is_left_out() -> None:
     zone = {
         ("_sip._udp.example.com", "SRV"): srv(Srv(1, 0, 5060, "gone.example.com"), Srv(2, 0, 5060, "one.example.com")),

@@ -173,18 +173,23 @@ def _by_srv(
     """The servers of the first name that has any; `None` where no name has."""
     queries = {Query(name, "SRV"): transport for name, transport in wanted}
     answers = yield tuple(queries)
+    denied = ""
     for query, transport in queries.items():
         answer = answers[query]
         records = [record for record in answer.records if isinstance(record, Srv)]
         if not records:
             continue
         if all(record.target in ("", ".") for record in records):
-            raise ResolveError(f"{query.name} says that there is no such service", temporary=False)
+            # RFC 2782: not by this transport; another one's name may have servers.
+            denied = denied or query.name
+            continue
         return (yield from _servers(target, transport, records, answer.ttl_s, families))
     failures = [f"{query.name}: {answers[query].failure}" for query in queries if answers[query].failure]
     if failures:
         # The name's own address may be a web server's; rather ask again than call there.
         raise ResolveError(f"{'; '.join(failures)} (with a port in the URI no SRV is asked for)", temporary=True)
+    if denied:
+        raise ResolveError(f"{denied} says that there is no such service", temporary=False)
     return None
 
 
