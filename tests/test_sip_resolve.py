@@ -8,7 +8,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dosvoces.sip.api import Hop
-from dosvoces.sip.resolve import Answer, Located, Naptr, Place, Query, ResolveError, Srv, Target, locate, ordered
+from dosvoces.sip.resolve import (
+    PARTIAL_TTL_S,
+    Answer,
+    Located,
+    Naptr,
+    Place,
+    Query,
+    ResolveError,
+    Srv,
+    Target,
+    locate,
+    ordered,
+)
 
 Zone = dict[tuple[str, str], Answer]
 ALL = ("tls", "tcp", "udp")
@@ -167,6 +179,34 @@ def test_a_target_without_an_address_is_left_out() -> None:
     }
     located, _asked = found(Target(NAME, transport="udp"), zone)
     assert located == Located((Place((Hop("192.0.2.1", 5060, "udp", NAME),), 2, 0),), 7)
+
+
+@pytest.mark.parametrize(
+    ("unanswered", "hosts"),
+    [
+        (("two.example.com", "A"), ["192.0.2.1"]),
+        (("two.example.com", "AAAA"), ["192.0.2.1", "192.0.2.2"]),
+        (("_sips._tcp.example.com", "SRV"), ["192.0.2.1", "192.0.2.2"]),
+    ],
+)
+def test_what_was_answered_in_part_is_asked_again_soon(unanswered: tuple[str, str], hosts: list[str]) -> None:
+    zone = {
+        ("_sip._tcp.example.com", "SRV"): srv(
+            Srv(1, 0, 5060, "one.example.com"), Srv(2, 0, 5060, "two.example.com"), ttl_s=3600
+        ),
+        ("one.example.com", "A"): a("192.0.2.1", ttl_s=3600),
+        ("two.example.com", "A"): a("192.0.2.2", ttl_s=3600),
+    }
+    assert found(Target(NAME), zone, families=("A", "AAAA"))[0].ttl_s == 3600
+    zone[unanswered] = Answer(failure="SERVFAIL")
+    located, _asked = found(Target(NAME), zone, families=("A", "AAAA"))
+    assert [hop.host for hop in ordered(located.places, lambda most: 0)] == hosts
+    assert located.ttl_s == PARTIAL_TTL_S
+
+
+def test_a_name_of_which_one_family_is_unanswered_is_asked_again_soon() -> None:
+    zone = {(NAME, "A"): a("192.0.2.1", ttl_s=3600), (NAME, "AAAA"): Answer(failure="SERVFAIL")}
+    assert found(Target(NAME, 5060), zone, families=("A", "AAAA"))[0].ttl_s == PARTIAL_TTL_S
 
 
 @pytest.mark.parametrize(("failure", "temporary"), [("", False), ("SERVFAIL", True)])

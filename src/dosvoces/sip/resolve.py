@@ -14,6 +14,7 @@ from .uri import DEFAULT_PORT, DEFAULT_TLS_PORT, literal
 
 MAX_TARGETS = 16  # SRV records that are followed
 MAX_ADDRESSES = 8  # of one name
+PARTIAL_TTL_S = 60.0  # at most, where the DNS left some questions unanswered and the rest was enough
 
 
 class Target(NamedTuple):
@@ -183,7 +184,7 @@ def _by_srv(
             # RFC 2782: not by this transport; another one's name may have servers.
             denied = denied or query.name
             continue
-        return (yield from _servers(target, transport, records, answer.ttl_s, families))
+        return (yield from _servers(target, transport, records, _good_s(answer.ttl_s, answers), families))
     failures = [f"{query.name}: {answers[query].failure}" for query in queries if answers[query].failure]
     if failures:
         # The name's own address may be a web server's; rather ask again than call there.
@@ -208,7 +209,7 @@ def _servers(
             ttl_s = min(ttl_s, good_s)
     if not places:
         raise _no_address(", ".join(names), answers)
-    return Located(tuple(places), ttl_s)
+    return Located(tuple(places), _good_s(ttl_s, answers))
 
 
 def _by_address(
@@ -218,7 +219,9 @@ def _by_address(
     found, ttl_s = _addresses(target.host, answers, families)
     if not found:
         raise _no_address(target.host, answers)
-    return Located((Place(tuple(Hop(address, port, transport, target.host) for address in found)),), ttl_s)
+    return Located(
+        (Place(tuple(Hop(address, port, transport, target.host) for address in found)),), _good_s(ttl_s, answers)
+    )
 
 
 def _addresses(name: str, answers: Answers, families: Sequence[str]) -> tuple[list[str], float]:
@@ -231,6 +234,11 @@ def _addresses(name: str, answers: Answers, families: Sequence[str]) -> tuple[li
             found += addresses[:MAX_ADDRESSES]
             ttl_s = min(ttl_s, answer.ttl_s)
     return found, ttl_s
+
+
+def _good_s(ttl_s: float, answers: Answers) -> float:
+    """How long this is good: not for long where a server may be missing from it."""
+    return min(ttl_s, PARTIAL_TTL_S) if any(answer.failure for answer in answers.values()) else ttl_s
 
 
 def _no_address(names: str, answers: Answers) -> ResolveError:
