@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dosvoces.sip import agent as agent_module
 from dosvoces.sip import stun
 from dosvoces.sip.agent import Agent
 from dosvoces.sip.api import Address
@@ -109,3 +110,20 @@ async def test_a_server_that_has_no_address() -> None:
     assert await public.first(5) is None
     assert public.problem not in ("", "no answer yet")
     await agent.close()
+
+
+async def test_a_server_whose_name_is_no_longer_found_is_asked_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with StunServer.open() as server:
+        agent = await Agent.open(bind=(HOST, 0))
+        public = agent.learn_public_address(("localhost", server.address[1]), lambda address: None, interval_s=0.02)
+        assert await public.first(5) == ("203.0.113.7", 40_000)
+
+        async def not_found(host: str, port: int, family: int) -> Address:
+            raise OSError("Temporary failure in name resolution")
+
+        monkeypatch.setattr(agent_module, "_resolve", not_found)
+        for _ in range(3):
+            server.asked.clear()
+            await asyncio.wait_for(server.asked.wait(), 5)
+        assert public.problem == ""
+        await agent.close()

@@ -30,7 +30,8 @@ class PublicAddress:
         interval_s: float = INTERVAL_S,
     ) -> None:
         """
-        `server` finds the STUN server and may raise `OSError`; `send` sends a datagram from the SIP socket.
+        `server` finds the STUN server and may raise `OSError`; then the one found last is asked, if there is any.
+        `send` sends a datagram from the SIP socket.
 
         `changed` is told of the first address and of each other one.
         """
@@ -97,7 +98,12 @@ class PublicAddress:
 
     async def _question(self) -> bytes:
         loop = asyncio.get_running_loop()
-        self._asked = await self._server()
+        try:
+            self._asked = await self._server()
+        except OSError:
+            if self._asked is None:
+                raise
+            # The mapping must be kept open all the same: the server is where it was last.
         self._transaction = secrets.token_bytes(stun.TRANSACTION_BYTES)
         self._answer = loop.create_future()
         try:
