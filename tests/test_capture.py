@@ -125,6 +125,8 @@ def test_a_ring_is_bounded_in_bytes_too() -> None:
             "6629fae4",
         ),
         ('Proxy-Authorization: Digest response = "abc", cnonce="top"', "top"),
+        ('Authentication-Info: qop=auth, rspauth="6629fae49393a05397450978507c4ef1", nc=00000001', "6629fae4"),
+        ('Proxy-Authentication-Info: rspauth="6629fae4", cnonce="0a4f113b"', "0a4f113b"),
         ("a=crypto:1 AES_CM_128_HMAC_SHA1_80 inline:d0RmdmcmVCspeEc3QGZiNWpVLFJhQX1cfHAwJSoj|2^20", "d0Rmdm"),
     ],
 )

@@ -79,10 +79,10 @@ class Ring:
         return Capture(tuple(self._messages), self.dropped, tuple(self.packets))
 
 
-# What whoever sees a capture must not read: from a digest's answer the password can be guessed (RFC 7616 §5.10), and an
-# SDES key opens the audio (RFC 4568 §6.1).
+# What whoever sees a capture must not read: from a digest's answer the password can be guessed (RFC 7616 §5.10), from
+# the server's own (`rspauth`, §3.5) too, and an SDES key opens the audio (RFC 4568 §6.1).
 _SECRETS = (
-    re.compile(rb'(\b(?:response|cnonce)\s*=\s*)("[^"\r\n]*"|[^\s,;]+)', re.IGNORECASE),
+    re.compile(rb'(\b(?:response|rspauth|cnonce)\s*=\s*)("[^"\r\n]*"|[^\s,;]+)', re.IGNORECASE),
     re.compile(rb"(\binline:)([A-Za-z0-9+/=]+)", re.IGNORECASE),
 )
 
@@ -91,7 +91,7 @@ def redacted(data: bytes) -> bytes:
     """`data` of the same length with every secret in it crossed out, so that lengths and offsets stay true."""
     # Nearly no message has any, and this looks seven times as fast as one expression that ignores case.
     lower = data.lower()
-    if b"authorization" not in lower and b"inline:" not in lower:
+    if b"authorization" not in lower and b"authentication-info" not in lower and b"inline:" not in lower:
         return data
     for secret in _SECRETS:
         data = secret.sub(_cross_out, data)
