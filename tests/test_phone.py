@@ -17,6 +17,7 @@ from dosvoces.phone import (
     PhoneBehaviour,
     PhoneEvent,
     PhoneEventKind,
+    Window,
     run_phone,
 )
 from dosvoces.phone.call import even_socket, user_part
@@ -199,6 +200,21 @@ async def test_hold_and_resume() -> None:
         "held by the other side",
         "resumed by the other side",
     ]
+
+
+async def test_a_change_of_codec_changes_what_it_sends() -> None:
+    async with called(PhoneBehaviour(answer_after_s=0, tone_hz=1000)) as (phone, caller):
+        caller.dial(phone)
+        await soon(caller.answer)
+        await caller.change(sdp.offer("127.0.0.1", caller.socket.getsockname()[1], [sdp.PCMU], session_id=1, version=2))
+        loop, ear = asyncio.get_running_loop(), Ear((440, 1000))
+        windows: list[Window] = []
+        while not windows:
+            received = rtp.parse(await asyncio.wait_for(loop.sock_recv(caller.socket, 2_048), LIMIT_S))
+            if received.payload_type == sdp.PCMU.payload_type:
+                windows += ear.take("PCMU", received, 0.0)
+    # Taken for the other law, the tone would be some 12 dB louder.
+    assert windows[0].levels_dbm0[1] == pytest.approx(PhoneBehaviour().tone_dbm0, abs=0.5)
 
 
 async def test_a_change_that_cannot_be_is_refused() -> None:

@@ -41,18 +41,23 @@ def tone_frames(codec: str, frequency_hz: int | None, tone_dbm0: float) -> tuple
 class Source:
     """One RTP stream: a tone or silence, with keys in between. Each `packet` is 20 ms of it."""
 
-    __slots__ = ("_at", "_events", "_frames", "_key_began", "_marker", "_sequence", "_ssrc", "_timestamp")
+    __slots__ = ("_at", "_events", "_frames", "_key_began", "_marker", "_sequence", "_ssrc", "_timestamp", "_tone")
 
     def __init__(
         self, codec: str, *, frequency_hz: int | None, tone_dbm0: float, ssrc: int, sequence: int, timestamp: int
     ) -> None:
         """`codec` is `PCMA` or `PCMU`; the last three should be random (RFC 3550 §5.1)."""
-        self._frames = tone_frames(codec, frequency_hz, tone_dbm0)
+        self._tone = frequency_hz, tone_dbm0
+        self.speak(codec)
         self._at = 0
         self._ssrc, self._sequence, self._timestamp = ssrc, sequence, timestamp
         self._marker = True
         self._events: deque[rtp.TelephoneEvent | None] = deque()
         self._key_began = 0
+
+    def speak(self, codec: str) -> None:
+        """Go on in `codec`, `PCMA` or `PCMU`, from the next packet on."""
+        self._frames = tone_frames(codec, *self._tone)
 
     def press(self, keys: str) -> None:
         """

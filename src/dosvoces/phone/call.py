@@ -272,6 +272,8 @@ class PhoneCall(CallHandler):
             )
             self._due = self._loop.time()
             self._tick()
+        else:
+            self._source.speak(chosen.codec.name)
         if chosen.held != self.held:
             self.held = chosen.held
             kind = PhoneEventKind.HELD if chosen.held else PhoneEventKind.RESUMED
