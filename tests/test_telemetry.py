@@ -106,6 +106,15 @@ def test_in_a_terminal_a_peers_line_break_begins_no_line() -> None:
         ("to 0034600000011, now", "to 003460•••011, now"),
         ("sip:34600000011@198.51.100.7:5060", "sip:346000•••011@198.51.100.7:5060"),
         ("<sip:+34600000011@sip.example.com>", "<sip:+34600•••011@sip.example.com>"),
+        ("SIP:600000011@trunk", "SIP:•••@trunk"),
+        ("<sips:%2b34600000011@[::1]>", "<sips:+34600•••011@[::1]>"),
+        ("sip:600000011;npdi:5@trunk", "sip:•••;npdi:5@trunk"),
+        ("sip:trunk:5060, sip:198.51.100.7:5060;lr", "sip:trunk:5060, sip:198.51.100.7:5060;lr"),
+        ("sip:198.51.100.7, <sip:ana@trunk>", "sip:198.51.100.7, <sip:ana@trunk>"),
+        ("tel:600000011;phone-context=+34", "tel:•••;phone-context=+34"),
+        ("<tel:+34-600-000-011>", "<tel:+34600•••011>"),
+        ("to +34 600 000 011, +34 (600) 00-00-11.", "to +34600•••011, +34600•••011."),
+        ("1 + 2 = 3 at 04:12:55 +0000", "1 + 2 = 3 at 04:12:55 +0000"),
         ("Ana <ana@example.com>", "Ana <a•••@example.com>"),
         ("01kan6s4qk0034600000011abc-a", "01kan6s4qk0034600000011abc-a"),
         ("2026-11-23T04:12:55.001234+00:00", "2026-11-23T04:12:55.001234+00:00"),
@@ -115,6 +124,7 @@ def test_in_a_terminal_a_peers_line_break_begins_no_line() -> None:
 )
 def test_what_is_masked_and_what_is_not(value: str, expected: str) -> None:
     assert telemetry.mask(value) == expected
+    assert telemetry.mask(expected) == expected
 
 
 def test_nested_values_are_masked_and_deep_ones_end() -> None:

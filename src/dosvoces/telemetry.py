@@ -64,10 +64,12 @@ NUMBER_KEYS = frozenset({"number", "first", "second", "caller_id", "firstnumber"
 """Keys whose value is a number or an address in whatever form: masked by the wider rule."""
 
 # Narrower than `model.mask_text`: ids, timestamps and ports are digits too and must stay readable.
-_E164 = re.compile(r"(?<![\w+])(?:\+|00)[1-9]\d{6,14}(?!\w)")
+# A `+` is in none of those, so that a number that begins with one may be written in groups.
+_E164 = re.compile(r"(?<![\w+])(?:\+[1-9](?:[ .()-]{0,2}\d){6,14}|00[1-9]\d{6,14})(?!\w)")
 _EMAIL = re.compile(r"[^\s<>\"'=:;,/]+@[^\s<>\"'@:;,/]+\.[^\s<>\"'@:;,/]+")
-# A number in a SIP URI has no `+` with some carriers; the user part is a party all the same.
-_SIP_USER = re.compile(r"(?<=sip:)[^\s@;>]+(?=@)|(?<=sips:)[^\s@;>]+(?=@)")
+# A number in a URI has no `+` with some carriers, or an escaped one, or parameters; it is a party all the same.
+_URI_NUMBER = re.compile(r"\b(tel:|sips?:(?=[^\s@,>]{1,256}@))((?:\+|%2B)?\d[\d().-]*+)(?![\w•])", re.IGNORECASE)
+_NO_NUMBER = re.compile(r"[^\d+]")
 CHATTY = ("uvicorn.error", "alembic", "httpx")
 """They tell of their own start, or of each request with its URL, which may be a secret; at level debug they may."""
 MAX_DEPTH = 4  # of nested values; deeper ones are shown as text
@@ -75,12 +77,18 @@ MAX_DEPTH = 4  # of nested values; deeper ones are shown as text
 
 def mask(value: str) -> str:
     """`value` with the phone numbers and e-mail addresses in it masked, everything else as it is."""
+    if ":" in value:
+        value = _URI_NUMBER.sub(lambda m: m[1] + _masked_number(m[2]), value)
     if "@" in value:
-        value = _SIP_USER.sub(lambda m: mask_number(m[0]) if m[0].lstrip("+").isdigit() else m[0], value)
         value = _EMAIL.sub(lambda m: m[0] if "•" in m[0] else mask_email(m[0]), value)
     if "+" in value or "00" in value:
-        value = _E164.sub(lambda m: mask_number(m[0]), value)
+        value = _E164.sub(lambda m: _masked_number(m[0]), value)
     return value
+
+
+def _masked_number(written: str) -> str:
+    """Of a number as it is written, in groups or with an escaped `+`."""
+    return mask_number(_NO_NUMBER.sub("", written.upper().replace("%2B", "+")))
 
 
 def configure(log: Log, stream: TextIO | None = None) -> None:
