@@ -66,7 +66,8 @@ NUMBER_KEYS = frozenset({"number", "first", "second", "caller_id", "firstnumber"
 # Narrower than `model.mask_text`: ids, timestamps and ports are digits too and must stay readable.
 # A `+` is in none of those, so that a number that begins with one may be written in groups.
 _E164 = re.compile(r"(?<![\w+])(?:\+[1-9](?:[ .()-]{0,2}\d){6,14}|00[1-9]\d{6,14})(?!\w)")
-_EMAIL = re.compile(r"[^\s<>\"'=:;,/]+@[^\s<>\"'@:;,/]+\.[^\s<>\"'@:;,/]+")
+# It begins where a word does: a long text without blanks must not be read once for each of its letters.
+_EMAIL = re.compile(r"(?<![^\s<>\"'=:;,/])[^\s<>\"'=:;,/]+@[^\s<>\"'@:;,/]+\.[^\s<>\"'@:;,/]+")
 # A number in a URI has no `+` with some carriers, or an escaped one, or parameters; it is a party all the same.
 _URI_NUMBER = re.compile(r"\b(tel:|sips?:(?=[^\s@,>]{1,256}@))((?:\+|%2B)?\d[\d().-]*+)(?![\w•])", re.IGNORECASE)
 _NO_NUMBER = re.compile(r"[^\d+]")
