@@ -178,6 +178,19 @@ async def test_an_export_has_every_row_and_no_stranger(store: SqlStore, record_u
     assert "bruno" not in str(found).lower()
 
 
+async def test_who_had_more_than_a_thousand_calls_is_shown_and_forgotten(store: SqlStore, record_url: str) -> None:
+    """An agent's number is in every call of a lead."""
+    many = range(10, 1_060)
+    for number in many:
+        order = about(number, NUMBER, EMAIL, NAME)
+        await store.record(order)
+        await store.settle(order.id, Connection(Terms()), Outcome.FIRST_BUSY, at=T0)
+    database = open_database(record_url)
+    assert len(known_of(database, Person(NUMBER), by="test")["connection"]) == len(many) + 2
+    assert forget(database, Person(NUMBER), by="test") == len(many) + 2
+    assert (await store.mails(limit=10))[0].recipient == OTHERS[1]
+
+
 async def test_who_is_unknown_leaves_all_as_it_was(store: SqlStore, record_url: str) -> None:
     assert forget(open_database(record_url), Person("+34600111000"), by="test") == 0
     assert await store.connection(about(1, NUMBER, EMAIL, NAME).id) is not None
