@@ -178,6 +178,60 @@ async def test_an_export_has_every_row_and_no_stranger(store: SqlStore, record_u
     assert "bruno" not in str(found).lower()
 
 
+@pytest.mark.parametrize(
+    ("person", "other"),
+    [
+        (("+4930123456", "ana@example.org"), ("+49301234567", "juliana@example.org")),
+        (("+12125551234", "ana@example.com"), ("+5212125551234", "ana@example.com.mx")),
+    ],
+)
+async def test_whose_number_or_address_is_a_part_of_anothers_is_another(
+    store: SqlStore, record_url: str, person: tuple[str, str], other: tuple[str, str]
+) -> None:
+    await lived(store, about(4, *person, "Ana"))
+    await lived(store, about(5, *other, "Juliana"))
+    database = open_database(record_url)
+    for who in map(Person, person):
+        assert "Juliana" not in str(known_of(database, who, by="test"))
+        assert forget(database, who, by="test") == 1
+    left = await store.connection(about(5, *other, "Juliana").id)
+    assert left is not None
+    assert (left.first, left.email, left.lead["property_name"]) == (*other, "Casa de Juliana")
+    assert other[1] in {mail.recipient for mail in await store.mails(limit=10)}
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("ana@example.org", True),
+        ("escríbele a ANA@example.org.", True),
+        ("https://example.com/?para=juan%2Cana@example.org&x=1", True),
+        ("<mailto:ana@example.org>", True),
+        ('{"nota": "Avisa a\\nana@example.org"}', True),
+        ("a...ana@example.org", True),
+        ("juliana@example.org", False),
+        ("ana@example.org.mx", False),
+        ("m.ana@example.org", False),
+    ],
+)
+def test_an_address_is_found_in_a_text(text: str, named: bool) -> None:
+    assert Person("ana@example.org").stands_in(text) is named
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("sip:+34611222333@x", True),
+        ("0034611222333", True),
+        ("9934611222333", True),
+        ("+5234611222333", False),
+        ("+346112223334", False),
+    ],
+)
+def test_a_number_is_found_in_a_text(text: str, named: bool) -> None:
+    assert Person(NUMBER).stands_in(text) is named
+
+
 async def test_who_had_more_than_a_thousand_calls_is_shown_and_forgotten(store: SqlStore, record_url: str) -> None:
     """An agent's number is in every call of a lead."""
     many = range(10, 1_060)

@@ -95,6 +95,10 @@ ID_CHARS = 26
 """Of a connection's id."""
 
 _E164 = re.compile(r"\+[1-9]\d{6,14}", re.ASCII)
+_BEFORE_NUMBER = "".join(rf"(?<!\+\d{{{digits}}})" for digits in range(1, 5))
+"""No country code before it; what is dialled ahead of it, 00 or a trunk's own digits, may stand there."""
+_BEFORE_ADDRESS = r"(?:(?<!\w)(?<!\w[.+%-])|(?<=%[0-9a-f]{2})|(?<=\\[nrt]))"
+"""No more of an address; what a link or JSON has escaped may stand there."""
 _STATUS = re.compile(r"[1-6]\d\d(?!\d)", re.ASCII)
 
 
@@ -113,6 +117,12 @@ class Person:
     @property
     def is_number(self) -> bool:
         return self.value.startswith("+")
+
+    def stands_in(self, text: str) -> bool:
+        """Whether `text` names them, and not somebody whose longer number or address theirs is a part of."""
+        this = re.escape(self.needle)
+        whole = rf"{_BEFORE_NUMBER}{this}(?!\d)" if self.is_number else rf"{_BEFORE_ADDRESS}{this}(?![\w-]|\.\w)"
+        return re.search(whole, text, re.IGNORECASE | re.ASCII) is not None
 
 
 def person_of(text: str) -> Person:
@@ -161,8 +171,8 @@ def forget(database: Database, person: Person, *, by: str) -> int:
         for table in metadata.sorted_tables:
             _erase(db, table, ids)
         _rename(db, person)
-        db.execute(delete(mail).where(or_(_is_about(ids), _holds(mail.c.recipient, person))))
-        db.execute(delete(spent).where(_holds(spent.c.counter, person)))
+        db.execute(delete(mail).where(or_(_is_about(ids), _is(mail.c.recipient, person))))
+        db.execute(delete(spent).where(_counts(person)))
         if left := [table.name for table, rows in _rows(db, person) if rows]:
             raise StoreError(f"it is still in {', '.join(left)}; nothing was changed", permanent=True)
         write_act(db, Act(by, "person.forget", *_unnamed(person, len(ids))))
@@ -233,18 +243,47 @@ def _transaction(database: Database, begin: str) -> Iterator[Connection]:
 # --- looking ---
 
 
-def _holds(column: ColumnElement[Any], person: Person) -> ColumnElement[bool]:
+def _is(column: ColumnElement[Any], person: Person) -> ColumnElement[bool]:
+    return func.lower(column) == person.value
+
+
+def _counts(person: Person) -> ColumnElement[bool]:
+    """A counter ends with whom it is about."""
+    return spent.c.counter.endswith(f" {person.value}", autoescape=True)
+
+
+def _may_hold(column: ColumnElement[Any], person: Person) -> ColumnElement[bool]:
     return cast(column, Text).icontains(person.needle, autoescape=True)
+
+
+def _names(value: Any, person: Person) -> bool:
+    """Whether a text, or one that stands anywhere in JSON, names `person`."""
+    match value:
+        case str():
+            return person.stands_in(value)
+        case dict():
+            return any(_names(each, person) for item in value.items() for each in item)
+        case list():
+            return any(_names(each, person) for each in value)
+        case _:
+            return False
 
 
 def _connections_of(db: Connection, person: Person) -> list[str]:
     """Those in which it is a party or the recipient, and those whose texts name it."""
     ids: set[str] = set()
     for table in metadata.sorted_tables:
-        columns = [column for column in table.columns if column.name in _personal(table) and _is_text(column)]
+        names = IDENTIFIERS.get(table, ())
+        who = [table.c[name] for name in names]
+        texts = [table.c[name] for name in _personal(table).difference(names) if _is_text(table.c[name])]
         key = connection.c.id if table is connection else table.c.get("connection_id")
-        if key is not None and columns:
-            ids |= set(db.scalars(select(key).where(or_(*(_holds(column, person) for column in columns)))))
+        if key is None:
+            continue
+        if who:
+            ids |= set(db.scalars(select(key).where(or_(*(_is(column, person) for column in who)))))
+        if texts:
+            found = db.execute(select(key, *texts).where(or_(*(_may_hold(column, person) for column in texts))))
+            ids |= {each for each, *values in found if _names(values, person)}
     return sorted(ids)
 
 
@@ -252,9 +291,9 @@ def _rows(db: Connection, person: Person) -> Iterator[tuple[Table, list[dict[str
     ids = _connections_of(db, person)
     for table in metadata.sorted_tables:
         if table is mail:
-            which = or_(_is_about(ids), _holds(mail.c.recipient, person))
+            which = or_(_is_about(ids), _is(mail.c.recipient, person))
         elif table is spent:
-            which = _holds(spent.c.counter, person)
+            which = _counts(person)
         elif table is connection or "connection_id" in table.c:
             which = (table.c.id if table is connection else table.c.connection_id).in_(ids)
         else:
@@ -313,4 +352,4 @@ def _rename(db: Connection, person: Person) -> None:
         for column in columns:
             if (column == "email") != person.is_number:
                 new = name if person.is_number else f"{name}@invalid"
-                db.execute(update(table).where(_holds(table.c[column], person)).values({column: new}))
+                db.execute(update(table).where(_is(table.c[column], person)).values({column: new}))
