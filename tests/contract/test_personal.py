@@ -32,6 +32,7 @@ from dosvoces.store.reports import ENDED
 from dosvoces.store.sql import SqlStore, open_database, open_keys, open_store
 from dosvoces.store.tables import metadata
 from dosvoces.testing import T0, an_order
+from dosvoces.web.recipient import check_recipient
 
 NODE = NodeId("0" * 26)
 NUMBER, EMAIL, NAME = "+34611222333", "eva.canary@example.org", "Canaria Pérez"
@@ -282,6 +283,22 @@ async def test_an_export_reads_all_of_the_record_beside_those_who_write(store: S
 )
 def test_people_are_written_in_many_ways(written: str, value: str) -> None:
     assert person_of(written) == Person(value)
+
+
+async def test_an_address_in_a_domain_that_is_not_ascii_is_found(store: SqlStore, record_url: str) -> None:
+    """The record has what goes on the wire; people write what they read."""
+    written = "Ana@España-pisos.es"
+    address = check_recipient(written)
+    assert address is not None
+    assert address.isascii()
+    await lived(store, about(4, OTHERS[0], address, "Ana"))
+    await lived(store, about(5, OTHERS[0], OTHERS[1], f"Bruno, not {written.lower()}"))
+    database, person = open_database(record_url), person_of(written)
+    assert len(known_of(database, person, by="test")["connection"]) == 2
+    assert forget(database, person, by="test") == 2
+    left = await store.connection(about(4, OTHERS[0], address, "Ana").id)
+    assert left is not None
+    assert left.email.startswith("forgotten-")
 
 
 @pytest.mark.parametrize("written", ["", "611222333", "eva@", "@x.org", "a b@x.org", "%", "+3461122233x", "+34"])

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy.exc
+from email_validator import EmailNotValidError, validate_email
 from sqlalchemy import ColumnElement, Connection, LargeBinary, Table, Text, cast, delete, func, or_, select, update
 
 from dosvoces.errors import NotAllowed, StoreError
@@ -107,12 +108,14 @@ class Person:
     """Somebody, by what the record knows them by."""
 
     value: str
-    """A number in E.164, or an e-mail address in small letters."""
+    """A number in E.164, or an e-mail address in small letters and ASCII."""
+    as_written: str = ""
+    """The address with its domain as people write it, where that isn't ASCII."""
 
     @property
-    def needle(self) -> str:
+    def needles(self) -> tuple[str, ...]:
         """What is looked for in texts."""
-        return self.value.removeprefix("+")
+        return tuple(filter(None, (self.value.removeprefix("+"), self.as_written)))
 
     @property
     def is_number(self) -> bool:
@@ -120,7 +123,7 @@ class Person:
 
     def stands_in(self, text: str) -> bool:
         """Whether `text` names them, and not somebody whose longer number or address theirs is a part of."""
-        this = re.escape(self.needle)
+        this = f"(?:{'|'.join(map(re.escape, self.needles))})"
         whole = rf"{_BEFORE_NUMBER}{this}(?!\d)" if self.is_number else rf"{_BEFORE_ADDRESS}{this}(?![\w-]|\.\w)"
         return re.search(whole, text, re.IGNORECASE | re.ASCII) is not None
 
@@ -131,13 +134,24 @@ def person_of(text: str) -> Person:
     if "@" in compact:
         local, _, domain = compact.rpartition("@")
         if local and "." in domain and not any(char.isspace() for char in compact):
-            return Person(compact.lower())
+            return _mailbox_of(compact.lower())
     else:
         number = re.sub(r"[ .()-]", "", compact)
         number = f"+{number[2:]}" if number.startswith("00") else number
         if _E164.fullmatch(number):
             return Person(number)
     raise NotAllowed(f"{text!r} is no number with its country's code, +34600000011, and no e-mail address")
+
+
+def _mailbox_of(address: str) -> Person:
+    """As the record has it, its domain in ASCII."""
+    if address.isascii():
+        return Person(address)
+    try:
+        checked = validate_email(address, check_deliverability=False, test_environment=True)
+    except EmailNotValidError as error:
+        raise NotAllowed(f"{address!r} is no e-mail address: {error}") from error
+    return Person((checked.ascii_email or address).lower(), address)
 
 
 def known_of(database: Database, person: Person, *, by: str) -> dict[str, list[dict[str, Any]]]:
@@ -253,7 +267,7 @@ def _counts(person: Person) -> ColumnElement[bool]:
 
 
 def _may_hold(column: ColumnElement[Any], person: Person) -> ColumnElement[bool]:
-    return cast(column, Text).icontains(person.needle, autoescape=True)
+    return or_(*(cast(column, Text).icontains(needle, autoescape=True) for needle in person.needles))
 
 
 def _names(value: Any, person: Person) -> bool:
