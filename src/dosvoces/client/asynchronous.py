@@ -105,14 +105,7 @@ class AsyncClient:
     async def _send(self, ask: Ask) -> httpx.Response:
         for tried in range(1, TRIES + 1):
             try:
-                response = await self._http.request(
-                    ask.method,
-                    ask.path,
-                    json=ask.members,
-                    params=dict(ask.query),
-                    headers=dict(ask.headers),
-                    timeout=self._more.get("timeout", ask.timeout),
-                )
+                response = await self._http.request(**ask.arguments(self._more))
             except httpx.TransportError as error:
                 if (pause := pause_s(tried, None)) is None:
                     raise Unreachable(f"{self._http.base_url} can't be reached: {error}") from error

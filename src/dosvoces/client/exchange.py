@@ -46,9 +46,16 @@ class Ask:
     timeout_s: float = TIMEOUT_S
     """Longest silence before the answer; to be connected takes no longer than for any other."""
 
-    @property
-    def timeout(self) -> httpx.Timeout:
-        return httpx.Timeout(TIMEOUT_S, read=self.timeout_s)
+    def arguments(self, own: Mapping[str, Any]) -> dict[str, Any]:
+        """Of the HTTP client's `request`; a `timeout` among the caller's `own` options counts before ours."""
+        return {
+            "method": self.method,
+            "url": self.path,
+            "json": self.members,
+            "params": dict(self.query),
+            "headers": dict(self.headers),
+            "timeout": own.get("timeout", httpx.Timeout(TIMEOUT_S, read=self.timeout_s)),
+        }
 
 
 def options(url: str, key: str) -> dict[str, Any]:
