@@ -113,8 +113,8 @@ def _stumbled_over(text: str, error: str) -> str:
         return ""
     if _MAY_BE_SECRET.search(line):
         line = f"{shown['key']} = •••" if shown["key"] else ""
-    elif len(line) > MAX_SHOWN:
-        line = f"{line[:MAX_SHOWN]}…"
+    else:
+        line = _shortened(line)
     hint = "; texts stand in quotes, true and false are written small" if error.startswith("Invalid value") else ""
     return f": {line}{hint}" if line else ""
 
@@ -372,7 +372,10 @@ def _shown(value: Any, key: str) -> str:
 
 def _toml(value: Any) -> str:
     text = f'"{value}"' if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else str(value)
-    text = _printable(text)
+    return _shortened(_printable(text))
+
+
+def _shortened(text: str) -> str:
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
 
 
